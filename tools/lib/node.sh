@@ -1,0 +1,123 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# Configures and compiles a Node tree against the sandbox's libnode, which lends it V8. Sourced after source.sh.
+
+# Debian's own flags (its debian/rules) less --shared: what V8's headers and ABI depend on must agree with its libnode.
+node_flags() {
+  local builtins=$sandbox_root/usr/share/nodejs
+  printf '%s\n' --ninja --without-bundled-v8 \
+    --v8-enable-private-mapping-fork-optimization --without-npm --without-corepack --without-amaro \
+    --shared-ada --shared-ada-libname=ada-url0 --shared-zlib --shared-zstd --shared-cares --shared-http-parser \
+    --shared-ngtcp2 --shared-nghttp3 --shared-nghttp2 --shared-brotli --shared-simdjson --shared-sqlite \
+    --shared-simdutf --shared-hdr-histogram --shared-gtest --shared-libuv --shared-openssl --openssl-use-def-ca-store \
+    --shared-builtin-undici/undici-path="$builtins/undici/undici-fetch.js" \
+    --shared-builtin-acorn-path="$builtins/acorn/dist/acorn.js" \
+    --shared-builtin-acorn_walk-path="$builtins/acorn-walk/dist/walk.js" \
+    --with-intl=system-icu --prefix=/usr --arch-triplet="$triplet" \
+    --node-relative-path="lib/$triplet/nodejs:share/nodejs" --dest-os=linux
+}
+
+node_environment() {
+  # Hidden, or this executable's node:: globals would replace libnode's and be destroyed twice at exit.
+  local cxx='-I../../deps/v8/include -fvisibility=hidden' ld='-fuse-ld=mold -Wl,--no-as-needed -lnode'
+  # To run outside of the sandbox, with its libraries, and theirs: DT_RPATH counts for those too, DT_RUNPATH does not.
+  [[ -z $sandbox_root ]] ||
+    ld+=" -Wl,--dynamic-linker=$sandbox_libdir/$ld_so -Wl,--disable-new-dtags -Wl,-rpath,$sandbox_libdir"
+  printf '%s\n' CC='ccache gcc' CXX='ccache g++' CXXFLAGS="$cxx" LDFLAGS="$ld"
+}
+
+# node_configure TREE FLAG...: when something that it depends on has changed since the last time.
+node_configure() {
+  local tree=$1 key flags environment
+  shift
+  mapfile -t flags < <(node_flags)
+  flags+=("$@")
+  mapfile -t environment < <(node_environment)
+  key=$(cd "$tree" && {
+    printf '%s\n' "${flags[@]}" "${environment[@]}"
+    # Lists of sources are made when gyp runs.
+    find lib deps/tls_splice -name '*.js' -o -name '*.rs' 2>/dev/null | LC_ALL=C sort || :
+    cat configure.py common.gypi node.gyp node.gypi deps/tls_splice/*.gyp "$repo/tools/lib/node.sh" 2>/dev/null || :
+  } | sha)
+  [[ ! -e $tree/out/configured || $(<"$tree/out/configured") != "$key" ]] || return 0
+  rm -f "$tree/out/configured"
+  # js2c depends on config.gypi: without a change in it there is no need to compile the JavaScript again.
+  cp -p "$tree/config.gypi" "$tree/config.gypi.old" 2>/dev/null || :
+  cd "$tree" || exit
+  sandbox_run env "${environment[@]}" python3 configure.py "${flags[@]}" >/dev/null
+  cd "$OLDPWD" || exit
+  ! cmp -s "$tree/config.gypi" "$tree/config.gypi.old" || mv "$tree/config.gypi.old" "$tree/config.gypi"
+  node_finish_without_v8 "$tree"
+  echo "$key" | put "$tree/out/configured"
+}
+
+# What --without-bundled-v8 leaves undone.
+node_finish_without_v8() {
+  local obj=$1/out/Release/obj
+  # Node's link line names these archives all the same.
+  mkdir -p "$obj/tools/v8_gypfiles"
+  for archive in v8_base_without_compiler v8_snapshot; do
+    printf '!<arch>\n' >"$obj/tools/v8_gypfiles/lib$archive.a"
+  done
+  # node_mksnapshot would take Node from libnode, and the snapshot be that of the unpatched Node.
+  sed -i 's,^ldflags = ,&-Wl\,--whole-archive obj/libnode_base.a -Wl\,--no-whole-archive ,' "$obj/node_mksnapshot.ninja"
+}
+
+# node_tree NAME: its own copy of the source, of which only what differs is ever written again.
+node_tree() {
+  local tree=$1
+  [[ ! -e $tree ]] || return 0
+  rm -rf "$tree.new"
+  cp -a "$node_source" "$tree.new"
+  mv "$tree.new" "$tree"
+}
+
+# node_compile TREE
+node_compile() {
+  local tree=$1 log=$cache/log/$$-ninja.log rc=0
+  cd "$tree" || exit
+  sandbox_run ninja -C out/Release node > >(node_progress "$log") 2>&1 </dev/null || rc=$?
+  wait $! || :
+  cd "$OLDPWD" || exit
+  if ((rc)); then
+    # From the first failure on: what went before is only warnings.
+    sed -n '/^FAILED: /,$p' "$log" | head -n 80 >&2
+    die "compiling failed (all of the output: $log)"
+  fi
+  rm -f "$log"
+}
+
+# Ninja's own progress, as one line that counts on a terminal, and a line every 20 s elsewhere.
+node_progress() {
+  local log=$1 line start=$SECONDS shown=$SECONDS
+  while IFS= read -r line; do
+    printf '%s\n' "$line" >&3
+    [[ $line =~ ^\[([0-9]+/[0-9]+)\] ]] || continue
+    if [[ -t 2 ]]; then
+      printf '\r   [%s] %s s ' "${BASH_REMATCH[1]}" $((SECONDS - start)) >&2
+    elif ((SECONDS - shown >= 20)); then
+      shown=$SECONDS
+      say "   [${BASH_REMATCH[1]}] $((SECONDS - start)) s"
+    fi
+  done 3>"$log"
+  [[ ! -t 2 ]] || printf '\r\033[K' >&2
+}
+
+# node_install TREE FILE: a copy, so that a program that is running keeps its binary. Whole or not at all.
+node_install() {
+  mkdir -p "$(dirname "$2")"
+  cmp -s "$1/out/Release/node" "$2" || {
+    cp "$1/out/Release/node" "$2.new"
+    mv "$2.new" "$2"
+  }
+}
+
+# node_build TITLE TREE FILE FLAG...
+node_build() {
+  local title=$1 tree=$2 file=$3 start=$SECONDS
+  shift 3
+  say "== $title"
+  node_configure "$tree" "$@"
+  node_compile "$tree"
+  node_install "$tree" "$file"
+  say "   $((SECONDS - start)) s"
+}

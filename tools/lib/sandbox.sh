@@ -1,0 +1,195 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# A Debian forky tree in the cache folder: its compilers, its libnode with V8, its libraries. Sourced after common.sh.
+# On a host that is forky or sid itself there is none: sandbox_root is empty and everything runs on the host.
+
+sandbox_suite=forky
+sandbox_packages=(
+  build-essential ca-certificates ccache esbuild git libnode-dev mold ninja-build nodejs patch python3 rustc cargo
+)
+
+# shellcheck disable=SC1091
+if (. /etc/os-release && [[ $ID == debian && ( ${VERSION_CODENAME:-} == forky || ${VERSION_CODENAME:-sid} == sid ) ]]); then
+  sandbox_root=
+  sandbox_key=host
+else
+  sandbox_key=$sandbox_suite-$(printf '%s\n' 1 "$triplet" "${sandbox_packages[@]}" | sha)
+  sandbox_root=$cache/sandbox-$sandbox_key
+fi
+sandbox_libdir=$sandbox_root/usr/lib/$triplet
+
+# What a command in the sandbox sees of the environment: nothing of the host's but what reaching the network takes.
+sandbox_env=(
+  PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+  LANG=C.UTF-8 HOME="$HOME" TERM="${TERM:-dumb}" DEBIAN_FRONTEND=noninteractive
+  CCACHE_DIR="$cache/ccache" CARGO_HOME="$cache/cargo"
+)
+for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
+  [[ -z ${!name-} ]] || sandbox_env+=("$name=${!name}")
+done
+# The host's certificates, since an administrator may have added one that downloads need.
+if [[ -r /etc/ssl/certs/ca-certificates.crt ]]; then
+  sandbox_env+=(CARGO_HTTP_CAINFO="$cache/ca-certificates.crt")
+fi
+
+# in_namespaces COMMAND...: as root in mount and pid namespaces of its own. When this shell dies, however it dies,
+# the kernel kills unshare, and with it everything in the pid namespace.
+in_namespaces() {
+  local ns=(--mount --pid --fork --kill-child)
+  ((EUID == 0)) || ns+=(--user --map-root-user --map-auto)
+  setpriv --pdeathsig KILL unshare "${ns[@]}" -- "$@"
+}
+
+# sandbox_in ROOT COMMAND...: like sandbox_run, in a tree that need not be the finished one.
+sandbox_in() {
+  local root=$1 dir=$PWD
+  shift
+  case $dir/ in "$repo"/* | "$cache"/*) ;; *) dir=/ ;; esac
+  in_namespaces "$repo/tools/lib/sandbox-enter.sh" "$root" "$dir" "$repo" "$cache" -- \
+    env -i "${sandbox_env[@]}" "$@"
+}
+
+# sandbox_run COMMAND...: in the sandbox, in the current directory if that is in the clone or the cache.
+sandbox_run() {
+  if [[ $sandbox_root ]]; then
+    sandbox_in "$sandbox_root" "$@"
+  else
+    setpriv --pdeathsig KILL env -i "${sandbox_env[@]}" "$@"
+  fi
+}
+
+# apt_in ROOT ARGUMENT...
+apt_in() {
+  local root=$1
+  shift
+  sandbox_in "$root" apt-get -qq -y "$@"
+}
+
+sandbox_installed() {
+  local info=$sandbox_root/var/lib/dpkg/info/$1
+  compgen -G "$info.list" >/dev/null || compgen -G "$info:*.list" >/dev/null
+}
+
+# sandbox_need PACKAGE...: installs what is missing, and costs nothing when nothing is.
+sandbox_need() {
+  local package missing=()
+  for package; do sandbox_installed "$package" || missing+=("$package"); done
+  ((${#missing[@]})) || return 0
+  if [[ -z $sandbox_root ]]; then
+    ((EUID == 0)) || die "these packages are missing: ${missing[*]} (install them, or run this as root)"
+    step "Installing ${missing[*]}" apt-get -qq -y install --no-install-recommends "${missing[@]}"
+  else
+    lock "sandbox-$sandbox_key"
+    step "Installing ${missing[*]} in the sandbox" sandbox_install "${missing[@]}"
+    unlock "sandbox-$sandbox_key"
+  fi
+}
+
+sandbox_install() {
+  # A run that was killed in the middle of dpkg leaves half-configured packages behind.
+  sandbox_run dpkg --configure -a
+  apt_in "$sandbox_root" install "$@" || { apt_in "$sandbox_root" update && apt_in "$sandbox_root" install "$@"; }
+}
+
+# host_need COMMAND PACKAGE: a command on the host itself.
+host_need() {
+  ! command -v "$1" >/dev/null || return 0
+  ((EUID == 0)) || die "$1 is missing: install the package $2, or run this as root"
+  command -v apt-get >/dev/null || die "$1 is missing, and this is not a Debian or Ubuntu where it could be installed"
+  step "Installing $2" sh -c "apt-get -qq update && apt-get -qq -y install --no-install-recommends $2"
+}
+
+# sandbox_ready: afterwards the sandbox, or the host in its place, has all that the build needs, and node_version is
+# the version of its Node package, whose source is in sandbox_source.
+sandbox_ready() {
+  mkdir -p "$cache/ccache" "$cache/cargo"
+  [[ ! -r /etc/ssl/certs/ca-certificates.crt ]] ||
+    put "$cache/ca-certificates.crt" </etc/ssl/certs/ca-certificates.crt
+  if [[ -z $sandbox_root ]]; then
+    sandbox_source=$cache/source-host
+    host_ready
+  else
+    sandbox_source=$sandbox_root/src
+    if [[ ! -e $sandbox_root ]]; then
+      lock "sandbox-$sandbox_key"
+      [[ -e $sandbox_root ]] || sandbox_make
+      unlock "sandbox-$sandbox_key"
+    fi
+  fi
+  [[ -e $sandbox_source/version ]] || die "$sandbox_source has no version file: delete that folder and try again"
+  node_version=$(<"$sandbox_source/version")
+}
+
+sandbox_make() {
+  host_need mmdebstrap mmdebstrap
+  host_need setpriv util-linux
+  [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || {
+    ((EUID == 0)) || die "Debian's keys are missing: install the package debian-archive-keyring, or run this as root"
+    step "Installing debian-archive-keyring" sh -c 'apt-get -qq update && apt-get -qq -y install debian-archive-keyring'
+  }
+  ((EUID == 0)) || unshare --user --map-root-user --map-auto true 2>/dev/null ||
+    die "without root this needs user namespaces, which this machine denies (and newuidmap, from the package uidmap): run it as root"
+  # Into another name first: a folder with the final name is a finished sandbox.
+  local new=$sandbox_root.new
+  remove_tree "$new"
+  step "Making a Debian $sandbox_suite sandbox" sandbox_bootstrap "$new"
+  step "Installing build dependencies and Node's source in it" sandbox_fill "$new"
+  mv "$new" "$sandbox_root"
+}
+
+# The archive's Release file may be past its date on mirrors that are seldom synchronised: signatures still count.
+sandbox_apt=('Acquire::Check-Valid-Until "false"' 'APT::Install-Recommends "false"' 'APT::Sandbox::User "root"')
+
+sandbox_bootstrap() {
+  local include option options=()
+  include=$(IFS=,; echo "${sandbox_packages[*]}")
+  for option in "${sandbox_apt[@]}"; do options+=("--aptopt=$option"); done
+  options+=(--variant=apt --include="$include")
+  if ((EUID == 0)); then
+    in_namespaces mmdebstrap --mode=root "${options[@]}" "$sandbox_suite" "$1"
+  else
+    # Through an archive, so that the files belong to the user, whom in_namespaces maps to root.
+    mkdir "$1"
+    mmdebstrap --mode=unshare --format=tar "${options[@]}" "$sandbox_suite" "$1.tar"
+    in_namespaces tar -x -f "$1.tar" --exclude='./dev/*' -C "$1"
+    rm "$1.tar"
+  fi
+}
+
+# Binaries and source come from the same look at the archive, so they stay the same version when it moves on.
+sandbox_fill() {
+  local root=$1
+  # shellcheck disable=SC2016
+  sandbox_in "$root" sh -eu -c '
+    sed -n "s/^deb /deb-src /p" /etc/apt/sources.list >/etc/apt/sources.list.d/source.list
+    apt-get -q update
+    apt-get -q -y build-dep -P nocheck nodejs
+    apt-get clean
+    mkdir /src
+    cd /src
+    version=$(dpkg-query -f "\${Version}" -W libnode-dev)
+    apt-get -q source --download-only "nodejs=$version"
+    echo "$version" >version'
+}
+
+host_ready() {
+  local package missing=() version
+  for package in "${sandbox_packages[@]}"; do sandbox_installed "$package" || missing+=("$package"); done
+  if ((${#missing[@]})) || ! dpkg-checkbuilddeps -P nocheck "$sandbox_source/control" 2>/dev/null; then
+    ((EUID == 0)) || die "on this machine packages are missing: ${missing[*]} and nodejs's build dependencies; run this as root"
+    step "Installing packages" apt-get -qq -y install --no-install-recommends "${missing[@]}"
+    step "Installing Node's build dependencies" apt-get -qq -y build-dep -P nocheck nodejs
+  fi
+  version=$(dpkg-query -f '${Version}' -W libnode-dev)
+  [[ -e $sandbox_source/version && $(<"$sandbox_source/version") == "$version" ]] && return
+  rm -rf "$sandbox_source.new" "$sandbox_source"
+  mkdir "$sandbox_source.new"
+  (cd "$sandbox_source.new" && step "Fetching Node's source" apt-get -q source --download-only "nodejs=$version")
+  tar -xJf "$sandbox_source.new"/*.debian.tar.xz -C "$sandbox_source.new" --strip-components=1 debian/control
+  echo "$version" >"$sandbox_source.new/version"
+  mv "$sandbox_source.new" "$sandbox_source"
+}
+
+# remove_tree DIR: a sandbox has files that only its own root may delete.
+remove_tree() {
+  [[ ! -e $1 ]] || in_namespaces rm -rf --one-file-system -- "$1"
+}
