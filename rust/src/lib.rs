@@ -1,7 +1,28 @@
-//! The pump.
+//! The payload pump behind `tlsSocket.spliceTo()` in a patched Node.js.
+//!
+//! Node owns the TLS session: handshake, certificates, the `SSL*`, the libuv
+//! stream below it. This library only moves payload between that `SSL*` and an
+//! endpoint:
+//!
+//! ```text
+//! decrypt: ciphertext -> rbio -> SSL_read  -> held -> write(endpoint)
+//! encrypt: read(endpoint)     -> held -> SSL_write -> wbio (TLSWrap::EncOut)
+//! ```
+//!
+//! It never calls back into Node. Each call takes readiness and returns a step
+//! (see the `TLS_SPLICE_STEP_*` constants) that the caller carries out. Only
+//! OpenSSL's own callbacks can re-enter, and [`handle`] turns that away.
+//!
+//! Nothing here is tied to a thread; calls on one handle must not overlap.
 
-/// ABI version of this library.
-#[no_mangle]
-pub extern "C" fn tls_splice_abi_version() -> u32 {
-    1
-}
+pub mod buf;
+pub mod endpoint;
+pub mod error;
+pub mod ffi;
+pub mod handle;
+mod panic;
+pub mod pump;
+pub mod rbio;
+pub mod stats;
+pub mod sys;
+pub mod tls;

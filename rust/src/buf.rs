@@ -1,0 +1,205 @@
+//! Buffers that exist while there is something in them.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+/// Size of a lent buffer in bytes. Ciphertext and cleartext of one turn stay
+/// within the L2 cache at this size; larger ones cost more CPU per byte.
+pub const CHUNK_SIZE: usize = 64 * 1024;
+
+/// Buffers that a thread keeps for the next splice that needs one.
+const POOL_SIZE: usize = 4;
+
+thread_local! {
+    // Memory only: a chunk may come home to another thread's pool.
+    static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A fixed buffer lent from the thread's pool, filled at the end and consumed
+/// at the start.
+pub struct Chunk {
+    data: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Chunk {
+    /// Takes a buffer from the pool, or allocates one.
+    pub fn lend() -> Chunk {
+        let data = POOL
+            .try_with(|pool| pool.borrow_mut().pop())
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| vec![0; CHUNK_SIZE].into_boxed_slice());
+        Chunk {
+            data,
+            start: 0,
+            end: 0,
+        }
+    }
+
+    /// Bytes held.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// What is held.
+    pub fn filled(&self) -> &[u8] {
+        &self.data[self.start..self.end]
+    }
+
+    /// Room at the end.
+    pub fn spare(&mut self) -> &mut [u8] {
+        &mut self.data[self.end..]
+    }
+
+    /// Takes in `n` bytes that were written to [`Chunk::spare`].
+    pub fn commit(&mut self, n: usize) {
+        assert!(n <= self.data.len() - self.end);
+        self.end += n;
+    }
+
+    /// Drops `n` bytes from the start.
+    pub fn consume(&mut self, n: usize) {
+        assert!(n <= self.len());
+        self.start += n;
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let data = std::mem::take(&mut self.data);
+        // During thread exit the pool may be gone; then the buffer just goes too.
+        let _ = POOL.try_with(|pool| {
+            let mut pool = pool.borrow_mut();
+            if pool.len() < POOL_SIZE {
+                pool.push(data);
+            }
+        });
+    }
+}
+
+/// Bytes on their way: first what JavaScript had read before the splice, then
+/// what the pump reads.
+#[derive(Default)]
+pub struct Held {
+    before: VecDeque<Vec<u8>>,
+    consumed: usize,
+    chunk: Option<Chunk>,
+}
+
+impl Held {
+    /// Appends bytes that were read before the pump took over. Only before the
+    /// first [`Held::chunk`].
+    pub fn push_before(&mut self, bytes: &[u8]) {
+        debug_assert!(self.chunk.is_none());
+        if !bytes.is_empty() {
+            self.before.push_back(bytes.to_vec());
+        }
+    }
+
+    /// Bytes held.
+    pub fn len(&self) -> usize {
+        let before: usize = self.before.iter().map(Vec::len).sum();
+        before - self.consumed + self.chunk.as_ref().map_or(0, Chunk::len)
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.before.is_empty() && self.chunk.as_ref().is_none_or(Chunk::is_empty)
+    }
+
+    /// The next bytes in order, at most [`CHUNK_SIZE`]; empty when nothing is
+    /// held. The same slice until [`Held::consume`], as SSL_write(3) asks of a
+    /// retry.
+    pub fn front(&self) -> &[u8] {
+        if let Some(bytes) = self.before.front() {
+            let rest = &bytes[self.consumed..];
+            return &rest[..rest.len().min(CHUNK_SIZE)];
+        }
+        self.chunk.as_ref().map_or(&[], Chunk::filled)
+    }
+
+    /// Drops `n` bytes of [`Held::front`].
+    pub fn consume(&mut self, n: usize) {
+        if let Some(bytes) = self.before.front() {
+            self.consumed += n;
+            assert!(self.consumed <= bytes.len());
+            if self.consumed == bytes.len() {
+                self.before.pop_front();
+                self.consumed = 0;
+            }
+            return;
+        }
+        let chunk = self.chunk.as_mut().expect("consume() of nothing");
+        chunk.consume(n);
+        if chunk.is_empty() {
+            self.chunk = None;
+        }
+    }
+
+    /// The buffer to read into.
+    pub fn chunk(&mut self) -> &mut Chunk {
+        self.chunk.get_or_insert_with(Chunk::lend)
+    }
+
+    /// Gives the buffer back if nothing is in it.
+    pub fn release_if_empty(&mut self) {
+        if self.chunk.as_ref().is_some_and(Chunk::is_empty) {
+            self.chunk = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_keeps_the_order_of_what_came_before_and_after() {
+        let mut held = Held::default();
+        held.push_before(b"abc");
+        held.push_before(b"");
+        held.push_before(b"def");
+        held.chunk().spare()[..3].copy_from_slice(b"ghi");
+        held.chunk().commit(3);
+        let mut out = Vec::new();
+        while !held.is_empty() {
+            assert_eq!(held.len(), 9 - out.len());
+            let step = held.front().len().min(2);
+            out.extend_from_slice(&held.front()[..step]);
+            held.consume(step);
+        }
+        assert_eq!(out, b"abcdefghi");
+        assert!(
+            held.chunk.is_none(),
+            "an empty buffer goes back to the pool"
+        );
+    }
+
+    #[test]
+    fn front_never_exceeds_a_chunk() {
+        let mut held = Held::default();
+        held.push_before(&vec![7; CHUNK_SIZE * 2 + 5]);
+        let mut total = 0;
+        while !held.is_empty() {
+            let n = held.front().len();
+            assert!(n <= CHUNK_SIZE);
+            held.consume(n);
+            total += n;
+        }
+        assert_eq!(total, CHUNK_SIZE * 2 + 5);
+    }
+
+    #[test]
+    fn the_pool_is_bounded() {
+        let chunks: Vec<_> = (0..POOL_SIZE * 3).map(|_| Chunk::lend()).collect();
+        drop(chunks);
+        POOL.with(|pool| assert_eq!(pool.borrow().len(), POOL_SIZE));
+    }
+}

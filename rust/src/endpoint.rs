@@ -1,0 +1,377 @@
+//! The endpoint: a descriptor of our own to a pollable byte stream.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use libc::{c_int, c_void};
+
+use crate::error::{errno, OpenError};
+
+/// What a read or write gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    /// This many bytes; 0 from a read is the end of file.
+    Bytes(usize),
+    /// EAGAIN: wait for readiness.
+    WouldBlock,
+    /// A system error.
+    Failed(c_int),
+}
+
+/// How readiness is learnt without changing O_NONBLOCK under other holders of
+/// the same open file description.
+enum Poll {
+    /// The descriptor itself: its description is ours, or was non-blocking.
+    Direct,
+    /// An epoll descriptor that watches it: libuv's `uv_poll_init` sets
+    /// O_NONBLOCK on what it is given, and this one is nobody else's.
+    #[cfg(target_os = "linux")]
+    Nested { epoll: OwnedFd, events: u32 },
+}
+
+/// Interest in POLLIN.
+pub const READABLE: u32 = 1;
+/// Interest in POLLOUT.
+pub const WRITABLE: u32 = 2;
+
+/// A pollable byte stream: pipe, FIFO, stream socket, tty.
+pub struct Endpoint {
+    fd: OwnedFd,
+    socket: bool,
+    poll: Poll,
+    /// Clear O_NONBLOCK again at the end: the description is shared and had to
+    /// be set.
+    restore: bool,
+    /// The caller's number (`autoClose`), here only to be closed.
+    owned: Option<OwnedFd>,
+    /// SIGPIPE would kill the process, so it is held back around each write.
+    guard_sigpipe: bool,
+}
+
+fn check(ret: c_int) -> Result<c_int, OpenError> {
+    if ret < 0 {
+        Err(OpenError::System(errno()))
+    } else {
+        Ok(ret)
+    }
+}
+
+/// fcntl(2) with F_GETFL.
+fn flags_of(fd: RawFd) -> Result<c_int, OpenError> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::fcntl(fd, libc::F_GETFL) })
+}
+
+fn set_nonblocking(fd: RawFd, on: bool) -> Result<(), OpenError> {
+    let flags = flags_of(fd)?;
+    let wanted = if on {
+        flags | libc::O_NONBLOCK
+    } else {
+        flags & !libc::O_NONBLOCK
+    };
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFL, wanted) }).map(drop)
+}
+
+fn duplicate(fd: RawFd) -> Result<OwnedFd, OpenError> {
+    // SAFETY: no memory is passed; the new descriptor is ours alone.
+    unsafe { check(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3)).map(|fd| OwnedFd::from_raw_fd(fd)) }
+}
+
+/// A non-blocking description of our own for the pipe or tty behind `fd`, see
+/// proc_pid_fd(5). Not where /proc is missing, or the permissions have changed.
+#[cfg(target_os = "linux")]
+fn reopen(fd: RawFd, flags: c_int) -> Option<OwnedFd> {
+    let path = std::ffi::CString::new(format!("/proc/self/fd/{fd}")).ok()?;
+    let flags = flags & libc::O_ACCMODE | libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY;
+    // SAFETY: `path` is NUL-terminated; the new descriptor is ours alone.
+    unsafe {
+        let fd = libc::open(path.as_ptr(), flags);
+        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd))
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reopen(_: RawFd, _: c_int) -> Option<OwnedFd> {
+    None
+}
+
+fn socket_option(fd: RawFd, option: c_int) -> Result<c_int, OpenError> {
+    let mut value: c_int = 0;
+    let mut len = std::mem::size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: `value` and `len` are valid for the call and of the right size.
+    let ret = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            option,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    check(ret).map(|_| value)
+}
+
+/// Whether SIGPIPE still has its default action, which ends the process. Node
+/// ignores it; an embedder may not.
+fn sigpipe_kills() -> bool {
+    // SAFETY: `action` is valid for the call, which only fills it in.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGPIPE, std::ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_DFL
+    }
+}
+
+impl Endpoint {
+    /// Takes a descriptor of its own to what `fd` refers to, so that the caller
+    /// may close `fd` or reuse its number at any time.
+    pub fn open(fd: RawFd, readable: bool, writable: bool) -> Result<Endpoint, OpenError> {
+        let flags = flags_of(fd)?;
+        let mode = flags & libc::O_ACCMODE;
+        if readable && mode == libc::O_WRONLY || writable && mode == libc::O_RDONLY {
+            return Err(OpenError::AccessMode);
+        }
+        // SAFETY: `stat` is valid for the call, which only fills it in.
+        let kind = unsafe {
+            let mut stat: libc::stat = std::mem::zeroed();
+            check(libc::fstat(fd, &raw mut stat))?;
+            stat.st_mode & libc::S_IFMT
+        };
+        // SAFETY: no memory is passed.
+        let tty = kind == libc::S_IFCHR && unsafe { libc::isatty(fd) } == 1;
+        let socket = kind == libc::S_IFSOCK;
+        if socket {
+            if socket_option(fd, libc::SO_TYPE)? != libc::SOCK_STREAM {
+                return Err(OpenError::Unsupported);
+            }
+            if socket_option(fd, libc::SO_ACCEPTCONN)? != 0 {
+                return Err(OpenError::System(libc::EINVAL));
+            }
+        } else if kind != libc::S_IFIFO && !tty {
+            return Err(OpenError::Unsupported);
+        }
+
+        let mut restore = false;
+        let fd_of_own;
+        let mut poll = Poll::Direct;
+        let reopened = if socket { None } else { reopen(fd, flags) };
+        if let Some(reopened) = reopened {
+            fd_of_own = reopened;
+        } else {
+            fd_of_own = duplicate(fd)?;
+            if flags & libc::O_NONBLOCK == 0 {
+                poll = Self::nest(&fd_of_own, socket)?;
+                if matches!(poll, Poll::Direct) {
+                    set_nonblocking(fd_of_own.as_raw_fd(), true)?;
+                    restore = true;
+                }
+            }
+        }
+        Ok(Endpoint {
+            fd: fd_of_own,
+            socket,
+            poll,
+            restore,
+            owned: None,
+            guard_sigpipe: writable && !socket && sigpipe_kills(),
+        })
+    }
+
+    /// An epoll descriptor for a blocking socket, which is then read and written
+    /// with MSG_DONTWAIT.
+    #[cfg(target_os = "linux")]
+    fn nest(fd: &OwnedFd, socket: bool) -> Result<Poll, OpenError> {
+        if !socket {
+            return Ok(Poll::Direct);
+        }
+        // SAFETY: no memory is passed; the new descriptor is ours alone.
+        let epoll = unsafe {
+            let epoll = check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?;
+            OwnedFd::from_raw_fd(epoll)
+        };
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        // SAFETY: `event` is valid for the call.
+        check(unsafe {
+            libc::epoll_ctl(
+                epoll.as_raw_fd(),
+                libc::EPOLL_CTL_ADD,
+                fd.as_raw_fd(),
+                &raw mut event,
+            )
+        })?;
+        Ok(Poll::Nested { epoll, events: 0 })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn nest(_: &OwnedFd, _: bool) -> Result<Poll, OpenError> {
+        Ok(Poll::Direct)
+    }
+
+    /// The descriptor to poll.
+    pub fn poll_fd(&self) -> RawFd {
+        match &self.poll {
+            Poll::Direct => self.fd.as_raw_fd(),
+            #[cfg(target_os = "linux")]
+            Poll::Nested { epoll, .. } => epoll.as_raw_fd(),
+        }
+    }
+
+    /// Sets the interest ([`READABLE`], [`WRITABLE`]); returns what to poll
+    /// [`Endpoint::poll_fd`] for, 0 for nothing.
+    pub fn set_interest(&mut self, interest: u32) -> u32 {
+        match &mut self.poll {
+            Poll::Direct => interest,
+            #[cfg(target_os = "linux")]
+            Poll::Nested { epoll, events } => {
+                let mut wanted = 0;
+                if interest & READABLE != 0 {
+                    wanted |= libc::EPOLLIN as u32;
+                }
+                if interest & WRITABLE != 0 {
+                    wanted |= libc::EPOLLOUT as u32;
+                }
+                if interest != 0 && wanted != *events {
+                    let mut event = libc::epoll_event {
+                        events: wanted,
+                        u64: 0,
+                    };
+                    // SAFETY: `event` is valid for the call. It cannot fail: the
+                    // descriptor was added and both are ours.
+                    unsafe {
+                        libc::epoll_ctl(
+                            epoll.as_raw_fd(),
+                            libc::EPOLL_CTL_MOD,
+                            self.fd.as_raw_fd(),
+                            &raw mut event,
+                        );
+                    }
+                    *events = wanted;
+                }
+                if interest == 0 {
+                    0
+                } else {
+                    READABLE
+                }
+            }
+        }
+    }
+
+    /// read(2) or recv(2), never blocking. `out` must not be empty.
+    pub fn read(&self, out: &mut [u8]) -> Io {
+        let fd = self.fd.as_raw_fd();
+        let buf = out.as_mut_ptr().cast::<c_void>();
+        retry(|| {
+            // SAFETY: `out` is writable for its length.
+            unsafe {
+                if self.socket {
+                    libc::recv(fd, buf, out.len(), libc::MSG_DONTWAIT)
+                } else {
+                    libc::read(fd, buf, out.len())
+                }
+            }
+        })
+    }
+
+    /// write(2) or send(2), never blocking, without SIGPIPE.
+    pub fn write(&self, bytes: &[u8]) -> Io {
+        let fd = self.fd.as_raw_fd();
+        let buf = bytes.as_ptr().cast::<c_void>();
+        if self.socket {
+            // SAFETY: `bytes` is readable for its length.
+            return retry(|| unsafe { libc::send(fd, buf, bytes.len(), SEND_FLAGS) });
+        }
+        let _guard = self.guard_sigpipe.then(SigpipeGuard::new);
+        // SAFETY: as above.
+        retry(|| unsafe { libc::write(fd, buf, bytes.len()) })
+    }
+
+    /// shutdown(2) of a socket's write side; nothing for other endpoints, whose
+    /// end a reader sees when they are closed.
+    pub fn shutdown_write(&self) {
+        if self.socket {
+            // SAFETY: no memory is passed. A failure (ENOTCONN after a reset)
+            // means that the peer is gone already.
+            unsafe { libc::shutdown(self.fd.as_raw_fd(), libc::SHUT_WR) };
+        }
+    }
+
+    /// Takes over the caller's number too (`autoClose`): it is closed on drop.
+    pub fn adopt(&mut self, fd: OwnedFd) {
+        self.owned = Some(fd);
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        if self.restore {
+            // Best effort: the description may be closed on the other side only,
+            // never under us.
+            let _ = set_nonblocking(self.fd.as_raw_fd(), false);
+        }
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const SEND_FLAGS: c_int = libc::MSG_DONTWAIT;
+
+fn retry(mut call: impl FnMut() -> libc::ssize_t) -> Io {
+    loop {
+        let ret = call();
+        if ret >= 0 {
+            return Io::Bytes(ret as usize);
+        }
+        match errno() {
+            libc::EINTR => {}
+            // Equal on Linux, not everywhere.
+            #[allow(unreachable_patterns)]
+            libc::EAGAIN | libc::EWOULDBLOCK => return Io::WouldBlock,
+            errno => return Io::Failed(errno),
+        }
+    }
+}
+
+/// Blocks SIGPIPE for the calling thread, and eats the one that a write raised.
+struct SigpipeGuard {
+    old: libc::sigset_t,
+    pending_before: bool,
+}
+
+impl SigpipeGuard {
+    fn new() -> SigpipeGuard {
+        // SAFETY: the sets are valid for the calls.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            let mut old: libc::sigset_t = std::mem::zeroed();
+            let mut pending: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGPIPE);
+            libc::sigpending(&raw mut pending);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut old);
+            SigpipeGuard {
+                old,
+                pending_before: libc::sigismember(&raw const pending, libc::SIGPIPE) == 1,
+            }
+        }
+    }
+}
+
+impl Drop for SigpipeGuard {
+    fn drop(&mut self) {
+        // SAFETY: the sets are valid for the calls. sigwait(3) does not block: it
+        // is only called when SIGPIPE is pending and blocked.
+        unsafe {
+            let mut pending: libc::sigset_t = std::mem::zeroed();
+            libc::sigpending(&raw mut pending);
+            if !self.pending_before && libc::sigismember(&raw const pending, libc::SIGPIPE) == 1 {
+                let mut set: libc::sigset_t = std::mem::zeroed();
+                libc::sigemptyset(&raw mut set);
+                libc::sigaddset(&raw mut set, libc::SIGPIPE);
+                let mut signal: c_int = 0;
+                libc::sigwait(&raw const set, &raw mut signal);
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.old, std::ptr::null_mut());
+        }
+    }
+}

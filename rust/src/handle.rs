@@ -1,0 +1,45 @@
+//! The opaque handle of the C ABI.
+
+use std::cell::{Cell, UnsafeCell};
+
+use crate::pump::Pump;
+
+/// `struct tls_splice`: one splice. Made by `tls_splice_new`, freed by
+/// `tls_splice_free`.
+///
+/// Calls on it must not overlap in time, but an OpenSSL callback may re-enter
+/// from within one: then only `tls_splice_cancel` is let in.
+#[allow(non_camel_case_types)]
+pub struct tls_splice {
+    busy: Cell<bool>,
+    cancelled: Cell<bool>,
+    pump: UnsafeCell<Pump>,
+}
+
+impl tls_splice {
+    pub(crate) fn new(pump: Pump) -> tls_splice {
+        tls_splice {
+            busy: Cell::new(false),
+            cancelled: Cell::new(false),
+            pump: UnsafeCell::new(pump),
+        }
+    }
+
+    /// Runs `f` on the pump; `None` if the handle is inside another call.
+    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Pump, &Cell<bool>) -> T) -> Option<T> {
+        if self.busy.replace(true) {
+            return None;
+        }
+        // SAFETY: `busy` was false, so no other reference to the pump is alive.
+        // If `f` panics it stays set, and the pump is not reached again.
+        let result = f(unsafe { &mut *self.pump.get() }, &self.cancelled);
+        self.busy.set(false);
+        Some(result)
+    }
+
+    /// Tells a call that is under way to return as soon as its `SSL_read` or
+    /// `SSL_write` does.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.set(true);
+    }
+}

@@ -1,0 +1,145 @@
+//! `SSL_read`, `SSL_write` and the error queue.
+
+use libc::{c_int, c_ulong};
+use openssl_sys as ffi;
+use openssl_sys::SSL;
+
+use crate::sys;
+
+/// What `SSL_read` gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// This many bytes of cleartext.
+    Data(usize),
+    /// Nothing until more ciphertext arrives, or a callback has been answered.
+    Want,
+    /// No more cleartext, ever.
+    End(End),
+}
+
+/// How the peer's cleartext ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The return value of the `SSL_read` that said so, for `SSL_get_error`.
+    pub ret: c_int,
+    /// The packed OpenSSL error; 0 for close_notify.
+    pub error: c_ulong,
+    /// Whether this is the peer's close_notify.
+    pub close_notify: bool,
+}
+
+impl End {
+    /// Puts the error back into this thread's queue, where `SSL_get_error` and
+    /// Node's own error path look for it. It was taken out because the bytes
+    /// decrypted before it had to be delivered first.
+    pub fn raise(&self) {
+        if self.error == 0 {
+            return;
+        }
+        // SAFETY: plain calls on this thread's error queue; the library and
+        // reason are those of an error that OpenSSL reported, and the format is
+        // NULL, so no variadic argument is read.
+        unsafe {
+            ffi::ERR_new();
+            ffi::ERR_set_error(
+                ffi::ERR_GET_LIB(self.error),
+                ffi::ERR_GET_REASON(self.error),
+                std::ptr::null(),
+            );
+        }
+    }
+}
+
+/// What `SSL_write` did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// All of it is encrypted: without SSL_MODE_ENABLE_PARTIAL_WRITE there is no
+    /// less.
+    All,
+    /// Nothing yet; the same bytes at the same address must be tried again.
+    Want,
+    /// A fatal error, packed.
+    Failed(c_ulong),
+}
+
+/// Empties the queue: SSL_get_error(3) asks for that before each TLS operation.
+fn clear_errors() {
+    // SAFETY: plain calls on this thread's error queue.
+    unsafe {
+        if sys::ERR_peek_error() != 0 {
+            ffi::ERR_clear_error();
+        }
+    }
+}
+
+/// Takes the oldest error and empties the queue.
+fn take_error() -> c_ulong {
+    // SAFETY: plain calls on this thread's error queue.
+    unsafe {
+        let error = sys::ERR_peek_error();
+        ffi::ERR_clear_error();
+        error
+    }
+}
+
+fn clamp(len: usize) -> c_int {
+    c_int::try_from(len).unwrap_or(c_int::MAX)
+}
+
+/// SSL_read(3) into `out`, which must not be empty.
+///
+/// # Safety
+/// `ssl` must be valid, and stay so while its callbacks run.
+pub unsafe fn read(ssl: *mut SSL, out: &mut [u8]) -> Read {
+    clear_errors();
+    // SAFETY: `ssl` by the contract above; `out` is writable for its length.
+    let ret = unsafe { ffi::SSL_read(ssl, out.as_mut_ptr().cast(), clamp(out.len())) };
+    if ret > 0 {
+        return Read::Data(ret as usize);
+    }
+    // SAFETY: as above; nothing ran between the two calls.
+    match unsafe { ffi::SSL_get_error(ssl, ret) } {
+        ffi::SSL_ERROR_ZERO_RETURN => Read::End(End {
+            ret,
+            error: 0,
+            close_notify: true,
+        }),
+        ffi::SSL_ERROR_SSL | ffi::SSL_ERROR_SYSCALL => Read::End(End {
+            ret,
+            error: take_error(),
+            close_notify: false,
+        }),
+        _ => Read::Want,
+    }
+}
+
+/// SSL_write(3) of `bytes`, which must not be empty. After [`Write::Want`] the
+/// next call must pass the same slice.
+///
+/// # Safety
+/// `ssl` must be valid, and stay so while its callbacks run.
+pub unsafe fn write(ssl: *mut SSL, bytes: &[u8]) -> Write {
+    clear_errors();
+    // SAFETY: `ssl` by the contract above; `bytes` is readable for its length.
+    let ret = unsafe { ffi::SSL_write(ssl, bytes.as_ptr().cast(), clamp(bytes.len())) };
+    if ret > 0 {
+        return Write::All;
+    }
+    // SAFETY: as above; nothing ran between the two calls.
+    match unsafe { ffi::SSL_get_error(ssl, ret) } {
+        ffi::SSL_ERROR_SSL | ffi::SSL_ERROR_SYSCALL | ffi::SSL_ERROR_ZERO_RETURN => {
+            Write::Failed(take_error())
+        }
+        _ => Write::Want,
+    }
+}
+
+/// Bytes of ciphertext that wait in the write BIO, those of a write in progress
+/// included.
+///
+/// # Safety
+/// `ssl` must be valid.
+pub unsafe fn pending_ciphertext(ssl: *mut SSL) -> usize {
+    // SAFETY: `ssl` by the contract above; Node always sets a write BIO.
+    unsafe { sys::BIO_ctrl_pending(ffi::SSL_get_wbio(ssl)) }
+}
