@@ -41,6 +41,14 @@ step() {
   say "   $((SECONDS - start)) s"
 }
 
+# host_need COMMAND PACKAGE: a command on the host itself.
+host_need() {
+  ! command -v "$1" >/dev/null || return 0
+  ((EUID == 0)) || die "$1 is missing: install the package $2, or run this as root"
+  command -v apt-get >/dev/null || die "$1 is missing, and this is not a Debian or Ubuntu where it could be installed"
+  step "Installing $2" sh -c "apt-get -qq update && apt-get -qq -y install --no-install-recommends $2"
+}
+
 ticker() {
   local n
   while sleep 1; do

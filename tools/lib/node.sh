@@ -18,7 +18,7 @@ node_flags() {
 
 node_environment() {
   # Hidden, or this executable's node:: globals would replace libnode's and be destroyed twice at exit.
-  local cxx='-I../../deps/v8/include -fvisibility=hidden' ld='-fuse-ld=mold -Wl,--no-as-needed -lnode'
+  local cxx='-I../../deps/v8/include -fvisibility=hidden' ld='-fuse-ld=mold -Wl,--no-as-needed'
   # To run outside of the sandbox, with its libraries, and theirs: DT_RPATH counts for those too, DT_RUNPATH does not.
   [[ -z $sandbox_root ]] ||
     ld+=" -Wl,--dynamic-linker=$sandbox_libdir/$ld_so -Wl,--disable-new-dtags -Wl,-rpath,$sandbox_libdir"
@@ -58,8 +58,9 @@ node_finish_without_v8() {
   for archive in v8_base_without_compiler v8_snapshot; do
     printf '!<arch>\n' >"$obj/tools/v8_gypfiles/lib$archive.a"
   done
-  # node_mksnapshot would take Node from libnode, and the snapshot be that of the unpatched Node.
-  sed -i 's,^ldflags = ,&-Wl\,--whole-archive obj/libnode_base.a -Wl\,--no-whole-archive ,' "$obj/node_mksnapshot.ninja"
+  # libnode comes after Node's own archives. Before them (in LDFLAGS) it would lend node_mksnapshot all of Node, and node
+  # the start-up snapshot: both of the unpatched one.
+  sed -i 's,^libs =,& -lnode,' "$obj"/{node,node_mksnapshot,cctest,embedtest}.ninja
 }
 
 # node_tree NAME: its own copy of the source, of which only what differs is ever written again.

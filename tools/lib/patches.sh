@@ -83,9 +83,9 @@ copy_changed() {
   }
 }
 
-# patches_apply TREE: all or nothing, and again at any time: after a change of the series only the difference is made.
+# patches_apply TREE [SOURCE]: all or nothing, and again at any time: after a change of the series only the difference is made.
 # Everything is worked out in a folder aside first. The record is written before the files, so that a run that was
-# interrupted half-way is finished by the next one.
+# interrupted half-way is finished by the next one. SOURCE is what TREE is a copy of, for patches_save.
 patches_apply() {
   local tree=$1 record=$1/$record_dir work file from patches
   [[ -e $tree/src/node_version.h && -e $tree/node.gyp ]] || die "$tree is not a Node source tree"
@@ -122,6 +122,7 @@ patches_apply() {
   done
   mkdir -p "$record"
   echo '*' | put "$record/.gitignore"
+  [[ ! ${2-} ]] || printf '%s\n' "$2" | put "$record/source"
   # Until all is in place the old content is as much ours as the new.
   { cat "$record/sums" 2>/dev/null || :; cat "$work/sums"; } | put "$record/sums"
 

@@ -64,9 +64,9 @@ apt_in() {
   sandbox_in "$root" apt-get -qq -y "$@"
 }
 
+# Asked of dpkg's file rather than of dpkg, which would take entering the sandbox.
 sandbox_installed() {
-  local info=$sandbox_root/var/lib/dpkg/info/$1
-  compgen -G "$info.list" >/dev/null || compgen -G "$info:*.list" >/dev/null
+  grep -A 2 -xF "Package: $1" "$sandbox_root/var/lib/dpkg/status" | grep -qx 'Status: .* ok installed'
 }
 
 # sandbox_need PACKAGE...: installs what is missing, and costs nothing when nothing is.
@@ -88,14 +88,6 @@ sandbox_install() {
   # A run that was killed in the middle of dpkg leaves half-configured packages behind.
   sandbox_run dpkg --configure -a
   apt_in "$sandbox_root" install "$@" || { apt_in "$sandbox_root" update && apt_in "$sandbox_root" install "$@"; }
-}
-
-# host_need COMMAND PACKAGE: a command on the host itself.
-host_need() {
-  ! command -v "$1" >/dev/null || return 0
-  ((EUID == 0)) || die "$1 is missing: install the package $2, or run this as root"
-  command -v apt-get >/dev/null || die "$1 is missing, and this is not a Debian or Ubuntu where it could be installed"
-  step "Installing $2" sh -c "apt-get -qq update && apt-get -qq -y install --no-install-recommends $2"
 }
 
 # sandbox_ready: afterwards the sandbox, or the host in its place, has all that the build needs, and node_version is

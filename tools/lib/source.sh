@@ -34,7 +34,7 @@ source_verify() {
 source_unpack() {
   # shellcheck disable=SC2016
   sandbox_run sh -eu -c '
-    dpkg-source --no-check -x "$1"/*.dsc "$2"
+    dpkg-source --no-check --no-copy -x "$1"/*.dsc "$2"
     cd "$2"
     mkdir -p deps/openssl deps/minimatch
     : >deps/openssl/nodejs-openssl.cnf

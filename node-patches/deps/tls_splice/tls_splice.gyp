@@ -4,7 +4,6 @@
     # The headers of an OpenSSL that is not Node's own; empty: where pkg-config
     # finds them.
     'tls_splice_openssl_includes%': '',
-    'asan%': 0,
   },
   'targets': [
     {
