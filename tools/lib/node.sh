@@ -47,6 +47,7 @@ node_configure() {
   cd "$OLDPWD" || exit
   ! cmp -s "$tree/config.gypi" "$tree/config.gypi.old" || mv "$tree/config.gypi.old" "$tree/config.gypi"
   node_finish_without_v8 "$tree"
+  node_precompile_headers "$tree"
   echo "$key" | put "$tree/out/configured"
 }
 
@@ -61,6 +62,27 @@ node_finish_without_v8() {
   # libnode comes after Node's own archives. Before them (in LDFLAGS) it would lend node_mksnapshot all of Node, and node
   # the start-up snapshot: both of the unpatched one.
   sed -i 's,^libs =,& -lnode,' "$obj"/{node,node_mksnapshot,cctest,embedtest}.ninja
+}
+
+# Half of the time to compile one of Node's sources goes into reading env-inl.h and V8's headers under it: do it once.
+# Everything that is compiled depends on the result (the compiler does not name the headers in it as dependencies), and
+# through it on what gyp has it wait for.
+node_precompile_headers() {
+  local obj=$1/out/Release/obj
+  echo '#include "env-inl.h"' | put "$obj/node_headers.h"
+  sed -i '/^build .*\.o: cxx /,/[^$]$/{ s,||,|,; s,obj/node_base.actions_rules_copies.stamp$,obj/node_headers.h.gch,; }' "$obj/node_base.ninja"
+  cat >>"$obj/node_base.ninja" <<'NINJA'
+
+rule headers
+  command = $
+    CCACHE_DISABLE=1 $cxx -MMD -MF $out.d $defines $includes $cflags $cflags_cc -x c++-header -c $in -o $out && $
+    CCACHE_DISABLE=1 $cxx $defines $includes $cflags $cflags_cc -x c++-header -E $in | sha256sum >$out.sum
+  description = CXX $out
+  depfile = $out.d
+  deps = gcc
+build obj/node_headers.h.gch: headers obj/node_headers.h || obj/node_base.actions_rules_copies.stamp
+cflags_pch_cc = -include obj/node_headers.h
+NINJA
 }
 
 # node_tree NAME: its own copy of the source, of which only what differs is ever written again.

@@ -49,6 +49,8 @@ patch_stage() {
   local stage=$1 fuzz=$2 patch
   shift 2
   for patch; do
+    # One that so far only has a message, or only brings new files.
+    grep -q '^diff --git ' "$series_dir/$patch" || continue
     patch -d "$stage" -p1 -s -f --no-backup-if-mismatch -F "$fuzz" -r "$stage.rejected" -i "$series_dir/$patch" >"$stage.log" || {
       cat "$stage.log" >&2
       [[ ! -e $stage.rejected ]] || { say "this hunk does not fit:"; cat "$stage.rejected" >&2; }
@@ -124,7 +126,7 @@ patches_apply() {
   echo '*' | put "$record/.gitignore"
   [[ ! ${2-} ]] || printf '%s\n' "$2" | put "$record/source"
   # Until all is in place the old content is as much ours as the new.
-  { cat "$record/sums" 2>/dev/null || :; cat "$work/sums"; } | put "$record/sums"
+  cmp -s "$record/sums" "$work/sums" || { cat "$record/sums" 2>/dev/null || :; cat "$work/sums"; } | put "$record/sums"
 
   # What an earlier series put here and this one does not.
   cut -c67- "$record/sums" | LC_ALL=C sort -u | while IFS= read -r file; do
@@ -229,7 +231,7 @@ patches_save() {
   while IFS=$'\t' read -r file from; do
     [[ ! -e $tree/$file ]] || report "$from" <"$tree/$file"
   done < <(new_files)
-  (cd "$tree" && cut -c67- "$record_dir/sums" | xargs -r -d '\n' sha256sum 2>/dev/null) | put "$record/sums"
+  (cd "$tree" && { cut -c67- "$record_dir/sums"; touched; } | LC_ALL=C sort -u | xargs -r -d '\n' sha256sum 2>/dev/null) | put "$record/sums"
   rm -rf "$work"
 }
 

@@ -21,7 +21,9 @@ sandbox_libdir=$sandbox_root/usr/lib/$triplet
 sandbox_env=(
   PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
   LANG=C.UTF-8 HOME="$HOME" TERM="${TERM:-dumb}" DEBIAN_FRONTEND=noninteractive
-  CCACHE_DIR="$cache/ccache" CARGO_HOME="$cache/cargo"
+  CARGO_HOME="$cache/cargo" CCACHE_DIR="$cache/ccache"
+  # For precompiled headers, which count by a checksum of what went into them.
+  CCACHE_SLOPPINESS="pch_defines,time_macros" CCACHE_PCH_EXTSUM=1
 )
 for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
   [[ -z ${!name-} ]] || sandbox_env+=("$name=${!name}")

@@ -1,0 +1,183 @@
+#!/usr/bin/env bash
+# tools/patches and tools/build --node-src, on a Node tree cut down to the files that matter.
+# usage: test/test-patches.sh (after tools/build)
+set -euo pipefail
+# shellcheck source=tools/lib/common.sh
+. "$(dirname "$0")/../tools/lib/common.sh"
+
+passed=0
+failed=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# The tools work on the repository that they are in: a copy of it may be edited.
+mkdir "$work/repo"
+for file in Cargo.lock Cargo.toml cbindgen.toml include node-patches rust test/parallel tools; do
+  [[ ! -e $repo/$file ]] || { mkdir -p "$work/repo/$(dirname "$file")"; cp -r "$repo/$file" "$work/repo/$file"; }
+done
+patches=$work/repo/tools/patches
+pristine=$(<"$repo/out/tree/deps/tls_splice/.applied/source")
+
+# fresh TREE: unpatched.
+fresh() {
+  rm -rf "$1"
+  mkdir "$1"
+  # shellcheck disable=SC2046
+  (cd "$pristine" && cp --parents LICENSE src/node_version.h src/node.cc \
+    $(sed -n 's,^+++ b/,,p' "$work/repo/node-patches"/*.patch | sort -u) "$1")
+}
+
+check() {
+  local title=$1
+  shift
+  # Not as a condition, in which bash would go on after a failed command.
+  set +e
+  (set -e; "$@") >"$work/output" 2>&1
+  local rc=$?
+  set -e
+  if ((rc == 0)); then
+    passed=$((passed + 1))
+    echo "ok - $title"
+  else
+    failed=$((failed + 1))
+    echo "not ok - $title"
+    tail -n 30 "$work/output" | sed 's/^/# /'
+  fi
+}
+
+# refused TREE WORDS COMMAND...: it fails, says so, and the tree is what it was.
+refused() {
+  local tree=$1 words=$2
+  shift 2
+  rm -rf "$work/before"
+  cp -a "$tree" "$work/before"
+  if "$@" >"$work/said" 2>&1; then echo 'it went through'; return 1; fi
+  cat "$work/said"
+  grep -q "$words" "$work/said" || return 1
+  diff -r "$work/before" "$tree"
+}
+
+same() { diff -r --exclude=.applied "$1" "$2"; }
+
+applies() {
+  fresh "$work/tree"
+  "$patches" apply "$work/tree"
+  grep -q enable-tls-splice "$work/tree/configure.py"
+  cmp "$repo/node-patches/deps/tls_splice/tls_splice.gyp" "$work/tree/deps/tls_splice/tls_splice.gyp"
+  cmp "$repo/Cargo.toml" "$work/tree/deps/tls_splice/Cargo.toml"
+}
+check 'the series applies' applies
+
+again() {
+  (cd "$work/tree" && find . -type f -printf '%P %T@\n' | sort) >"$work/times"
+  "$patches" apply "$work/tree"
+  (cd "$work/tree" && find . -type f -printf '%P %T@\n' | sort) | diff "$work/times" -
+}
+check 'applied again, not even a time changes' again
+
+node_src() {
+  fresh "$work/checkout"
+  "$work/repo/tools/build" --node-src "$work/checkout" >"$work/lines"
+  grep -qx './configure --enable-tls-splice' "$work/lines"
+  grep -q '^make' "$work/lines"
+  same "$work/tree" "$work/checkout"
+}
+check 'tools/build --node-src does the same and says how to build' node_src
+
+shifted() {
+  fresh "$work/shifted"
+  sed -i '1i# a line more' "$work/shifted/node.gyp"
+  "$patches" apply "$work/shifted"
+  diff <(sed 1d "$work/shifted/node.gyp") "$work/tree/node.gyp"
+}
+check 'lines that have moved do not matter' shifted
+
+other_hunk() {
+  fresh "$work/other"
+  sed -i "s/'node_use_openssl%': 'true'/'node_use_openssl%': 'maybe'/; s/'node_use_quic%'.*//; s/'node_use_v8_platform%'.*//" "$work/other/node.gyp"
+  refused "$work/other" "node_use_tls_splice%" "$patches" apply "$work/other"
+}
+check 'a hunk that does not fit is shown, and nothing is touched' other_hunk
+
+other_file() {
+  fresh "$work/other"
+  mkdir -p "$work/other/deps/tls_splice"
+  echo other >"$work/other/deps/tls_splice/Cargo.toml"
+  refused "$work/other" 'Cargo.toml differs' "$patches" apply "$work/other"
+}
+check 'a file of somebody else in the place of ours is left alone' other_file
+
+edited() {
+  cp -a "$work/tree" "$work/edited"
+  sed -i 's/needs cargo/needs cargo!/' "$work/edited/configure.py"
+  refused "$work/edited" 'tools/patches save' "$patches" apply "$work/edited"
+}
+check 'an edit that was not saved is left alone' edited
+
+interrupted() {
+  cp -a "$work/tree" "$work/halfway"
+  cp "$pristine/node.gypi" "$work/halfway"
+  rm "$work/halfway/deps/tls_splice/Cargo.toml"
+  "$patches" apply "$work/halfway"
+  same "$work/tree" "$work/halfway"
+}
+check 'what was left half-way is finished' interrupted
+
+not_node() {
+  mkdir "$work/empty"
+  refused "$work/empty" 'not a Node source tree' "$patches" apply "$work/empty"
+}
+check 'a folder that is no Node tree is refused' not_node
+
+saves() {
+  sed -i 's/needs cargo/needs cargo!/' "$work/tree/configure.py"
+  sed -i 's/--locked/--frozen/' "$work/tree/deps/tls_splice/cargo.py"
+  "$patches" save "$work/tree"
+  grep -q 'needs cargo!' "$work/repo/node-patches/build-link-the-tls-splice-core.patch"
+  grep -q frozen "$work/repo/node-patches/deps/tls_splice/cargo.py"
+  fresh "$work/checkout"
+  "$patches" apply "$work/checkout"
+  same "$work/tree" "$work/checkout"
+}
+check 'edits are saved to the patch and to the plain files' saves
+
+saves_nothing() {
+  cp -a "$work/repo" "$work/repo.before"
+  "$patches" save "$work/tree"
+  diff -r "$work/repo.before" "$work/repo"
+}
+check 'without an edit, saving gives the same bytes' saves_nothing
+
+saves_more() {
+  fresh "$work/git"
+  (cd "$work/git" && git init -q . && git add -A && git -c user.name=t -c user.email=t@localhost commit -q -m base)
+  printf 'Subject: [PATCH] src: say more\n\nBecause.\n\n' >"$work/repo/node-patches/src-say-more.patch"
+  echo src-say-more.patch >>"$work/repo/node-patches/series"
+  "$patches" apply "$work/git"
+  sed -i '1i// more' "$work/git/src/node.cc"
+  "$patches" save "$work/git" src-say-more.patch src/node.cc
+  grep -qx '+// more' "$work/repo/node-patches/src-say-more.patch"
+  "$patches" apply "$work/git"
+  diff <(echo '// more'; cat "$pristine/src/node.cc") "$work/git/src/node.cc"
+}
+check 'a file that no patch changes yet is added to one' saves_more
+
+dropped() {
+  rm "$work/repo/node-patches/src-say-more.patch"
+  sed -i '/src-say-more/d' "$work/repo/node-patches/series"
+  "$patches" apply "$work/git"
+  cmp "$work/git/src/node.cc" "$pristine/src/node.cc"
+}
+check 'what left the series is taken back' dropped
+
+check 'the series is consistent, and git am takes what is exported' "$repo/tools/patches" check "$pristine"
+
+exports_same() {
+  "$repo/tools/patches" export "$work/one"
+  (cd / && LC_ALL=C "$repo/tools/patches" export "$work/two")
+  diff -r "$work/one" "$work/two"
+}
+check 'exporting twice gives the same bytes' exports_same
+
+echo "$passed passed, $failed failed"
+((failed == 0))
