@@ -7,6 +7,9 @@ mkdir -p "$cache/log"
 cache=$(cd "$cache" && pwd -P)
 triplet=$(uname -m)-linux-gnu
 
+# Logs are left behind by failures only.
+find "$cache/log" -type f -mtime +7 -delete
+
 say() { printf '%s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 

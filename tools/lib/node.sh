@@ -16,12 +16,14 @@ node_flags() {
     --node-relative-path="lib/$triplet/nodejs:share/nodejs" --dest-os=linux
 }
 
+# node_environment FLAG...
 node_environment() {
   # Hidden, or this executable's node:: globals would replace libnode's and be destroyed twice at exit.
   local cxx='-I../../deps/v8/include -fvisibility=hidden' ld='-fuse-ld=mold -Wl,--no-as-needed'
   # To run outside of the sandbox, with its libraries, and theirs: DT_RPATH counts for those too, DT_RUNPATH does not.
   [[ -z $sandbox_root ]] ||
     ld+=" -Wl,--dynamic-linker=$sandbox_libdir/$ld_so -Wl,--disable-new-dtags -Wl,-rpath,$sandbox_libdir"
+  [[ " $* " != *' --enable-asan '* ]] || ld+=" $cache/asan-options.o"
   printf '%s\n' CC='ccache gcc' CXX='ccache g++' CXXFLAGS="$cxx" LDFLAGS="$ld"
 }
 
@@ -31,7 +33,7 @@ node_configure() {
   shift
   mapfile -t flags < <(node_flags)
   flags+=("$@")
-  mapfile -t environment < <(node_environment)
+  mapfile -t environment < <(node_environment "$@")
   key=$(cd "$tree" && {
     printf '%s\n' "${flags[@]}" "${environment[@]}"
     # Lists of sources are made when gyp runs.
@@ -43,12 +45,20 @@ node_configure() {
   # js2c depends on config.gypi: without a change in it there is no need to compile the JavaScript again.
   cp -p "$tree/config.gypi" "$tree/config.gypi.old" 2>/dev/null || :
   cd "$tree" || exit
-  sandbox_run env "${environment[@]}" python3 configure.py "${flags[@]}" >/dev/null
+  sandbox_run env "${environment[@]}" python3 configure.py "${flags[@]}" >/dev/null || die "configuring $tree failed"
   cd "$OLDPWD" || exit
   ! cmp -s "$tree/config.gypi" "$tree/config.gypi.old" || mv "$tree/config.gypi.old" "$tree/config.gypi"
   node_finish_without_v8 "$tree"
   node_precompile_headers "$tree"
   echo "$key" | put "$tree/out/configured"
+}
+
+node_asan_options() {
+  cp "$repo/tools/lib/asan-options.c" "$cache/asan-options.c"
+  cd "$cache" || exit
+  sandbox_run gcc -c -o asan-options.o.new asan-options.c
+  mv asan-options.o.new asan-options.o
+  cd "$OLDPWD" || exit
 }
 
 # What --without-bundled-v8 leaves undone.
@@ -69,6 +79,8 @@ node_finish_without_v8() {
 # through it on what gyp has it wait for.
 node_precompile_headers() {
   local obj=$1/out/Release/obj
+  # Only worth it, so a gyp that names things differently is no reason to stop.
+  grep -q '^    obj/node_base.actions_rules_copies.stamp$' "$obj/node_base.ninja" || return 0
   echo '#include "env-inl.h"' | put "$obj/node_headers.h"
   sed -i '/^build .*\.o: cxx /,/[^$]$/{ s,||,|,; s,obj/node_base.actions_rules_copies.stamp$,obj/node_headers.h.gch,; }' "$obj/node_base.ninja"
   cat >>"$obj/node_base.ninja" <<'NINJA'

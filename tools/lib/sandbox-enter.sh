@@ -3,6 +3,7 @@
 # which goes away with the last process, then runs the command there.
 # usage: sandbox-enter.sh ROOT DIRECTORY BIND... -- COMMAND...
 set -eu
+PATH=$PATH:/usr/sbin:/sbin  # Not in everybody's.
 root=$1
 dir=$2
 shift 2

@@ -157,6 +157,8 @@ sandbox_fill() {
     sed -n "s/^deb /deb-src /p" /etc/apt/sources.list >/etc/apt/sources.list.d/source.list
     apt-get -q update
     apt-get -q -y build-dep -P nocheck nodejs
+    # Packages that are installed later must not bring another Node along.
+    apt-mark hold nodejs libnode-dev
     apt-get clean
     mkdir /src
     cd /src
