@@ -266,9 +266,12 @@ pristine() {
   fi
 }
 
-# patches_check TREE: what must hold before the series is published. TREE is a Node tree without it.
+# patches_check [TREE]: what must hold before the series is published. TREE is a Node tree without it, the one that
+# tools/build starts from if none is given.
 patches_check() {
-  local tree=$1 work patches patch file from owners bad=0
+  local tree=${1-} work patches patch file from owners bad=0
+  [[ $tree ]] || tree=$(cat "$repo/out/tree/$record_dir/source" 2>/dev/null) ||
+    die 'give the folder of an unchanged Node tree, or run tools/build first'
   mapfile -t patches < <(series_patches)
   complain() { say "error: $*"; bad=1; }
   for file in "$series_dir"/*.patch; do
@@ -284,6 +287,8 @@ patches_check() {
     patch_header "$patch" | grep -qE '^Subject: \[PATCH\] [a-z,]+: .{1,55}$' ||
       complain "$patch: the Subject is not of the form \"[PATCH] subsystem: what it does\""
     patch_header "$patch" | sed '1,/^$/d' | grep -q . || complain "$patch does not say why"
+    ! grep -qE '^(---|\+\+\+) /dev/null' "$series_dir/$patch" ||
+      complain "$patch adds or deletes a file: new files go to node-patches/ as they are"
     ! grep -nE '^\+.*[[:blank:]]$' "$series_dir/$patch" >&2 || complain "$patch adds blanks at the end of a line"
   done
   ((bad == 0)) || die "the series has mistakes"
@@ -295,7 +300,14 @@ patches_check() {
     install -D -m 644 "$tree/$file" "$work/tree/$file"
   done < <(touched)
   cp -a "$work/tree" "$work/applied"
-  patch_stage "$work/applied" 0 "${patches[@]}" || die "the series does not apply without fuzz"
+  for patch in "${patches[@]}"; do
+    rm -rf "$work/a" "$work/b"
+    cp -a "$work/applied" "$work/a"
+    patch_stage "$work/applied" 0 "$patch" || die "the series does not apply without fuzz"
+    cp -a "$work/applied" "$work/b"
+    diff <(sed -n '/^diff --git /,$p' "$series_dir/$patch") <(plain_diff "$work/a" "$work/b") >&2 ||
+      die "$patch is not as tools/patches save would write it (its lines have moved, or it was edited by hand)"
+  done
   while IFS=$'\t' read -r file from; do install -D -m 644 "$repo/$from" "$work/applied/$file"; done < <(new_files)
 
   patches_export "$work/once"
