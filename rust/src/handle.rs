@@ -40,6 +40,6 @@ impl tls_splice {
     /// Tells a call that is under way to return as soon as its `SSL_read` or
     /// `SSL_write` does.
     pub(crate) fn cancel(&self) {
-        self.cancelled.set(true);
+        self.cancelled.set(self.busy.get());
     }
 }

@@ -143,8 +143,10 @@ impl Pump {
     /// # Safety
     /// As for [`Rbio::attach`].
     pub unsafe fn attach_rbio(&mut self, ssl: *mut SSL) -> bool {
-        // SAFETY: passed on.
-        self.rbio = unsafe { Rbio::attach(ssl) };
+        if self.rbio.is_none() {
+            // SAFETY: passed on.
+            self.rbio = unsafe { Rbio::attach(ssl) };
+        }
         self.rbio.is_some()
     }
 
@@ -224,6 +226,19 @@ impl Pump {
     /// `ssl` must be valid, and stay so while its callbacks run. Those may set
     /// `cancelled`, after which `ssl` is not used any more.
     pub unsafe fn decrypt(&mut self, ssl: *mut SSL, cancelled: &Cell<bool>) -> (u32, c_int) {
+        // SAFETY: passed on.
+        let (mut steps, ret) = unsafe { self.decrypt_turn(ssl, cancelled) };
+        // What OpenSSL answered to a KeyUpdate, a renegotiation or bad records.
+        // SAFETY: by the contract above; not cancelled.
+        if steps & TLS_SPLICE_STEP_STOPPED == 0 && unsafe { tls::pending_ciphertext(ssl) } > 0 {
+            steps |= TLS_SPLICE_STEP_FLUSH;
+        }
+        (steps, ret)
+    }
+
+    /// # Safety
+    /// As for [`Pump::decrypt`].
+    unsafe fn decrypt_turn(&mut self, ssl: *mut SSL, cancelled: &Cell<bool>) -> (u32, c_int) {
         let Some(decrypt) = &mut self.decrypt else {
             return (0, 1);
         };
@@ -248,7 +263,7 @@ impl Pump {
             if let Some(end) = decrypt.end {
                 // SAFETY: by the contract above.
                 let ret = unsafe { end.report(ssl) };
-                return (TLS_SPLICE_STEP_OVER | TLS_SPLICE_STEP_FLUSH, ret);
+                return (TLS_SPLICE_STEP_OVER, ret);
             }
             if want {
                 return (0, 1);
@@ -320,19 +335,21 @@ impl Pump {
                 }
                 let n = encrypt.held.front().len();
                 // SAFETY: by the contract above; the slice is the same at a retry.
-                match unsafe { tls::write(ssl, encrypt.held.front()) } {
-                    tls::Write::All => {
-                        encrypt.held.consume(n);
-                        self.stats.bytes_out += n as u64;
-                    }
+                let write = unsafe { tls::write(ssl, encrypt.held.front()) };
+                if write == tls::Write::All {
+                    encrypt.held.consume(n);
+                    self.stats.bytes_out += n as u64;
+                }
+                if cancelled.get() {
+                    return TLS_SPLICE_STEP_STOPPED;
+                }
+                match write {
+                    tls::Write::All => {}
                     tls::Write::Want => return TLS_SPLICE_STEP_WANT_TLS | TLS_SPLICE_STEP_FLUSH,
                     tls::Write::Failed(error) => {
                         self.failure = Some(Failure::Tls(error));
                         return TLS_SPLICE_STEP_FAILED | TLS_SPLICE_STEP_FLUSH;
                     }
-                }
-                if cancelled.get() {
-                    return TLS_SPLICE_STEP_STOPPED;
                 }
             }
             if encrypt.stopping {

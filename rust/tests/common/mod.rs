@@ -1,0 +1,796 @@
+//! A TLS session in memory, and an event loop around the C ABI that does what
+//! the steps say and nothing else: what it waits for in vain is a lost wake-up,
+//! what it is called for without effect is a spin.
+
+#![allow(dead_code, clippy::undocumented_unsafe_blocks)]
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::ptr;
+use std::sync::OnceLock;
+
+use libc::{c_int, c_long, c_ulong, c_void};
+use openssl_sys as ossl;
+use openssl_sys::{BIO, SSL};
+
+use tls_splice::endpoint::{READABLE, WRITABLE};
+use tls_splice::error::{TLS_SPLICE_EBUSY, TLS_SPLICE_OK};
+use tls_splice::ffi::*;
+use tls_splice::handle::tls_splice as Splice;
+use tls_splice::pump::*;
+use tls_splice::stats::Stats;
+
+// What openssl-sys lacks.
+extern "C" {
+    pub fn SSL_key_update(ssl: *mut SSL, kind: c_int) -> c_int;
+    pub fn SSL_renegotiate(ssl: *mut SSL) -> c_int;
+    pub fn SSL_set_info_callback(
+        ssl: *mut SSL,
+        callback: Option<unsafe extern "C" fn(*const SSL, c_int, c_int)>,
+    );
+    pub fn ERR_peek_error() -> c_ulong;
+    fn BIO_ctrl_pending(bio: *mut BIO) -> usize;
+}
+const SSL_OP_ALLOW_CLIENT_RENEGOTIATION: u64 = 1 << 8;
+const SSL_CTRL_MODE: c_int = 33;
+const SSL_CTRL_SET_MAX_SEND_FRAGMENT: c_int = 52;
+const SSL_MODE_RELEASE_BUFFERS: c_long = 0x10;
+
+pub const TLS1_2: c_int = 0x0303;
+pub const TLS1_3: c_int = 0x0304;
+pub const DUPLEX: u32 = TLS_SPLICE_DECRYPT | TLS_SPLICE_ENCRYPT;
+/// Ciphertext that a record adds to its cleartext, at most.
+pub const RECORD_OVERHEAD: u64 = 90;
+
+/// A stream whose every byte tells where it belongs.
+#[derive(Clone, Copy)]
+pub struct Pattern {
+    seed: u64,
+    pub at: u64,
+}
+
+impl Pattern {
+    pub fn new(seed: u64) -> Pattern {
+        Pattern { seed, at: 0 }
+    }
+
+    pub fn take(&mut self, n: usize) -> Vec<u8> {
+        let bytes = (self.at..self.at + n as u64)
+            .map(|i| self.byte(i))
+            .collect();
+        self.at += n as u64;
+        bytes
+    }
+
+    #[track_caller]
+    pub fn check(&mut self, bytes: &[u8]) {
+        for (i, byte) in (self.at..).zip(bytes) {
+            assert_eq!(*byte, self.byte(i), "byte {i} of stream {}", self.seed);
+        }
+        self.at += bytes.len() as u64;
+    }
+
+    fn byte(&self, i: u64) -> u8 {
+        (i ^ (i >> 8).wrapping_mul(31) ^ (i >> 16).wrapping_mul(7) ^ self.seed) as u8
+    }
+}
+
+/// A key and a certificate, as DER.
+fn identity() -> &'static (Vec<u8>, Vec<u8>) {
+    use openssl::asn1::Asn1Time;
+    use openssl::ec::{EcGroup, EcKey};
+    use openssl::nid::Nid;
+    use openssl::{hash::MessageDigest, pkey::PKey, x509};
+    static IDENTITY: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
+    IDENTITY.get_or_init(|| {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let mut name = x509::X509NameBuilder::new().unwrap();
+        name.append_entry_by_text("CN", "localhost").unwrap();
+        let name = name.build();
+        let mut cert = x509::X509Builder::new().unwrap();
+        cert.set_version(2).unwrap();
+        cert.set_subject_name(&name).unwrap();
+        cert.set_issuer_name(&name).unwrap();
+        cert.set_pubkey(&key).unwrap();
+        cert.set_not_before(&Asn1Time::days_from_now(0).unwrap())
+            .unwrap();
+        cert.set_not_after(&Asn1Time::days_from_now(1).unwrap())
+            .unwrap();
+        cert.sign(&key, MessageDigest::sha256()).unwrap();
+        (
+            key.private_key_to_der().unwrap(),
+            cert.build().to_der().unwrap(),
+        )
+    })
+}
+
+/// A session over memory BIOs, as TLSWrap has it.
+pub struct Tls(pub *mut SSL);
+
+impl Tls {
+    pub fn new(version: c_int, server: bool) -> Tls {
+        let (key, cert) = identity();
+        unsafe {
+            let ctx = ossl::SSL_CTX_new(ossl::TLS_method());
+            assert_eq!(ossl::SSL_CTX_set_min_proto_version(ctx, version), 1);
+            assert_eq!(ossl::SSL_CTX_set_max_proto_version(ctx, version), 1);
+            ossl::SSL_CTX_set_options(ctx, SSL_OP_ALLOW_CLIENT_RENEGOTIATION);
+            if server {
+                let mut at = cert.as_ptr();
+                let cert = ossl::d2i_X509(ptr::null_mut(), &mut at, cert.len() as c_long);
+                assert_eq!(ossl::SSL_CTX_use_certificate(ctx, cert), 1);
+                ossl::X509_free(cert);
+                let mut at = key.as_ptr();
+                let key = ossl::d2i_AutoPrivateKey(ptr::null_mut(), &mut at, key.len() as c_long);
+                assert_eq!(ossl::SSL_CTX_use_PrivateKey(ctx, key), 1);
+                ossl::EVP_PKEY_free(key);
+            }
+            let ssl = ossl::SSL_new(ctx);
+            ossl::SSL_CTX_free(ctx);
+            // As Node does, but for writes with a moving buffer.
+            ossl::SSL_ctrl(
+                ssl,
+                SSL_CTRL_MODE,
+                SSL_MODE_RELEASE_BUFFERS,
+                ptr::null_mut(),
+            );
+            ossl::SSL_set_bio(ssl, memory(), memory());
+            if server {
+                ossl::SSL_set_accept_state(ssl);
+            } else {
+                ossl::SSL_set_connect_state(ssl);
+            }
+            Tls(ssl)
+        }
+    }
+
+    pub fn set_max_send_fragment(&self, n: c_long) {
+        let set =
+            unsafe { ossl::SSL_ctrl(self.0, SSL_CTRL_SET_MAX_SEND_FRAGMENT, n, ptr::null_mut()) };
+        assert_eq!(set, 1);
+    }
+
+    /// Ciphertext made and not yet taken with [`Tls::take`].
+    pub fn pending(&self) -> usize {
+        unsafe { BIO_ctrl_pending(ossl::SSL_get_wbio(self.0)) }
+    }
+
+    /// Takes at most `n` bytes of ciphertext out of the write BIO.
+    pub fn take(&self, n: usize) -> Vec<u8> {
+        let mut out = vec![0; n.min(self.pending())];
+        if !out.is_empty() {
+            let bio = unsafe { ossl::SSL_get_wbio(self.0) };
+            let n = unsafe { ossl::BIO_read(bio, out.as_mut_ptr().cast(), out.len() as c_int) };
+            assert_eq!(n as usize, out.len());
+        }
+        out
+    }
+
+    /// Gives ciphertext to the read BIO.
+    pub fn give(&self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            let bio = unsafe { ossl::SSL_get_rbio(self.0) };
+            let n = unsafe { ossl::BIO_write(bio, bytes.as_ptr().cast(), bytes.len() as c_int) };
+            assert_eq!(n as usize, bytes.len());
+        }
+    }
+
+    pub fn error(&self, ret: c_int) -> c_int {
+        unsafe { ossl::SSL_get_error(self.0, ret) }
+    }
+
+    /// All that can be read now, and the error that ended it.
+    pub fn read_all(&self) -> (Vec<u8>, c_int) {
+        let mut all = Vec::new();
+        let mut buf = [0u8; 20000];
+        loop {
+            unsafe { ossl::ERR_clear_error() };
+            let n = unsafe {
+                ossl::SSL_read(
+                    self.0,
+                    buf.as_mut_ptr().cast::<c_void>(),
+                    buf.len() as c_int,
+                )
+            };
+            if n <= 0 {
+                return (all, self.error(n));
+            }
+            all.extend_from_slice(&buf[..n as usize]);
+        }
+    }
+
+    /// Whether it was taken.
+    pub fn write(&self, bytes: &[u8]) -> bool {
+        if bytes.is_empty() {
+            return true;
+        }
+        unsafe { ossl::ERR_clear_error() };
+        let n = unsafe { ossl::SSL_write(self.0, bytes.as_ptr().cast(), bytes.len() as c_int) };
+        assert!(n == bytes.len() as c_int || n <= 0);
+        n > 0
+    }
+
+    /// Sends close_notify.
+    pub fn shutdown(&self) {
+        unsafe { ossl::SSL_shutdown(self.0) };
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        unsafe { ossl::SSL_free(self.0) };
+    }
+}
+
+fn memory() -> *mut BIO {
+    unsafe { ossl::BIO_new(ossl::BIO_s_mem()) }
+}
+
+/// Two sessions that have shaken hands, and have nothing left to say.
+pub fn connect(version: c_int, ours_is_server: bool) -> (Tls, Tls) {
+    let ours = Tls::new(version, ours_is_server);
+    let peer = Tls::new(version, !ours_is_server);
+    let mut done = 0;
+    for _ in 0..20 {
+        done = 0;
+        for (a, b) in [(&ours, &peer), (&peer, &ours)] {
+            done += c_int::from(unsafe { ossl::SSL_do_handshake(a.0) } == 1);
+            b.give(&a.take(usize::MAX));
+        }
+    }
+    assert_eq!(done, 2, "the handshake failed");
+    // TLS 1.3 tickets.
+    for tls in [&ours, &peer] {
+        assert_eq!(tls.read_all(), (vec![], ossl::SSL_ERROR_WANT_READ));
+    }
+    (ours, peer)
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    pub version: c_int,
+    pub server: bool,
+    pub attach: bool,
+    pub high_water_mark: usize,
+    pub directions: u32,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            version: TLS1_3,
+            server: true,
+            attach: true,
+            high_water_mark: 256 * 1024,
+            directions: DUPLEX,
+        }
+    }
+}
+
+/// All that a test may want to run through.
+pub fn variants() -> impl Iterator<Item = Options> {
+    [TLS1_2, TLS1_3].into_iter().flat_map(|version| {
+        [true, false].into_iter().flat_map(move |attach| {
+            [true, false].into_iter().map(move |server| Options {
+                version,
+                attach,
+                server,
+                ..Options::default()
+            })
+        })
+    })
+}
+
+pub fn new_splice(
+    fd: RawFd,
+    directions: u32,
+    high_water_mark: usize,
+) -> Result<*mut Splice, c_int> {
+    let config = tls_splice_config {
+        struct_size: std::mem::size_of::<tls_splice_config>(),
+        fd,
+        directions,
+        high_water_mark,
+    };
+    let mut splice = ptr::null_mut();
+    match unsafe { tls_splice_new(&config, &mut splice) } {
+        TLS_SPLICE_OK => Ok(splice),
+        code => Err(code),
+    }
+}
+
+pub fn stats_of(splice: *mut Splice) -> Stats {
+    let mut stats = Stats::default();
+    assert!(unsafe { tls_splice_get_stats(splice, &mut stats) });
+    stats
+}
+
+/// One end of TLS ("ours"), spliced to one end of a socket pair, and what is at
+/// the other ends.
+pub struct Rig {
+    pub options: Options,
+    pub ours: Tls,
+    pub peer: Tls,
+    pub splice: *mut Splice,
+    /// The endpoint's other end; `None` once closed.
+    pub far: Option<UnixStream>,
+    pub near: OwnedFd,
+
+    /// Ciphertext between the peer and us.
+    pub wire_in: VecDeque<u8>,
+    pub wire_out: VecDeque<u8>,
+    /// Most that one read of the stream gives.
+    pub segment: usize,
+    /// Whether TCP takes what we flush.
+    pub tcp_open: bool,
+
+    /// What the peer has sent and the endpoint or JavaScript have got, and the
+    /// other way round.
+    pub to_us: Pattern,
+    pub from_us: Pattern,
+    pub sent_in: Pattern,
+    pub sent_out: Pattern,
+    pub peer_error: c_int,
+
+    reading: bool,
+    attached: bool,
+    in_more: bool,
+    out_more: bool,
+    want_tls: bool,
+    pub in_over: Option<(c_int, c_int, c_ulong)>,
+    pub out_over: bool,
+    pub in_stopped: bool,
+    pub out_stopped: bool,
+    pub failed: bool,
+    /// Steps that the last call returned.
+    pub steps: u32,
+}
+
+pub fn nonblocking_pair() -> (OwnedFd, UnixStream) {
+    let (near, far) = UnixStream::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    far.set_nonblocking(true).unwrap();
+    (near.into(), far)
+}
+
+impl Rig {
+    pub fn new(options: Options) -> Rig {
+        let (near, far) = nonblocking_pair();
+        Rig::over(options, near, far)
+    }
+
+    pub fn over(options: Options, near: OwnedFd, far: UnixStream) -> Rig {
+        let (ours, peer) = connect(options.version, options.server);
+        let mut rig = Rig {
+            options,
+            ours,
+            peer,
+            splice: ptr::null_mut(),
+            far: Some(far),
+            near,
+            wire_in: VecDeque::new(),
+            wire_out: VecDeque::new(),
+            segment: 65536,
+            tcp_open: true,
+            to_us: Pattern::new(1),
+            from_us: Pattern::new(2),
+            sent_in: Pattern::new(1),
+            sent_out: Pattern::new(2),
+            peer_error: ossl::SSL_ERROR_WANT_READ,
+            reading: false,
+            attached: false,
+            in_more: false,
+            out_more: false,
+            want_tls: false,
+            in_over: None,
+            out_over: false,
+            in_stopped: false,
+            out_stopped: false,
+            failed: false,
+            steps: 0,
+        };
+        rig.open();
+        rig
+    }
+
+    fn open(&mut self) {
+        let o = self.options;
+        self.splice = new_splice(self.near.as_raw_fd(), o.directions, o.high_water_mark).unwrap();
+    }
+
+    /// Starts both directions, or those there are, and kicks the pump once.
+    pub fn start(&mut self) -> &mut Rig {
+        self.start_quietly();
+        self.decrypt();
+        self.encrypt();
+        self
+    }
+
+    pub fn start_quietly(&mut self) {
+        unsafe { tls_splice_start(self.splice, self.options.directions) };
+        if self.options.attach && self.options.directions & TLS_SPLICE_DECRYPT != 0 {
+            let rc = unsafe { tls_splice_attach_rbio(self.splice, self.ours.0) };
+            assert_eq!(rc, TLS_SPLICE_OK);
+            self.attached = true;
+        }
+        self.reading = true;
+    }
+
+    pub fn stats(&self) -> Stats {
+        stats_of(self.splice)
+    }
+
+    pub fn is_reading(&self) -> bool {
+        self.reading
+    }
+
+    pub fn peer_write(&mut self, n: usize) {
+        let bytes = self.sent_in.take(n);
+        assert!(self.peer.write(&bytes));
+    }
+
+    /// At most `n` bytes into the source; returns how many it took.
+    pub fn source_write(&mut self, n: usize) -> usize {
+        let mut ahead = self.sent_out;
+        let bytes = ahead.take(n);
+        let taken = match self.far.as_ref().unwrap().write(&bytes) {
+            Ok(n) => n,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => 0,
+            Err(e) => panic!("{e}"),
+        };
+        self.sent_out.at += taken as u64;
+        taken
+    }
+
+    /// At most `n` bytes from the sink, checked; `None` is its end.
+    pub fn sink_read(&mut self, n: usize) -> Option<usize> {
+        let mut buf = vec![0; n];
+        match self.far.as_ref().unwrap().read(&mut buf) {
+            Ok(0) => None,
+            Ok(n) => {
+                self.to_us.check(&buf[..n]);
+                Some(n)
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Some(0),
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    pub fn decrypt(&mut self) {
+        if self.options.directions & TLS_SPLICE_DECRYPT == 0 || !self.in_active() {
+            return;
+        }
+        let mut ret = 1;
+        let steps = unsafe { tls_splice_decrypt(self.splice, self.ours.0, &mut ret) };
+        self.steps = steps;
+        if steps & TLS_SPLICE_STEP_OVER != 0 {
+            self.in_over = Some((ret, self.ours.error(ret), unsafe { ERR_peek_error() }));
+        }
+        unsafe { ossl::ERR_clear_error() };
+        self.reading = steps & TLS_SPLICE_STEP_PAUSE_TLS == 0;
+        self.in_more = steps & TLS_SPLICE_STEP_MORE != 0;
+        self.in_stopped = steps & TLS_SPLICE_STEP_STOPPED != 0;
+        self.failed |= steps & TLS_SPLICE_STEP_FAILED != 0;
+        // As TLSWrap, whatever the steps say: answers of OpenSSL's own.
+        self.flush();
+    }
+
+    pub fn encrypt(&mut self) {
+        if self.options.directions & TLS_SPLICE_ENCRYPT == 0 || self.out_over || self.out_stopped {
+            return;
+        }
+        let steps = unsafe { tls_splice_encrypt(self.splice, self.ours.0) };
+        self.steps = steps;
+        unsafe { ossl::ERR_clear_error() };
+        self.out_more = steps & TLS_SPLICE_STEP_MORE != 0;
+        self.want_tls = steps & TLS_SPLICE_STEP_WANT_TLS != 0;
+        self.out_stopped = steps & TLS_SPLICE_STEP_STOPPED != 0;
+        self.failed |= steps & TLS_SPLICE_STEP_FAILED != 0;
+        if steps & TLS_SPLICE_STEP_OVER != 0 {
+            assert_eq!(
+                self.ours.pending(),
+                0,
+                "OVER before the write BIO has drained"
+            );
+            self.out_over = true;
+        }
+        if steps & TLS_SPLICE_STEP_FLUSH != 0 {
+            self.flush();
+        }
+    }
+
+    fn in_active(&self) -> bool {
+        self.in_over.is_none() && !self.in_stopped
+    }
+
+    pub fn flush(&mut self) {
+        if self.tcp_open {
+            self.wire_out.extend(self.ours.take(usize::MAX));
+        }
+    }
+
+    /// The peer takes what has arrived, and its ciphertext goes on the wire.
+    pub fn peer_turn(&mut self) {
+        let arrived: Vec<u8> = self.wire_out.drain(..).collect();
+        self.peer.give(&arrived);
+        let (bytes, error) = self.peer.read_all();
+        self.from_us.check(&bytes);
+        // The first one: a dead session says something else the next time.
+        if self.peer_error == ossl::SSL_ERROR_WANT_READ {
+            self.peer_error = error;
+        }
+        self.wire_in.extend(self.peer.take(usize::MAX));
+    }
+
+    /// Reads the stream once, as libuv would. Whether there was anything.
+    pub fn stream_read(&mut self) -> bool {
+        if !self.reading || self.wire_in.is_empty() {
+            return false;
+        }
+        let n = self.wire_in.len().min(self.segment);
+        if self.attached {
+            let buf = unsafe { tls_splice_alloc(self.splice) };
+            assert!(buf.len > 0, "no room although the stream is not paused");
+            let n = n.min(buf.len);
+            let bytes: Vec<u8> = self.wire_in.drain(..n).collect();
+            unsafe {
+                ptr::copy_nonoverlapping(bytes.as_ptr(), buf.base, n);
+                tls_splice_commit(self.splice, n);
+            }
+        } else {
+            let bytes: Vec<u8> = self.wire_in.drain(..n).collect();
+            self.ours.give(&bytes);
+        }
+        self.decrypt();
+        if self.want_tls {
+            self.encrypt();
+        }
+        true
+    }
+
+    /// What the endpoint is ready for, of what the pump asks for.
+    pub fn poll(&mut self) -> u32 {
+        poll_splice(self.splice, self.ours.0)
+    }
+
+    /// One turn of the loop. Whether the pump was called.
+    pub fn turn(&mut self) -> bool {
+        let mut called = false;
+        self.peer_turn();
+        called |= self.stream_read();
+        if std::mem::take(&mut self.in_more) {
+            self.decrypt();
+            called = true;
+        }
+        let drained = self.ours.pending() == 0;
+        if self.out_more && drained {
+            self.encrypt();
+            called = true;
+        }
+        let ready = if self.failed { 0 } else { self.poll() };
+        if ready & WRITABLE != 0 && self.in_active() {
+            self.decrypt();
+            called = true;
+        }
+        if ready & READABLE != 0 && !self.out_over && !self.out_stopped {
+            self.encrypt();
+            called = true;
+        }
+        self.flush();
+        called
+    }
+
+    /// Turns until nothing is left that would call the pump.
+    #[track_caller]
+    pub fn settle(&mut self) {
+        let mut idle = 0;
+        loop {
+            let before = self.fingerprint();
+            let called = self.turn();
+            let quiet = self.wire_out.is_empty() && (self.wire_in.is_empty() || !self.reading);
+            if !called && quiet && before == self.fingerprint() {
+                return;
+            }
+            if before == self.fingerprint() {
+                idle += 1;
+                assert!(idle < 50, "the pump spins: {:?}", self.stats());
+            } else {
+                idle = 0;
+            }
+        }
+    }
+
+    fn fingerprint(&self) -> impl PartialEq {
+        let stats = self.stats();
+        (
+            (stats.bytes_in, stats.bytes_out, stats.bytes_decrypted),
+            (self.wire_in.len(), self.wire_out.len(), self.ours.pending()),
+            (self.from_us.at, self.in_over.is_some(), self.out_over),
+            (self.in_stopped, self.out_stopped, self.failed),
+        )
+    }
+
+    /// Settles and empties the sink, again and again, until nothing comes.
+    #[track_caller]
+    pub fn drain(&mut self) {
+        loop {
+            self.settle();
+            if !matches!(self.sink_read(1 << 20), Some(n) if n > 0) {
+                return;
+            }
+        }
+    }
+
+    /// Stops and detaches, as the shim does: then everything is where JavaScript
+    /// finds it, in order. Returns what it would have read.
+    pub fn stop(&mut self) -> u64 {
+        unsafe { tls_splice_stop(self.splice) };
+        self.decrypt();
+        if self.options.directions & TLS_SPLICE_DECRYPT != 0 {
+            assert!(!self.in_active());
+        }
+        self.reading = false;
+        let tcp_open = std::mem::replace(&mut self.tcp_open, true);
+        for _ in 0..100_000 {
+            if self.options.directions & TLS_SPLICE_ENCRYPT == 0
+                || self.out_stopped
+                || self.out_over
+            {
+                break;
+            }
+            self.flush();
+            if self.want_tls {
+                self.peer_turn();
+                self.ours_takes_all();
+            }
+            self.encrypt();
+        }
+        assert!(
+            self.out_stopped || self.out_over || self.options.directions & TLS_SPLICE_ENCRYPT == 0
+        );
+        self.flush();
+        self.tcp_open = tcp_open;
+        self.give_back()
+    }
+
+    /// The rest of `stop`, for a splice that has ended by itself.
+    pub fn give_back(&mut self) -> u64 {
+        unsafe { tls_splice_detach_rbio(self.splice, self.ours.0) };
+        self.attached = false;
+        // Everything that the sink was given is in its socket by now.
+        if self.far.is_some() {
+            while matches!(self.sink_read(1 << 20), Some(n) if n > 0) {}
+        }
+        let before = self.to_us.at;
+        self.take_undelivered();
+        self.js_read();
+        self.to_us.at - before
+    }
+
+    pub fn take_undelivered(&mut self) -> usize {
+        let held = unsafe { tls_splice_undelivered(self.splice) };
+        let mut out = vec![0; held];
+        // In two pieces.
+        let first = unsafe { tls_splice_take_undelivered(self.splice, out.as_mut_ptr(), held / 2) };
+        assert_eq!(first, held / 2);
+        let second =
+            unsafe { tls_splice_take_undelivered(self.splice, out[first..].as_mut_ptr(), held) };
+        assert_eq!(first + second, held);
+        assert_eq!(unsafe { tls_splice_undelivered(self.splice) }, 0);
+        self.to_us.check(&out);
+        held
+    }
+
+    fn ours_takes_all(&mut self) {
+        let bytes: Vec<u8> = self.wire_in.drain(..).collect();
+        if self.attached {
+            for piece in bytes.chunks(1000) {
+                let buf = unsafe { tls_splice_alloc(self.splice) };
+                let n = piece.len().min(buf.len);
+                assert_eq!(n, piece.len());
+                unsafe {
+                    ptr::copy_nonoverlapping(piece.as_ptr(), buf.base, n);
+                    tls_splice_commit(self.splice, n);
+                }
+            }
+        } else {
+            self.ours.give(&bytes);
+        }
+    }
+
+    /// JavaScript has the TLS side: reads what has arrived. Returns the error
+    /// that ended it.
+    pub fn js_read(&mut self) -> c_int {
+        let bytes: Vec<u8> = self.wire_in.drain(..).collect();
+        self.ours.give(&bytes);
+        let (bytes, error) = self.ours.read_all();
+        self.to_us.check(&bytes);
+        error
+    }
+
+    /// JavaScript moves `n` bytes from the source itself.
+    pub fn js_forward(&mut self, n: usize) {
+        let mut buf = vec![0u8; n];
+        let got = unsafe {
+            libc::recv(
+                self.near.as_raw_fd(),
+                buf.as_mut_ptr().cast(),
+                n,
+                libc::MSG_DONTWAIT,
+            )
+        };
+        if got > 0 && self.ours.write(&buf[..got as usize]) {
+            self.flush();
+        }
+    }
+
+    /// A new splice in place of the one that was stopped.
+    pub fn again(&mut self) {
+        unsafe { tls_splice_free(self.splice) };
+        self.open();
+        self.in_more = false;
+        self.out_more = false;
+        self.want_tls = false;
+        self.in_stopped = false;
+        self.out_stopped = false;
+        self.failed = false;
+        self.start();
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        unsafe {
+            if self.attached && !std::thread::panicking() {
+                tls_splice_detach_rbio(self.splice, self.ours.0);
+            }
+            tls_splice_free(self.splice);
+        }
+    }
+}
+
+/// Polls as uv_poll does, without waiting.
+pub fn poll_splice(splice: *mut Splice, ssl: *mut SSL) -> u32 {
+    let interest = unsafe { tls_splice_interest(splice, ssl) };
+    if interest == 0 {
+        return 0;
+    }
+    let mut events = 0;
+    if interest & READABLE != 0 {
+        events |= libc::POLLIN;
+    }
+    if interest & WRITABLE != 0 {
+        events |= libc::POLLOUT;
+    }
+    let mut pollfd = libc::pollfd {
+        fd: unsafe { tls_splice_poll_fd(splice) },
+        events,
+        revents: 0,
+    };
+    assert!(unsafe { libc::poll(&mut pollfd, 1, 0) } >= 0);
+    // libuv gives POLLHUP and POLLERR as what was asked for.
+    if pollfd.revents & (libc::POLLERR | libc::POLLHUP) != 0 {
+        pollfd.revents |= events;
+    }
+    let mut ready = 0;
+    if pollfd.revents & events & libc::POLLIN != 0 {
+        ready |= READABLE;
+    }
+    if pollfd.revents & events & libc::POLLOUT != 0 {
+        ready |= WRITABLE;
+    }
+    if ready == 0 {
+        return 0;
+    }
+    unsafe { tls_splice_ready(splice, ready) }
+}
+
+/// Descriptors that this process has open.
+pub fn open_fds() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+pub const BUSY: c_int = TLS_SPLICE_EBUSY;

@@ -1,0 +1,1 @@
+//! What descriptors the pump takes, and what it does to them.
