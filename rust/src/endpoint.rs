@@ -43,6 +43,8 @@ pub struct Endpoint {
     restore: bool,
     /// The caller's number (`autoClose`), here only to be closed.
     owned: Option<OwnedFd>,
+    /// See [`Endpoint::hides_eof`].
+    hides_eof: bool,
     /// SIGPIPE would kill the process, so it is held back around each write.
     guard_sigpipe: bool,
 }
@@ -81,6 +83,12 @@ fn duplicate(fd: RawFd) -> Result<OwnedFd, OpenError> {
 /// proc_pid_fd(5). Not where /proc is missing, or the permissions have changed.
 #[cfg(target_os = "linux")]
 fn reopen(fd: RawFd, flags: c_int) -> Option<OwnedFd> {
+    let mut number: c_int = 0;
+    // SAFETY: `number` is valid for the call, which only fills it in.
+    if unsafe { libc::ioctl(fd, libc::TIOCGPTN, &raw mut number) } == 0 {
+        // The master of a pseudo-terminal: opening it makes another one.
+        return None;
+    }
     let path = std::ffi::CString::new(format!("/proc/self/fd/{fd}")).ok()?;
     let flags = flags & libc::O_ACCMODE | libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY;
     // SAFETY: `path` is NUL-terminated; the new descriptor is ours alone.
@@ -155,6 +163,7 @@ impl Endpoint {
         let fd_of_own;
         let mut poll = Poll::Direct;
         let reopened = if socket { None } else { reopen(fd, flags) };
+        let hides_eof = kind == libc::S_IFIFO && readable && reopened.is_some();
         if let Some(reopened) = reopened {
             fd_of_own = reopened;
         } else {
@@ -173,6 +182,7 @@ impl Endpoint {
             poll,
             restore,
             owned: None,
+            hides_eof,
             guard_sigpipe: writable && !socket && sigpipe_kills(),
         })
     }
@@ -283,6 +293,12 @@ impl Endpoint {
         let _guard = self.guard_sigpipe.then(SigpipeGuard::new);
         // SAFETY: as above.
         retry(|| unsafe { libc::write(fd, buf, bytes.len()) })
+    }
+
+    /// Whether the end of file may show at a read, but not in a poll: Linux
+    /// reports no hang-up of a FIFO whose writer had gone before it was opened.
+    pub fn hides_eof(&self) -> bool {
+        self.hides_eof
     }
 
     /// shutdown(2) of a socket's write side; nothing for other endpoints, whose

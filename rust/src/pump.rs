@@ -367,7 +367,10 @@ impl Pump {
             }
             let room = room(self.high_water_mark, pending);
             if room == 0 || turn >= TURN_BUDGET {
-                return TLS_SPLICE_STEP_FLUSH;
+                return match self.endpoint.hides_eof() {
+                    true => TLS_SPLICE_STEP_MORE | TLS_SPLICE_STEP_FLUSH,
+                    false => TLS_SPLICE_STEP_FLUSH,
+                };
             }
 
             // Records grow by 90 bytes at most, with 512 bytes in each at least
