@@ -172,6 +172,13 @@ int tls_splice_poll_fd(struct tls_splice *splice);
 // `splice` must be NULL or valid, `ssl` valid.
 uint32_t tls_splice_interest(struct tls_splice *splice, SSL *ssl);
 
+// What the endpoint is ready for, in the same bits, when `tls_splice_poll_fd`
+// is for `polled`.
+//
+// # Safety
+// `splice` must be NULL or valid.
+uint32_t tls_splice_ready(struct tls_splice *splice, uint32_t polled);
+
 // Starts `direction`, one of those in the config.
 //
 // # Safety

@@ -266,6 +266,36 @@ impl Endpoint {
         }
     }
 
+    /// What the endpoint is ready for, given what `poll_fd` is.
+    pub fn ready(&self, polled: u32) -> u32 {
+        match &self.poll {
+            Poll::Direct => polled,
+            #[cfg(target_os = "linux")]
+            Poll::Nested { epoll, .. } => {
+                let mut event = libc::epoll_event { events: 0, u64: 0 };
+                // SAFETY: `event` is valid for the call, which does not wait.
+                let n = unsafe { libc::epoll_wait(epoll.as_raw_fd(), &raw mut event, 1, 0) };
+                let events = if n == 1 { event.events } else { 0 };
+                // An error or hang-up shows at the next read or write.
+                let both = events & (libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0;
+                let mut ready = 0;
+                if both || events & libc::EPOLLIN as u32 != 0 {
+                    ready |= READABLE;
+                }
+                if both || events & libc::EPOLLOUT as u32 != 0 {
+                    ready |= WRITABLE;
+                }
+                ready
+            }
+        }
+    }
+
+    /// Whether the end of file may show at a read, but not in a poll: Linux
+    /// reports no hang-up of a FIFO whose writer had gone before it was opened.
+    pub fn hides_eof(&self) -> bool {
+        self.hides_eof
+    }
+
     /// read(2) or recv(2), never blocking. `out` must not be empty.
     pub fn read(&self, out: &mut [u8]) -> Io {
         let fd = self.fd.as_raw_fd();
@@ -293,12 +323,6 @@ impl Endpoint {
         let _guard = self.guard_sigpipe.then(SigpipeGuard::new);
         // SAFETY: as above.
         retry(|| unsafe { libc::write(fd, buf, bytes.len()) })
-    }
-
-    /// Whether the end of file may show at a read, but not in a poll: Linux
-    /// reports no hang-up of a FIFO whose writer had gone before it was opened.
-    pub fn hides_eof(&self) -> bool {
-        self.hides_eof
     }
 
     /// shutdown(2) of a socket's write side; nothing for other endpoints, whose

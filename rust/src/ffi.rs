@@ -176,6 +176,17 @@ pub unsafe extern "C" fn tls_splice_interest(splice: *mut tls_splice, ssl: *mut 
     unsafe { with(splice, 0, |pump, _| pump.interest(ssl)) }
 }
 
+/// What the endpoint is ready for, in the same bits, when `tls_splice_poll_fd`
+/// is for `polled`.
+///
+/// # Safety
+/// `splice` must be NULL or valid.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_ready(splice: *mut tls_splice, polled: u32) -> u32 {
+    // SAFETY: passed on.
+    unsafe { with(splice, 0, |pump, _| pump.endpoint().ready(polled)) }
+}
+
 /// Starts `direction`, one of those in the config.
 ///
 /// # Safety

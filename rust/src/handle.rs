@@ -33,6 +33,7 @@ impl tls_splice {
         // SAFETY: `busy` was false, so no other reference to the pump is alive.
         // If `f` panics it stays set, and the pump is not reached again.
         let result = f(unsafe { &mut *self.pump.get() }, &self.cancelled);
+        self.cancelled.set(false);
         self.busy.set(false);
         Some(result)
     }

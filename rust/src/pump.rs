@@ -320,9 +320,11 @@ impl Pump {
         if encrypt.over {
             return 0;
         }
-        if self.failure.is_some() {
+        if let Some(Failure::Tls(_)) = self.failure {
             return TLS_SPLICE_STEP_STOPPED;
         }
+        // The sink's failure ends this direction too.
+        let stopping = encrypt.stopping || self.failure.is_some();
         let mut turn = 0;
         loop {
             // What was read must be sent, even when stopping: OpenSSL may have
@@ -352,7 +354,7 @@ impl Pump {
                     }
                 }
             }
-            if encrypt.stopping {
+            if stopping {
                 return TLS_SPLICE_STEP_STOPPED | TLS_SPLICE_STEP_FLUSH;
             }
             // SAFETY: by the contract above.

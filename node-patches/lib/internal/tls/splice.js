@@ -1,0 +1,817 @@
+'use strict';
+
+// tlsSocket.spliceTo() and tlsSocket.pipeToNative(). The bytes move in
+// src/crypto/crypto_tls_splice.cc and deps/tls_splice; here is who may splice
+// what, how a socket is handed over and given back, and how it ends.
+
+const {
+  ArrayPrototypePush,
+  ArrayPrototypeSlice,
+  Float64Array,
+  FunctionPrototypeCall,
+  MathMin,
+  Promise,
+  PromisePrototypeThen,
+  PromiseWithResolvers,
+  ReflectApply,
+  Symbol,
+  SymbolAsyncDispose,
+  SymbolDispose,
+  TypedArrayPrototypeSet,
+} = primordials;
+
+const EventEmitter = require('events');
+const net = require('net');
+const { FastBuffer } = require('internal/buffer');
+const { Buffer } = require('buffer');
+const { clearTimeout, setTimeout } = require('timers');
+const { addAbortListener } = require('internal/events/abort_listener');
+const { emitExperimentalWarning, kEmptyObject } = require('internal/util');
+const { inspect } = require('internal/util/inspect');
+const {
+  kBoundSession,
+  kBuffer,
+  kBufferCb,
+  kBufferGen,
+  kSession,
+} = require('internal/stream_base_commons');
+const {
+  ErrnoException,
+  codes: {
+    ERR_FEATURE_UNAVAILABLE_ON_PLATFORM,
+    ERR_INVALID_ARG_TYPE,
+    ERR_INVALID_ARG_VALUE,
+    ERR_INVALID_STATE,
+    ERR_SOCKET_CLOSED,
+    ERR_STREAM_PREMATURE_CLOSE,
+  },
+} = require('internal/errors');
+const {
+  validateAbortSignal,
+  validateBoolean,
+  validateInt32,
+  validateInteger,
+  validateObject,
+  validateOneOf,
+  validateString,
+} = require('internal/validators');
+const {
+  TLSSplice: NativeSplice,
+  spliceConstants: {
+    TLS_SPLICE_DECRYPT: kIn,
+    TLS_SPLICE_ENCRYPT: kOut,
+    TLS_SPLICE_EACCMODE,
+    TLS_SPLICE_ENOTSUP,
+    kInOver,
+    kOutOver,
+    kInStopped,
+    kOutStopped,
+    kFailed,
+    kTLSFailed,
+    kBytesIn,
+    kBytesOut,
+    kStallsIn,
+    kStallsOut,
+    kPeakBufferedIn,
+    kPeakBufferedOut,
+    kCloseNotify,
+    kLastActivity,
+    kStatsCount,
+  },
+} = internalBinding('tls_wrap');
+const { getLibuvNow } = internalBinding('timers');
+
+const isWindows = process.platform === 'win32';
+const kDirections = { __proto__: null, in: kIn, out: kOut, duplex: kIn | kOut };
+const kDefaultHighWaterMark = 256 * 1024;
+
+// On a TLSSocket: what has taken over a direction.
+const kSpliceIn = Symbol('kSpliceIn');
+const kSpliceOut = Symbol('kSpliceOut');
+// On a TLSSplice: what the TLSSocket tells it.
+const kIdle = Symbol('kIdle');
+const kOnDestroy = Symbol('kOnDestroy');
+const kOnFinal = Symbol('kOnFinal');
+const kRun = Symbol('kRun');
+
+function noop() {}
+
+// Takes what a socket has read and not passed on. Readable.read() would emit
+// 'data' for it.
+function takeReadable(socket) {
+  const state = socket._readableState;
+  const chunks = ArrayPrototypeSlice(state.buffer, state.bufferIndex);
+  state.buffer.length = 0;
+  state.bufferIndex = 0;
+  state.length = 0;
+  return chunks;
+}
+
+// Hands bytes to a socket's readers as if they had just arrived.
+function giveToReader(socket, chunk) {
+  if (!socket[kBuffer]) {
+    socket.push(chunk);
+    return;
+  }
+  // The `onread` option of net.connect(), see onStreamRead() in
+  // internal/stream_base_commons.
+  for (let offset = 0; offset < chunk.length && !socket.destroyed;) {
+    const buffer = socket[kBuffer];
+    const n = MathMin(buffer.length, chunk.length - offset);
+    TypedArrayPrototypeSet(buffer, chunk.subarray(offset, offset + n));
+    offset += n;
+    socket[kBufferCb](n, buffer);
+    if (socket[kBufferGen] !== null)
+      socket[kBuffer] = socket[kBufferGen]();
+  }
+}
+
+// JS believes that the handle is being read, and so leaves it alone.
+function stopReading(socket) {
+  socket._handle.readStop();
+  socket._handle.reading = true;
+}
+
+function resumeReading(socket) {
+  const handle = socket._handle;
+  if (socket.destroyed || !handle)
+    return;
+  handle.reading = false;
+  if (socket.readableEnded)
+    return;
+  // Emits 'end' if that is all there is left, and reads on if there is room.
+  socket.read(0);
+  // Unless it has asked for more before the splice, and still waits for it.
+  if (socket._handle === handle && !handle.reading &&
+      socket._readableState.reading && !socket._readableState.ended) {
+    handle.reading = true;
+    const err = handle.readStart();
+    if (err)
+      socket.destroy(new ErrnoException(err, 'read'));
+  }
+}
+
+/**
+ * One splice of a TLSSocket to an endpoint. Emits 'error' at most once, and
+ * then 'close' once, with the stats.
+ */
+class TLSSplice extends EventEmitter {
+  #socket;
+  #endpoint;       // The net.Socket of the `stream` option, or null.
+  #native;
+  #directions;
+  #autoClose;
+  #end;
+  #signal;
+  #abortListener = null;
+  #state = 'idle';
+  #reason = null;
+  #values = new Float64Array(kStatsCount);
+  #outcome = PromiseWithResolvers();
+  #stopped = null;
+  #quiet = false;    // Somebody looks at the promise: no uncaught 'error'.
+  #inBegun = false;
+  #outBegun = false;
+  #inOver = false;
+  #outOver = false;
+  #onFinal = null;
+  #tlsError = null;
+  #listeners = null;
+  #idleTimer = null;
+
+  constructor(socket, native, options) {
+    super();
+    this.#socket = socket;
+    this.#native = native;
+    this.#endpoint = options.stream ?? null;
+    this.#directions = kDirections[options.direction];
+    this.#autoClose = options.autoClose;
+    this.#end = options.end;
+    this.#signal = options.signal;
+    native.onchange = () => this.#update();
+    // Nobody has to look at it.
+    PromisePrototypeThen(this.#outcome.promise, undefined, noop);
+  }
+
+  /**
+   * @returns {'idle'|'running'|'stopping'|'closed'}
+   */
+  get state() {
+    return this.#state;
+  }
+
+  /**
+   * A promise for the stats at the end; rejects with what 'error' is emitted
+   * with. Never reported as an unhandled rejection.
+   * @type {Promise<object>}
+   */
+  get finished() {
+    this.#quiet = true;
+    return this.#outcome.promise;
+  }
+
+  /**
+   * Counters, in bytes unless said otherwise; up to date at each access.
+   * @type {object}
+   */
+  get stats() {
+    this.#native.readStats(this.#values);
+    const values = this.#values;
+    return {
+      bytesIn: values[kBytesIn],
+      bytesOut: values[kBytesOut],
+      packetsIn: 0,
+      packetsOut: 0,
+      dropsIn: 0,
+      dropsOut: 0,
+      stallsIn: values[kStallsIn],
+      stallsOut: values[kStallsOut],
+      peakBufferedIn: values[kPeakBufferedIn],
+      peakBufferedOut: values[kPeakBufferedOut],
+      closeNotify: values[kCloseNotify] !== 0,
+      reason: this.#reason,
+    };
+  }
+
+  /**
+   * Takes over the directions. Before the TLS handshake is done, as soon as it
+   * is. Does nothing while running.
+   * @returns {this}
+   */
+  start() {
+    if (this.#state === 'running')
+      return this;
+    const socket = this.#socket;
+    if (this.#state !== 'idle')
+      throw new ERR_INVALID_STATE('The splice has ended');
+    checkSocket(socket);
+    const wantsIn = (this.#directions & kIn) !== 0;
+    const wantsOut = (this.#directions & kOut) !== 0;
+    if ((wantsIn && socket[kSpliceIn]) || (wantsOut && socket[kSpliceOut]))
+      throw new ERR_INVALID_STATE('This direction of the socket is spliced');
+    if (wantsIn && socket.readableEncoding !== null)
+      throw new ERR_INVALID_STATE('The socket decodes what it reads');
+    if (wantsOut && socket.writableEnded)
+      throw new ERR_INVALID_STATE('The socket has been ended');
+    if (this.#endpoint)
+      checkEndpoint(this.#endpoint);
+
+    this.#state = 'running';
+    if (wantsIn)
+      socket[kSpliceIn] = this;
+    if (wantsOut)
+      socket[kSpliceOut] = this;
+    if (this.#signal !== undefined) {
+      if (this.#signal.aborted) {
+        this.#stop('aborted');
+        return this;
+      }
+      this.#abortListener =
+        addAbortListener(this.#signal, () => this.#stop('aborted'));
+    }
+    const onTLSError = (err) => { this.#tlsError = err; };
+    const onSecure = () => { if (!socket.destroyed) this.#begin(); };
+    const onClose = () => this.#onEndpointClose();
+    this.#listeners = () => {
+      socket.removeListener('_tlsError', onTLSError);
+      socket.removeListener('secure', onSecure);
+      this.#endpoint?.removeListener('close', onClose);
+    };
+    socket.on('_tlsError', onTLSError);
+    this.#endpoint?.on('close', onClose);
+    // The pump's first turn is one of the event loop's, so that whoever
+    // listens to 'secure' can still destroy the socket.
+    if (socket.secureConnecting)
+      socket.once('secure', onSecure);
+    else
+      this.#begin();
+    return this;
+  }
+
+  /**
+   * Ends the splice and gives the socket back to JS. Idempotent.
+   * @returns {Promise<object>} The stats; never rejects.
+   */
+  stop() {
+    this.#quiet = true;
+    this.#stopped ??= PromisePrototypeThen(this.#outcome.promise, undefined,
+                                           () => this.stats);
+    this.#stop('stopped');
+    return this.#stopped;
+  }
+
+  async [SymbolAsyncDispose]() {
+    await this.stop();
+  }
+
+  /**
+   * Keeps the event loop alive for the endpoint (the default).
+   * @returns {this}
+   */
+  ref() {
+    this.#native.ref();
+    return this;
+  }
+
+  /**
+   * Does not keep the event loop alive for the endpoint.
+   * @returns {this}
+   */
+  unref() {
+    this.#native.unref();
+    return this;
+  }
+
+  [inspect.custom](depth, options) {
+    if (depth < 0)
+      return this;
+    return `TLSSplice ${inspect({
+      state: this.#state,
+      stats: this.stats,
+    }, { ...options, depth: options.depth == null ? null : options.depth - 1 })}`;
+  }
+
+  // Runs to the end, for pipeToNative().
+  async [kRun]() {
+    this.#quiet = true;
+    this.start();
+    try {
+      return await this.#outcome.promise;
+    } catch (err) {
+      // Not with `err`: it is reported once, by the promise.
+      this.#socket.destroy();
+      throw err;
+    }
+  }
+
+  // Milliseconds since bytes last moved.
+  get [kIdle]() {
+    this.#native.readStats(this.#values);
+    return getLibuvNow() - this.#values[kLastActivity];
+  }
+
+  #begin() {
+    if (this.#state !== 'running')
+      return;
+    if (this.#endpoint)
+      stopReading(this.#endpoint);
+    if (this.#directions & kIn)
+      this.#beginIn();
+    if (this.#state === 'running' && this.#directions & kOut)
+      this.#beginOut();
+  }
+
+  #beginIn() {
+    const socket = this.#socket;
+    if (!this.#native.start(socket._handle, kIn, takeReadable(socket)))
+      return this.#fail(new ERR_SOCKET_CLOSED());
+    this.#inBegun = true;
+    socket._handle.reading = true;
+    // If it has ended, 'end' waits for what was just taken.
+    if (socket._readableState.ended && !socket.readableEnded)
+      socket.read(0);
+  }
+
+  // What JS has written goes out first.
+  #beginOut() {
+    const socket = this.#socket;
+    if (socket.writableLength === 0 && !socket.writableCorked)
+      return this.#beginOutNow();
+    socket.write('', (err) => {
+      if (!err && this.#state === 'running')
+        this.#beginOutNow();
+    });
+  }
+
+  #beginOutNow() {
+    const chunks = this.#endpoint ? takeReadable(this.#endpoint) : [];
+    if (!this.#native.start(this.#socket._handle, kOut, chunks))
+      return this.#fail(new ERR_SOCKET_CLOSED());
+    this.#outBegun = true;
+    if (this.#onFinal)
+      this.#native.endOut();
+  }
+
+  // Looks at what the native side has come to.
+  #update() {
+    if (this.#state === 'closed' || this.#state === 'idle')
+      return;
+    const state = this.#native.getState();
+    if (state & kTLSFailed) {
+      this.#failTLS();
+    } else if (this.#state === 'stopping') {
+      this.#finishStop(state);
+    } else if (state & kFailed) {
+      const { 0: err, 1: syscall } = this.#native.getFailure();
+      this.#stop('error', new ErrnoException(err, syscall));
+    } else {
+      if (state & kInOver)
+        this.#onInOver();
+      if (state & kOutOver)
+        this.#onOutOver();
+    }
+  }
+
+  // The TLS peer has ended, JS has been told, and the endpoint has every byte.
+  #onInOver() {
+    if (this.#inOver)
+      return;
+    this.#inOver = true;
+    if (this.#end) {
+      if (this.#endpoint)
+        this.#endpoint.end();
+      else
+        this.#native.shutdownEndpoint();
+    }
+    this.#closeIfOver();
+  }
+
+  // The endpoint has ended, or end() was called, and all of it is flushed.
+  #onOutOver() {
+    if (this.#outOver)
+      return;
+    const socket = this.#socket;
+    if (this.#onFinal) {
+      const onFinal = this.#onFinal;
+      this.#onFinal = null;
+      this.#outOver = true;
+      onFinal();
+      this.#closeIfOver();
+    } else if (this.#end) {
+      socket.end((err) => {
+        if (err || this.#outOver)
+          return;
+        this.#outOver = true;
+        this.#closeIfOver();
+      });
+    } else {
+      this.#outOver = true;
+      this.#release(kOut);
+      this.#closeIfOver();
+    }
+    // Let the endpoint's own readers see the end.
+    if (this.#endpoint)
+      resumeReading(this.#endpoint);
+  }
+
+  #closeIfOver() {
+    if ((this.#inOver || !(this.#directions & kIn)) &&
+        (this.#outOver || !(this.#directions & kOut))) {
+      this.#close('end');
+    }
+  }
+
+  #onEndpointClose() {
+    const inDone = this.#inOver || !(this.#directions & kIn);
+    const outDone = this.#outOver || !(this.#directions & kOut) ||
+                    (this.#native.getState() & kOutOver);
+    if (this.#state === 'running' && !(inDone && outDone))
+      this.#stop('error', new ERR_STREAM_PREMATURE_CLOSE());
+  }
+
+  #stop(reason, error) {
+    if (this.#state === 'closed' || this.#state === 'stopping')
+      return;
+    const idle = this.#state === 'idle' || !(this.#inBegun || this.#outBegun);
+    this.#state = 'stopping';
+    this.#reason = reason;
+    this.#error = error;
+    if (idle) {
+      this.#close(reason, error);
+      return;
+    }
+    this.#native.stop();
+    // Not now: the caller does not expect 'data' from inside this call.
+    process.nextTick(() => this.#update());
+  }
+
+  #error;
+
+  #finishStop(state) {
+    if (state & (kInStopped | kInOver))
+      this.#release(kIn);
+    if (this.#outBegun && !(state & (kOutStopped | kOutOver)))
+      return;
+    if (this.#inBegun && !(state & (kInStopped | kInOver)))
+      return;
+    this.#close(this.#reason, this.#error);
+  }
+
+  // Gives directions back to JS.
+  #release(directions) {
+    const socket = this.#socket;
+    if (directions & kIn && socket[kSpliceIn] === this) {
+      socket[kSpliceIn] = undefined;
+      if (this.#inBegun) {
+        const rest = this.#native.release(kIn);
+        if (!socket.destroyed && socket._handle) {
+          socket._handle.reading = false;
+          if (rest !== undefined)
+            giveToReader(socket, rest);
+          resumeReading(socket);
+        }
+      }
+    }
+    if (directions & kOut && socket[kSpliceOut] === this) {
+      socket[kSpliceOut] = undefined;
+      if (this.#outBegun)
+        this.#native.release(kOut);
+    }
+  }
+
+  // TLS or the stream below has failed. If JS does not know, tell it.
+  #failTLS() {
+    const socket = this.#socket;
+    if (this.#tlsError === null) {
+      try {
+        const { 0: err, 1: syscall } = this.#native.getFailure();
+        if (err !== 0)
+          this.#tlsError = new ErrnoException(err, syscall);
+      } catch (err) {
+        this.#tlsError = err;
+      }
+      socket.destroy(this.#tlsError);
+    } else {
+      // 'error' has been emitted.
+      socket.destroy();
+    }
+  }
+
+  #fail(error) {
+    this.#close('error', error);
+  }
+
+  // From tlsSocket._destroy(): not one more byte.
+  [kOnDestroy](err) {
+    if (this.#state === 'closed')
+      return;
+    if (this.#state === 'stopping') {
+      this.#close(this.#reason, this.#error);
+      return;
+    }
+    const state = this.#native.getState();
+    if (state & kTLSFailed || (err && !this.#inBegun && !this.#outBegun)) {
+      this.#close('error', err ?? this.#tlsError ?? new ERR_SOCKET_CLOSED());
+      return;
+    }
+    const inOver = (state & kInOver) || !(this.#directions & kIn);
+    const outOver = (state & kOutOver) || !(this.#directions & kOut);
+    if (!err && inOver && outOver) {
+      if (this.#directions & kIn)
+        this.#onInOver();
+      this.#close('end');
+    } else {
+      this.#close('destroyed', err);
+    }
+  }
+
+  // From tlsSocket._final(): send what is held, then `callback`.
+  [kOnFinal](callback) {
+    if (this.#outOver || this.#native.getState() & kOutOver)
+      return callback();
+    this.#onFinal = callback;
+    if (this.#outBegun)
+      this.#native.endOut();
+  }
+
+  #close(reason, error) {
+    if (this.#state === 'closed')
+      return;
+    const wasIdle = this.#state === 'idle';
+    this.#state = 'closed';
+    this.#reason = reason;
+    this.#abortListener?.[SymbolDispose]();
+    this.#listeners?.();
+    clearTimeout(this.#idleTimer);
+    this.#native.readStats(this.#values);
+
+    const socket = this.#socket;
+    if (socket.destroyed) {
+      // Closing the native side is enough, and can be done at any depth.
+      if (socket[kSpliceIn] === this)
+        socket[kSpliceIn] = undefined;
+      if (socket[kSpliceOut] === this)
+        socket[kSpliceOut] = undefined;
+    } else {
+      this.#release(kIn | kOut);
+    }
+    this.#native.close();
+
+    if (this.#endpoint) {
+      if (!wasIdle)
+        resumeReading(this.#endpoint);
+      if (this.#autoClose)
+        this.#endpoint.destroySoon();
+    }
+    const onFinal = this.#onFinal;
+    this.#onFinal = null;
+    onFinal?.(error);
+    process.nextTick(() => this.#emitOutcome(error));
+  }
+
+  #emitOutcome(error) {
+    const stats = this.stats;
+    if (error) {
+      this.#outcome.reject(error);
+      try {
+        if (!this.#quiet || this.listenerCount('error') > 0)
+          this.emit('error', error);
+      } finally {
+        this.emit('close', stats);
+      }
+    } else {
+      this.#outcome.resolve(stats);
+      this.emit('close', stats);
+    }
+  }
+
+  // The idle timeout of the socket has run out, as far as JS can tell. Returns
+  // whether bytes have moved in native code since it was armed.
+  rearm(timeout) {
+    const rest = timeout - this[kIdle];
+    if (!(rest > 0))
+      return false;
+    clearTimeout(this.#idleTimer);
+    this.#idleTimer = setTimeout(() => this.#socket._onTimeout(), rest);
+    this.#idleTimer.unref();
+    return true;
+  }
+}
+
+function checkSocket(socket) {
+  if (socket.destroyed || !socket._handle)
+    throw new ERR_SOCKET_CLOSED();
+  if (socket[kSession] || socket[kBoundSession])
+    throw new ERR_INVALID_STATE('The socket belongs to an HTTP/2 session');
+  if (socket.parser)
+    throw new ERR_INVALID_STATE('The socket belongs to an HTTP parser');
+}
+
+function checkEndpoint(stream) {
+  if (stream.destroyed)
+    throw new ERR_SOCKET_CLOSED();
+  if (stream.connecting || !stream._handle)
+    throw new ERR_INVALID_STATE('The stream is not connected');
+  if (stream.writableLength !== 0)
+    throw new ERR_INVALID_STATE('The stream has writes pending');
+  if (stream.parser)
+    throw new ERR_INVALID_STATE('The stream belongs to an HTTP parser');
+}
+
+function validateOptions(options) {
+  validateObject(options, 'options');
+  const {
+    fd,
+    stream,
+    direction = 'duplex',
+    autoClose = false,
+    end = true,
+    framing = 'auto',
+    highWaterMark = kDefaultHighWaterMark,
+    signal,
+  } = options;
+  validateString(direction, 'options.direction');
+  validateOneOf(direction, 'options.direction', ['in', 'out', 'duplex']);
+  validateBoolean(autoClose, 'options.autoClose');
+  validateBoolean(end, 'options.end');
+  validateString(framing, 'options.framing');
+  validateOneOf(framing, 'options.framing', ['auto', 'raw', 'ip', 'u16be']);
+  validateInteger(highWaterMark, 'options.highWaterMark', 1);
+  if (signal !== undefined)
+    validateAbortSignal(signal, 'options.signal');
+  if (stream === undefined) {
+    validateInt32(fd, 'options.fd', 0);
+  } else {
+    if (fd !== undefined) {
+      throw new ERR_INVALID_ARG_VALUE('options.fd', fd,
+                                      'cannot be combined with a stream');
+    }
+    if (!(stream instanceof net.Socket))
+      throw new ERR_INVALID_ARG_TYPE('options.stream', 'net.Socket', stream);
+    // TODO(tls-splice): the streams without a file descriptor of their own,
+    // once the pump writes to libuv streams.
+    if (stream.encrypted) {
+      throw new ERR_INVALID_ARG_VALUE('options.stream', stream,
+                                      'is not supported yet');
+    }
+  }
+  // TODO(tls-splice): packets, once the pump has framing.
+  if (framing === 'ip' || framing === 'u16be') {
+    throw new ERR_INVALID_ARG_VALUE('options.framing', framing,
+                                    'does not fit a byte stream');
+  }
+  return {
+    fd, stream, direction, autoClose, end, highWaterMark, signal,
+  };
+}
+
+function openNative(options) {
+  const { stream, direction } = options;
+  const fd = stream === undefined ? options.fd : stream._handle.fd;
+  const native = new NativeSplice();
+  const err = native.open(fd, kDirections[direction], options.highWaterMark,
+                          stream === undefined && options.autoClose);
+  if (err < 0)
+    throw new ErrnoException(err, 'open');
+  const name = stream === undefined ? 'options.fd' : 'options.stream';
+  const value = stream ?? fd;
+  if (err === TLS_SPLICE_EACCMODE) {
+    throw new ERR_INVALID_ARG_VALUE(
+      name, value, `is not open for direction '${direction}'`);
+  }
+  if (err === TLS_SPLICE_ENOTSUP) {
+    throw new ERR_INVALID_ARG_VALUE(
+      name, value, 'is not a pipe, stream socket or terminal');
+  }
+  if (err !== 0)
+    throw new ERR_INVALID_STATE(`The splice cannot be made (${err})`);
+  return native;
+}
+
+/**
+ * Joins the socket to a native endpoint; nothing moves before start().
+ * @param {object} options
+ * @returns {TLSSplice}
+ */
+function spliceTo(options) {
+  emitExperimentalWarning('tlsSocket.spliceTo()');
+  const validated = validateOptions(options);
+  if (isWindows)
+    throw new ERR_FEATURE_UNAVAILABLE_ON_PLATFORM('tlsSocket.spliceTo()');
+  checkSocket(this);
+  if (validated.stream !== undefined)
+    checkEndpoint(validated.stream);
+  return new TLSSplice(this, openNative(validated), validated);
+}
+
+/**
+ * Splices to `target` and runs to the end.
+ * @param {number|net.Socket} target
+ * @param {object} [options]
+ * @returns {Promise<object>} The stats. On an error the socket is destroyed.
+ */
+async function pipeToNative(target, options = kEmptyObject) {
+  validateObject(options, 'options');
+  const endpoint = typeof target === 'number' ? { fd: target } :
+    { stream: target };
+  if (target === undefined || target === null || (
+    typeof target !== 'number' && typeof target !== 'object')) {
+    throw new ERR_INVALID_ARG_TYPE('target', ['number', 'net.Socket'], target);
+  }
+  const splice = FunctionPrototypeCall(spliceTo, this,
+                                       { ...options, ...endpoint });
+  return splice[kRun]();
+}
+
+function isEmpty(chunk) {
+  return chunk === '' || chunk?.length === 0;
+}
+
+function checkWrite(socket) {
+  if (socket[kSpliceOut]) {
+    throw new ERR_INVALID_STATE(
+      'The socket is being written to by a splice');
+  }
+}
+
+// Adds the methods, and what a spliced socket does otherwise.
+function install(TLSSocket) {
+  const { prototype } = TLSSocket;
+  prototype.spliceTo = spliceTo;
+  prototype.pipeToNative = pipeToNative;
+
+  const base = net.Socket.prototype;
+  prototype.write = function write(chunk, encoding, callback) {
+    // Empty writes only drive the state of TLS, see renegotiate().
+    if (!isEmpty(chunk))
+      checkWrite(this);
+    return ReflectApply(base.write, this, [chunk, encoding, callback]);
+  };
+  prototype.end = function end(chunk, encoding, callback) {
+    if (chunk != null && typeof chunk !== 'function' && !isEmpty(chunk))
+      checkWrite(this);
+    return ReflectApply(base.end, this, [chunk, encoding, callback]);
+  };
+  prototype._final = function _final(callback) {
+    const final = () => ReflectApply(base._final, this, [callback]);
+    const splice = this[kSpliceOut];
+    if (splice) {
+      splice[kOnFinal]((err) => { err ? callback(err) : final(); });
+    } else {
+      final();
+    }
+  };
+  prototype._destroy = function _destroy(err, callback) {
+    const { [kSpliceIn]: spliceIn, [kSpliceOut]: spliceOut } = this;
+    spliceIn?.[kOnDestroy](err);
+    spliceOut?.[kOnDestroy](err);
+    return ReflectApply(base._destroy, this, [err, callback]);
+  };
+  prototype._onTimeout = function _onTimeout() {
+    const splice = this[kSpliceIn] ?? this[kSpliceOut];
+    if (!splice?.rearm(this.timeout))
+      ReflectApply(base._onTimeout, this, []);
+  };
+}
+
+module.exports = { TLSSplice, install };

@@ -1,0 +1,696 @@
+#include "crypto/crypto_tls_splice.h"
+#include "async_wrap-inl.h"
+#include "crypto/crypto_util.h"
+#include "debug_utils-inl.h"
+#include "env-inl.h"
+#include "memory_tracker-inl.h"
+#include "node_buffer.h"
+#include "node_external_reference.h"
+#include "stream_base-inl.h"
+#include "tls_splice.h"
+#include "util-inl.h"
+#include "v8.h"
+
+namespace node {
+
+using ncrypto::MarkPopErrorOnReturn;
+using ncrypto::SSLPointer;
+using v8::Array;
+using v8::Context;
+using v8::Float64Array;
+using v8::Function;
+using v8::FunctionCallbackInfo;
+using v8::FunctionTemplate;
+using v8::HandleScope;
+using v8::Integer;
+using v8::Isolate;
+using v8::Local;
+using v8::Number;
+using v8::Object;
+using v8::Uint32;
+using v8::Value;
+
+namespace crypto {
+
+namespace {
+
+// Keeps an SSL while the pump uses it, whatever OpenSSL's callbacks do.
+SSLPointer KeepAlive(const SSLPointer& ssl) {
+  SSL_up_ref(ssl.get());
+  return SSLPointer(ssl.get());
+}
+
+bool IsLibuvStream(StreamBase* stream) {
+  switch (stream->GetAsyncWrap()->provider_type()) {
+    case AsyncWrap::PROVIDER_TCPWRAP:
+    case AsyncWrap::PROVIDER_PIPEWRAP:
+    case AsyncWrap::PROVIDER_TTYWRAP:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+TLSSplice::TLSSplice(Environment* env, Local<Object> object)
+    : HandleWrap(env,
+                 object,
+                 reinterpret_cast<uv_handle_t*>(&poll_),
+                 AsyncWrap::PROVIDER_TLSSPLICE) {
+  MarkAsUninitialized();
+  // Until it is started, a splice is nothing but a file descriptor.
+  MakeWeak();
+}
+
+TLSSplice::~TLSSplice() {
+  Detach(spliced_);
+  FreePump();
+}
+
+void TLSSplice::MemoryInfo(MemoryTracker* tracker) const {
+  tracker->TrackField("tls_wrap", tls_wrap_);
+  if (pump_ != nullptr) {
+    tracker->TrackFieldWithSize(
+        "held", tls_splice_undelivered(pump_), "tls_splice");
+  }
+}
+
+void TLSSplice::New(const FunctionCallbackInfo<Value>& args) {
+  CHECK(args.IsConstructCall());
+  CHECK_EQ(tls_splice_abi_version(), TLS_SPLICE_ABI_VERSION);
+  Environment* env = Environment::GetCurrent(args);
+  new TLSSplice(env, args.This());
+}
+
+// open(fd, directions, highWaterMark, autoClose): 0, a libuv error code, or one
+// of TLS_SPLICE_E*.
+void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  CHECK_NULL(splice->pump_);
+  CHECK(args[0]->IsInt32());
+  CHECK(args[1]->IsUint32());
+  CHECK(args[2]->IsNumber());
+  CHECK(args[3]->IsBoolean());
+
+  const int fd = args[0].As<v8::Int32>()->Value();
+  tls_splice_config config{
+      .struct_size = sizeof(config),
+      .fd = fd,
+      .directions = args[1].As<Uint32>()->Value(),
+      .high_water_mark = static_cast<size_t>(args[2].As<Number>()->Value()),
+  };
+  int err = tls_splice_new(&config, &splice->pump_);
+  if (err != TLS_SPLICE_OK) return args.GetReturnValue().Set(err);
+
+  err = uv_poll_init(splice->env()->event_loop(),
+                     &splice->poll_,
+                     tls_splice_poll_fd(splice->pump_));
+  if (err != 0) {
+    splice->FreePump();
+    return args.GetReturnValue().Set(err);
+  }
+  splice->MarkAsInitialized();
+  if (args[3]->IsTrue()) tls_splice_adopt_fd(splice->pump_, fd);
+  args.GetReturnValue().Set(0);
+}
+
+// start(tlsWrap, direction, chunks): true, or false if the TLSWrap is not able
+// to. `chunks` are Uint8Arrays that go before all else in that direction.
+void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  CHECK(args[0]->IsObject());
+  CHECK(args[1]->IsUint32());
+  CHECK(args[2]->IsArray());
+
+  TLSWrap* tls_wrap;
+  ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
+  const uint32_t direction = args[1].As<Uint32>()->Value();
+  CHECK(direction == TLS_SPLICE_DECRYPT || direction == TLS_SPLICE_ENCRYPT);
+  TLSSplice*& slot = direction == TLS_SPLICE_DECRYPT ? tls_wrap->splice_in_
+                                                     : tls_wrap->splice_out_;
+  if (splice->IsHandleClosing() || !tls_wrap->ssl_ || slot != nullptr ||
+      tls_wrap->underlying_stream() == nullptr) {
+    return args.GetReturnValue().Set(false);
+  }
+
+  Environment* env = splice->env();
+  tls_splice_start(splice->pump_, direction);
+  Local<Array> chunks = args[2].As<Array>();
+  for (uint32_t i = 0; i < chunks->Length(); i++) {
+    Local<Value> chunk;
+    if (!chunks->Get(env->context(), i).ToLocal(&chunk)) return;
+    ArrayBufferViewContents<uint8_t> bytes(chunk);
+    tls_splice_push_before(
+        splice->pump_, direction, bytes.data(), bytes.length());
+  }
+
+  if (splice->spliced_ == 0) {
+    CHECK(!splice->tls_wrap_);
+    splice->ClearWeak();
+    splice->tls_wrap_.reset(tls_wrap);
+    splice->direct_ = IsLibuvStream(tls_wrap->underlying_stream());
+    tls_wrap->underlying_stream()->PushStreamListener(splice);
+  }
+  CHECK_EQ(splice->tls_wrap_.get(), tls_wrap);
+  splice->spliced_ |= direction;
+  slot = splice;
+  splice->last_activity_ = uv_now(env->event_loop());
+  // No event may come for what is buffered already. Not now, though: this can
+  // be a callback of the very call that is reading.
+  splice->ScheduleTurn();
+  args.GetReturnValue().Set(true);
+}
+
+// stop(): both directions. getState() says when they have.
+void TLSSplice::Stop(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  if (splice->spliced_ == 0 || splice->stop_requested_) return;
+  splice->stop_requested_ = true;
+  if (splice->depth_ > 0) {
+    // The pump returns as soon as OpenSSL does, and is then told.
+    tls_splice_cancel(splice->pump_);
+    return;
+  }
+  tls_splice_stop(splice->pump_);
+  splice->state_bits_ |= kInStopped;
+  splice->SetReading(false);
+  splice->Encrypt();
+}
+
+// endOut(): stop reading the source, as if it had ended.
+void TLSSplice::EndOut(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  if (splice->pump_ == nullptr) return;
+  tls_splice_end_encrypt(splice->pump_);
+  splice->ScheduleTurn();
+}
+
+// shutdownEndpoint(): end the write side of a socket.
+void TLSSplice::ShutdownEndpoint(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  tls_splice_shutdown_write(splice->pump_);
+}
+
+// release(directions): give them back to the TLSWrap. Returns a Buffer with the
+// cleartext that was not delivered, or undefined.
+void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  CHECK(args[0]->IsUint32());
+  const uint32_t directions = args[0].As<Uint32>()->Value() & splice->spliced_;
+  CHECK_EQ(splice->depth_, 0);
+  const size_t len = (directions & TLS_SPLICE_DECRYPT) != 0
+                         ? tls_splice_undelivered(splice->pump_)
+                         : 0;
+  const ssize_t held_read = splice->held_read_;
+  BaseObjectPtr<TLSWrap> tls_wrap = splice->tls_wrap_;
+  splice->Detach(directions);
+
+  if ((directions & TLS_SPLICE_DECRYPT) != 0 && tls_wrap->ssl_ &&
+      !tls_wrap->eof_) {
+    // What OpenSSL holds, and the end of the stream below, go to JS after what
+    // is returned here.
+    splice->env()->SetImmediate([tls_wrap, held_read](Environment* env) {
+      HandleScope handle_scope(env->isolate());
+      Context::Scope context_scope(env->context());
+      if (!tls_wrap->ssl_ || tls_wrap->splice_in_ != nullptr) return;
+      tls_wrap->Cycle();
+      if (held_read < 0 && tls_wrap->ssl_ && tls_wrap->splice_in_ == nullptr)
+        tls_wrap->OnStreamRead(held_read, uv_buf_init(nullptr, 0));
+    });
+  }
+
+  if (len == 0) return;
+  Local<Object> buffer;
+  if (!Buffer::New(splice->env()->isolate(), len).ToLocal(&buffer)) return;
+  tls_splice_take_undelivered(
+      splice->pump_,
+      reinterpret_cast<uint8_t*>(Buffer::Data(buffer)),
+      len);
+  args.GetReturnValue().Set(buffer);
+}
+
+void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  CHECK(args[0]->IsFloat64Array());
+  Local<Float64Array> array = args[0].As<Float64Array>();
+  CHECK_EQ(array->Length(), kStatsCount);
+  double* out = reinterpret_cast<double*>(
+      static_cast<char*>(array->Buffer()->Data()) + array->ByteOffset());
+  tls_splice_stats stats;
+  // Inside a call into the pump, the array keeps what it had.
+  if (splice->pump_ == nullptr ||
+      !tls_splice_get_stats(splice->pump_, &stats)) {
+    return;
+  }
+  out[kBytesIn] = static_cast<double>(stats.bytes_in);
+  out[kBytesOut] = static_cast<double>(stats.bytes_out);
+  out[kStallsIn] = static_cast<double>(stats.stalls_in);
+  out[kStallsOut] = static_cast<double>(stats.stalls_out);
+  out[kPeakBufferedIn] = static_cast<double>(stats.peak_buffered_in);
+  out[kPeakBufferedOut] = static_cast<double>(stats.peak_buffered_out);
+  out[kCloseNotify] = static_cast<double>(stats.close_notify);
+  out[kLastActivity] = static_cast<double>(splice->last_activity_);
+}
+
+void TLSSplice::GetState(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  args.GetReturnValue().Set(splice->state_bits_);
+}
+
+// getFailure(): [libuv error code, syscall] of the endpoint or of the stream
+// below. Throws the error of OpenSSL if encryption failed.
+void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  Environment* env = splice->env();
+  tls_splice_failure failure{};
+  int err = splice->write_error_;
+  bool is_write = true;
+  if (err == 0 && tls_splice_get_failure(splice->pump_, &failure)) {
+    if (failure.is_tls) {
+      return ThrowCryptoError(env, failure.tls_error, "SSL_write failed");
+    }
+    err = uv_translate_sys_error(failure.errnum);
+    is_write = failure.is_write;
+  }
+  Local<Value> result[] = {
+      Integer::New(env->isolate(), err),
+      is_write ? FIXED_ONE_BYTE_STRING(env->isolate(), "write")
+               : FIXED_ONE_BYTE_STRING(env->isolate(), "read"),
+  };
+  args.GetReturnValue().Set(
+      Array::New(env->isolate(), result, arraysize(result)));
+}
+
+void TLSSplice::Detach(uint32_t directions) {
+  if (directions == 0) return;
+  CHECK(tls_wrap_);
+  spliced_ &= ~directions;
+  if ((directions & TLS_SPLICE_DECRYPT) != 0) {
+    SetReading(false);
+    // Inside a call into OpenSSL its BIO stays. That only happens when the SSL
+    // is being destroyed, and the BIO goes with it.
+    if (rbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
+      tls_splice_detach_rbio(pump_, tls_wrap_->ssl_.get());
+    rbio_attached_ = false;
+    held_read_ = 0;
+    tls_wrap_->splice_in_ = nullptr;
+  }
+  if ((directions & TLS_SPLICE_ENCRYPT) != 0) tls_wrap_->splice_out_ = nullptr;
+  if (spliced_ != 0) return UpdateInterest();
+
+  if (poll_events_ != 0) uv_poll_stop(&poll_);
+  poll_events_ = 0;
+  // During the destruction of the stream there is nothing to remove.
+  if (stream() != nullptr) stream()->RemoveStreamListener(this);
+  tls_wrap_.reset();
+}
+
+void TLSSplice::FreePump() {
+  if (depth_ > 0) return;  // Whoever is in there does it.
+  tls_splice_free(pump_);
+  pump_ = nullptr;
+}
+
+void TLSSplice::Close(Local<Value> close_callback) {
+  if (!IsHandleClosing()) {
+    Detach(spliced_);
+    if (depth_ > 0) tls_splice_cancel(pump_);
+    HandleWrap::Close(close_callback);
+    // libuv is done with the file descriptor.
+    FreePump();
+  }
+}
+
+void TLSSplice::OnDestroySSL() {
+  if (depth_ > 0) tls_splice_cancel(pump_);
+  Detach(spliced_);
+}
+
+void TLSSplice::OnStreamDestroy() {
+  Detach(spliced_);
+}
+
+uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
+  // This is the top of the stack: the time to change what OpenSSL reads from.
+  if (direct_ && !rbio_attached_ && (spliced_ & TLS_SPLICE_DECRYPT) != 0) {
+    rbio_attached_ = tls_splice_attach_rbio(pump_, tls_wrap_->ssl_.get()) ==
+                     TLS_SPLICE_OK;
+  }
+  if (!rbio_attached_) return previous_listener_->OnStreamAlloc(suggested_size);
+  tls_splice_buf buf = tls_splice_alloc(pump_);
+  return uv_buf_init(reinterpret_cast<char*>(buf.base), buf.len);
+}
+
+void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
+  BaseObjectPtr<TLSSplice> strong_ref{this};
+  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) {
+    previous_listener_->OnStreamRead(nread, buf);
+  } else if ((state_bits_ & kInOver) != 0) {
+    // As in TLSWrap, everything after close_notify is ignored.
+    if (rbio_attached_) tls_splice_commit(pump_, 0);
+  } else if (nread == UV_ENOBUFS) {
+    // Somebody else has resumed the stream while the sink is full.
+    stream()->ReadStop();
+  } else if (nread < 0) {
+    if (rbio_attached_) tls_splice_commit(pump_, 0);
+    held_read_ = nread;
+    reading_ = false;
+    DeliverHeldRead();
+  } else if (rbio_attached_) {
+    tls_splice_commit(pump_, nread);
+    BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
+    if (nread > 0) tls_wrap->Cycle();
+  } else {
+    previous_listener_->OnStreamRead(nread, buf);
+  }
+  if (want_tls_) Encrypt();
+}
+
+void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
+  BaseObjectPtr<TLSSplice> strong_ref{this};
+  // JS hears of its own write's failure; one of ours it would never hear of.
+  const bool ours = (spliced_ & TLS_SPLICE_ENCRYPT) != 0 &&
+                    !tls_wrap_->current_write_ && !tls_wrap_->shutdown_;
+  previous_listener_->OnStreamAfterWrite(w, status);
+  if (status == 0) {
+    OnDrain();
+  } else if (ours) {
+    FailTLS(status);
+  }
+}
+
+bool TLSSplice::is_flushed() const {
+  return tls_wrap_->write_size_ == 0 &&
+         BIO_pending(tls_wrap_->enc_out_) == 0;
+}
+
+void TLSSplice::OnDrain() {
+  if (depth_ > 0 || (spliced_ & TLS_SPLICE_ENCRYPT) == 0 || !tls_wrap_->ssl_)
+    return;
+  if (out_more_ && is_flushed()) ScheduleTurn();
+  UpdateInterest();
+}
+
+void TLSSplice::FailTLS(int err) {
+  if (write_error_ != 0) return;
+  write_error_ = err;
+  state_bits_ |= kTLSFailed;
+  Notify();
+}
+
+void TLSSplice::DeliverHeldRead() {
+  if (depth_ > 0 || !kicked_) return;
+  if (tls_wrap_->eof_) return DeliverAfterEOF();
+  if (held_read_ == 0) return;
+  BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
+  // The last of the ciphertext may still be there.
+  if (tls_wrap->ssl_) tls_wrap->Cycle();
+  if (held_read_ == 0 || tls_splice_undelivered(pump_) != 0 || more_) return;
+  if ((state_bits_ & (kInOver | kInStopped | kFailed)) != 0) return;
+  const ssize_t nread = held_read_;
+  held_read_ = 0;
+  state_bits_ |= kInOver;
+  if (nread != UV_EOF) state_bits_ |= kTLSFailed;
+  Notify();
+  previous_listener_->OnStreamRead(nread, uv_buf_init(nullptr, 0));
+}
+
+// JS has seen the end already. What it had read before goes to the endpoint.
+void TLSSplice::DeliverAfterEOF() {
+  constexpr uint32_t kDone = kInOver | kInStopped | kFailed | kTLSFailed;
+  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || (state_bits_ & kDone) != 0)
+    return;
+  Decrypt();
+  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || (state_bits_ & kDone) != 0 ||
+      tls_splice_undelivered(pump_) != 0) {
+    return;
+  }
+  state_bits_ |= kInOver;
+  Notify();
+}
+
+void TLSSplice::OnPoll(uv_poll_t* handle, int status, int events) {
+  TLSSplice* splice = ContainerOf(&TLSSplice::poll_, handle);
+  Environment* env = splice->env();
+  HandleScope handle_scope(env->isolate());
+  Context::Scope context_scope(env->context());
+  BaseObjectPtr<TLSSplice> strong_ref{splice};
+  // libuv stops at POLLERR; the next read or write says what it is.
+  if (status < 0) {
+    splice->poll_events_ = 0;
+    events = UV_READABLE | UV_WRITABLE;
+  }
+  events = tls_splice_ready(splice->pump_, events);
+  if ((events & UV_WRITABLE) != 0 &&
+      (splice->spliced_ & TLS_SPLICE_DECRYPT) != 0) {
+    BaseObjectPtr<TLSWrap> tls_wrap = splice->tls_wrap_;
+    tls_wrap->Cycle();
+    if (splice->spliced_ != 0) splice->DeliverHeldRead();
+  }
+  if ((events & UV_READABLE) != 0) splice->Encrypt();
+  splice->UpdateInterest();
+}
+
+void TLSSplice::ScheduleTurn() {
+  if (turn_scheduled_) return;
+  turn_scheduled_ = true;
+  BaseObjectPtr<TLSSplice> strong_ref{this};
+  env()->SetImmediate([strong_ref](Environment* env) {
+    HandleScope handle_scope(env->isolate());
+    Context::Scope context_scope(env->context());
+    strong_ref->turn_scheduled_ = false;
+    strong_ref->Turn();
+  });
+}
+
+void TLSSplice::Turn() {
+  if (spliced_ == 0 || !tls_wrap_->ssl_) return;
+  if (!kicked_) {
+    kicked_ = true;
+    if ((spliced_ & TLS_SPLICE_DECRYPT) != 0) SetReading(true);
+  }
+  BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
+  tls_wrap->Cycle();
+  if (spliced_ != 0) DeliverHeldRead();
+  Encrypt();
+}
+
+int TLSSplice::ClearOut() {
+  // Until the first turn, and while a callback of OpenSSL runs.
+  if (!kicked_ || depth_ > 0) return 1;
+  return Decrypt();
+}
+
+void TLSSplice::Absorb(const char* data, size_t len) {
+  tls_splice_push_before(pump_,
+                         TLS_SPLICE_DECRYPT,
+                         reinterpret_cast<const uint8_t*>(data),
+                         len);
+}
+
+int TLSSplice::Decrypt() {
+  constexpr uint32_t kDone = kInOver | kInStopped | kFailed | kTLSFailed;
+  if ((state_bits_ & kDone) != 0) return 1;
+  BaseObjectPtr<TLSSplice> strong_ref{this};
+  SSLPointer ssl = KeepAlive(tls_wrap_->ssl_);
+
+  int ssl_ret = 1;
+  depth_++;
+  const uint32_t step = tls_splice_decrypt(pump_, ssl.get(), &ssl_ret);
+  depth_--;
+
+  if (IsHandleClosing()) FreePump();
+  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return 1;
+  CountBytes();
+  if (stop_requested_) {
+    tls_splice_stop(pump_);
+    state_bits_ |= kInStopped;
+    SetReading(false);
+    Notify();
+    ScheduleTurn();
+    return 1;
+  }
+  more_ = (step & TLS_SPLICE_STEP_MORE) != 0;
+  SetReading((step & TLS_SPLICE_STEP_PAUSE_TLS) == 0);
+  if (more_) ScheduleTurn();
+  if ((step & TLS_SPLICE_STEP_FAILED) != 0) {
+    state_bits_ |= kFailed;
+    Notify();
+  }
+  if ((step & TLS_SPLICE_STEP_OVER) != 0) {
+    state_bits_ |= kInOver;
+    tls_splice_stats stats;
+    tls_splice_get_stats(pump_, &stats);
+    if (stats.close_notify == 0) state_bits_ |= kTLSFailed;
+    Notify();
+  }
+  UpdateInterest();
+  return ssl_ret;
+}
+
+void TLSSplice::Encrypt() {
+  constexpr uint32_t kDone = kOutOver | kOutStopped | kTLSFailed;
+  if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0 || (state_bits_ & kDone) != 0 ||
+      depth_ > 0 || !tls_wrap_->ssl_) {
+    return;
+  }
+  BaseObjectPtr<TLSSplice> strong_ref{this};
+  BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
+  SSLPointer ssl = KeepAlive(tls_wrap->ssl_);
+  MarkPopErrorOnReturn mark_pop_error_on_return;
+
+  depth_++;
+  const uint32_t step = tls_splice_encrypt(pump_, ssl.get());
+  if (spliced_ != 0) CountBytes();
+  if ((step & TLS_SPLICE_STEP_FLUSH) != 0) tls_wrap->EncOut();
+  depth_--;
+
+  if (IsHandleClosing()) FreePump();
+  if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
+  if (stop_requested_ && (state_bits_ & kInStopped) == 0) {
+    // Asked for inside. The next turn finishes what OpenSSL has begun.
+    tls_splice_stop(pump_);
+    state_bits_ |= kInStopped;
+    SetReading(false);
+    return ScheduleTurn();
+  }
+  want_tls_ = (step & TLS_SPLICE_STEP_WANT_TLS) != 0;
+  out_more_ = (step & TLS_SPLICE_STEP_MORE) != 0;
+  if (out_more_ && is_flushed()) ScheduleTurn();
+  if ((step & TLS_SPLICE_STEP_FAILED) != 0) {
+    state_bits_ |= kFailed;
+    tls_splice_failure failure{};
+    tls_splice_get_failure(pump_, &failure);
+    if (failure.is_tls) state_bits_ |= kTLSFailed;
+  }
+  if ((step & TLS_SPLICE_STEP_OVER) != 0) state_bits_ |= kOutOver;
+  if ((step & TLS_SPLICE_STEP_STOPPED) != 0) state_bits_ |= kOutStopped;
+  if ((state_bits_ & (kFailed | kOutOver | kOutStopped)) != 0) Notify();
+  UpdateInterest();
+}
+
+void TLSSplice::CountBytes() {
+  tls_splice_stats stats;
+  if (!tls_splice_get_stats(pump_, &stats)) return;
+  const uint64_t in = stats.bytes_decrypted;
+  const uint64_t out = stats.bytes_out;
+  if (in == counted_in_ && out == counted_out_) return;
+  tls_wrap_->bytes_read_ += in - counted_in_;
+  tls_wrap_->bytes_written_ += out - counted_out_;
+  counted_in_ = in;
+  counted_out_ = out;
+  last_activity_ = uv_now(env()->event_loop());
+}
+
+void TLSSplice::SetReading(bool on) {
+  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 && on) return;
+  StreamBase* stream = static_cast<StreamBase*>(this->stream());
+  if (on == reading_ || stream == nullptr || held_read_ != 0) return;
+  reading_ = on;
+  // A stream that has ended says so again; there is nothing to do about it.
+  if (on) {
+    stream->ReadStart();
+  } else {
+    stream->ReadStop();
+  }
+}
+
+void TLSSplice::UpdateInterest() {
+  if (IsHandleClosing() || depth_ > 0 || spliced_ == 0) return;
+  int events = 0;
+  constexpr uint32_t kDone = kFailed | kTLSFailed | kInStopped;
+  if (kicked_ && tls_wrap_->ssl_ && (state_bits_ & kDone) == 0)
+    events = tls_splice_interest(pump_, tls_wrap_->ssl_.get());
+  if (events == poll_events_) return;
+  poll_events_ = events;
+  if (events == 0) {
+    uv_poll_stop(&poll_);
+  } else {
+    uv_poll_start(&poll_, events, OnPoll);
+  }
+}
+
+void TLSSplice::Notify() {
+  if (notify_scheduled_) return;
+  notify_scheduled_ = true;
+  BaseObjectPtr<TLSSplice> strong_ref{this};
+  env()->SetImmediate([strong_ref](Environment* env) {
+    strong_ref->notify_scheduled_ = false;
+    if (strong_ref->IsHandleClosing() || !env->can_call_into_js()) return;
+    HandleScope handle_scope(env->isolate());
+    Context::Scope context_scope(env->context());
+    strong_ref->MakeCallback(env->onchange_string(), 0, nullptr);
+  });
+}
+
+void TLSSplice::Initialize(Environment* env, Local<Object> target) {
+  Isolate* isolate = env->isolate();
+  Local<Context> context = env->context();
+  Local<FunctionTemplate> t = NewFunctionTemplate(isolate, New);
+  t->InstanceTemplate()->SetInternalFieldCount(TLSSplice::kInternalFieldCount);
+  t->Inherit(HandleWrap::GetConstructorTemplate(env));
+
+  SetProtoMethod(isolate, t, "open", Open);
+  SetProtoMethod(isolate, t, "start", Start);
+  SetProtoMethod(isolate, t, "stop", Stop);
+  SetProtoMethod(isolate, t, "endOut", EndOut);
+  SetProtoMethod(isolate, t, "shutdownEndpoint", ShutdownEndpoint);
+  SetProtoMethod(isolate, t, "release", Release);
+  SetProtoMethodNoSideEffect(isolate, t, "readStats", ReadStats);
+  SetProtoMethodNoSideEffect(isolate, t, "getState", GetState);
+  SetProtoMethodNoSideEffect(isolate, t, "getFailure", GetFailure);
+  SetConstructorFunction(context, target, "TLSSplice", t);
+
+  Local<Object> constants = Object::New(isolate);
+  NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_DECRYPT);
+  NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_ENCRYPT);
+  NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_EACCMODE);
+  NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_ENOTSUP);
+  NODE_DEFINE_CONSTANT(constants, kInOver);
+  NODE_DEFINE_CONSTANT(constants, kOutOver);
+  NODE_DEFINE_CONSTANT(constants, kInStopped);
+  NODE_DEFINE_CONSTANT(constants, kOutStopped);
+  NODE_DEFINE_CONSTANT(constants, kFailed);
+  NODE_DEFINE_CONSTANT(constants, kTLSFailed);
+  NODE_DEFINE_CONSTANT(constants, kBytesIn);
+  NODE_DEFINE_CONSTANT(constants, kBytesOut);
+  NODE_DEFINE_CONSTANT(constants, kStallsIn);
+  NODE_DEFINE_CONSTANT(constants, kStallsOut);
+  NODE_DEFINE_CONSTANT(constants, kPeakBufferedIn);
+  NODE_DEFINE_CONSTANT(constants, kPeakBufferedOut);
+  NODE_DEFINE_CONSTANT(constants, kCloseNotify);
+  NODE_DEFINE_CONSTANT(constants, kLastActivity);
+  NODE_DEFINE_CONSTANT(constants, kStatsCount);
+  target
+      ->Set(context,
+            FIXED_ONE_BYTE_STRING(isolate, "spliceConstants"),
+            constants)
+      .Check();
+}
+
+void TLSSplice::RegisterExternalReferences(
+    ExternalReferenceRegistry* registry) {
+  registry->Register(New);
+  registry->Register(Open);
+  registry->Register(Start);
+  registry->Register(Stop);
+  registry->Register(EndOut);
+  registry->Register(ShutdownEndpoint);
+  registry->Register(Release);
+  registry->Register(ReadStats);
+  registry->Register(GetState);
+  registry->Register(GetFailure);
+}
+
+}  // namespace crypto
+}  // namespace node

@@ -1,0 +1,157 @@
+#ifndef SRC_CRYPTO_CRYPTO_TLS_SPLICE_H_
+#define SRC_CRYPTO_CRYPTO_TLS_SPLICE_H_
+
+#if defined(NODE_WANT_INTERNALS) && NODE_WANT_INTERNALS
+
+#include "crypto/crypto_tls.h"
+#include "handle_wrap.h"
+#include "stream_base.h"
+#include "uv.h"
+
+struct tls_splice;
+
+namespace node {
+namespace crypto {
+
+// Joins a TLSWrap to a file descriptor, see tlsSocket.spliceTo(). The pump is
+// in deps/tls_splice; this class hands it what arrives from libuv and OpenSSL,
+// and carries out the steps that it returns. It decides nothing.
+//
+// While a direction is spliced, this object is pushed on the stream below the
+// TLSWrap as a listener, and the TLSWrap points to it.
+//
+// The uv_poll_t watches the file descriptor. Everything happens on the thread
+// of the event loop.
+class TLSSplice final : public HandleWrap, public StreamListener {
+ public:
+  static void Initialize(Environment* env, v8::Local<v8::Object> target);
+  static void RegisterExternalReferences(ExternalReferenceRegistry* registry);
+
+  ~TLSSplice() override;
+
+  // What TLSWrap::ClearOut() does while decryption is spliced. Returns what
+  // SSL_read() returned if that has to be reported, and 1 otherwise.
+  int ClearOut();
+  // Takes cleartext that TLSWrap::ClearOut() had read when the splice started.
+  void Absorb(const char* data, size_t len);
+  // The TLSWrap is about to free its SSL.
+  void OnDestroySSL();
+
+  // Implement HandleWrap:
+  void Close(v8::Local<v8::Value> close_callback =
+                 v8::Local<v8::Value>()) override;
+
+  // Implement StreamListener:
+  uv_buf_t OnStreamAlloc(size_t suggested_size) override;
+  void OnStreamRead(ssize_t nread, const uv_buf_t& buf) override;
+  void OnStreamAfterWrite(WriteWrap* w, int status) override;
+  void OnStreamDestroy() override;
+
+  // Implement MemoryRetainer:
+  void MemoryInfo(MemoryTracker* tracker) const override;
+  SET_MEMORY_INFO_NAME(TLSSplice)
+  SET_SELF_SIZE(TLSSplice)
+
+ private:
+  // Bits of getState(), which JS reads when onchange() is called.
+  enum State : uint32_t {
+    kInOver = 1 << 0,      // Everything is delivered, and JS has seen the end.
+    kOutOver = 1 << 1,     // Everything is flushed.
+    kInStopped = 1 << 2,   // Nothing moves any more, as asked.
+    kOutStopped = 1 << 3,  // Likewise.
+    kFailed = 1 << 4,      // The endpoint failed, see getFailure().
+    kTLSFailed = 1 << 5,   // TLS or the stream below failed.
+  };
+
+  // Indices of the array that readStats() fills.
+  enum Stats {
+    kBytesIn,
+    kBytesOut,
+    kStallsIn,
+    kStallsOut,
+    kPeakBufferedIn,
+    kPeakBufferedOut,
+    kCloseNotify,
+    kLastActivity,  // In milliseconds of the loop's clock.
+    kStatsCount
+  };
+
+  static void New(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void Open(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void Start(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void Stop(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void EndOut(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void ShutdownEndpoint(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void Release(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void ReadStats(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void GetState(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void GetFailure(const v8::FunctionCallbackInfo<v8::Value>& args);
+
+  TLSSplice(Environment* env, v8::Local<v8::Object> object);
+
+  static void OnPoll(uv_poll_t* handle, int status, int events);
+
+  // Lets the TLSWrap go: its SSL reads from its own BIO again, and it hears the
+  // stream below itself. For both directions, or for one of two.
+  void Detach(uint32_t directions);
+  void FreePump();
+
+  // Call the pump, and take the steps that it returns.
+  int Decrypt();
+  void Encrypt();
+  // Run both in the next turn of the loop.
+  void ScheduleTurn();
+  void Turn();
+  // The write BIO has been flushed.
+  void OnDrain();
+  // Hand over an EOF or error of the stream below, once all before it is
+  // delivered.
+  void DeliverHeldRead();
+  void DeliverAfterEOF();
+  void SetReading(bool on);
+  void UpdateInterest();
+  void CountBytes();
+  void FailTLS(int err);
+  // Tell JS that getState() has changed, from the top of the stack.
+  void Notify();
+
+  bool is_flushed() const;
+
+  uv_poll_t poll_;
+  int poll_events_ = 0;
+  tls_splice* pump_ = nullptr;
+  BaseObjectPtr<TLSWrap> tls_wrap_;
+
+  uint32_t state_bits_ = 0;
+  // Directions, as TLS_SPLICE_DECRYPT and TLS_SPLICE_ENCRYPT.
+  uint32_t spliced_ = 0;
+  // Depth of calls into the pump: OpenSSL callbacks can get here again.
+  int depth_ = 0;
+  // The stream below is libuv's: ciphertext goes past the NodeBIO.
+  bool direct_ = false;
+  bool rbio_attached_ = false;
+  bool kicked_ = false;
+  bool reading_ = false;
+  // The pump has more to do in the next turn, or when the write BIO has drained.
+  bool more_ = false;
+  bool out_more_ = false;
+  bool want_tls_ = false;
+  bool stop_requested_ = false;
+  bool turn_scheduled_ = false;
+  bool notify_scheduled_ = false;
+  // A negative status that the stream below has reported, or 0.
+  ssize_t held_read_ = 0;
+  // What has been counted in the TLSWrap's bytesRead and bytesWritten.
+  uint64_t counted_in_ = 0;
+  uint64_t counted_out_ = 0;
+  uint64_t last_activity_ = 0;
+  // Why writing to the stream below has failed, or 0.
+  int write_error_ = 0;
+};
+
+}  // namespace crypto
+}  // namespace node
+
+#endif  // defined(NODE_WANT_INTERNALS) && NODE_WANT_INTERNALS
+
+#endif  // SRC_CRYPTO_CRYPTO_TLS_SPLICE_H_
