@@ -24,7 +24,7 @@ use tls_splice::stats::Stats;
 
 // What openssl-sys lacks.
 extern "C" {
-    pub fn SSL_key_update(ssl: *mut SSL, kind: c_int) -> c_int;
+    fn SSL_key_update(ssl: *mut SSL, kind: c_int) -> c_int;
     pub fn SSL_renegotiate(ssl: *mut SSL) -> c_int;
     pub fn SSL_set_info_callback(
         ssl: *mut SSL,
@@ -211,6 +211,14 @@ impl Tls {
         let n = unsafe { ossl::SSL_write(self.0, bytes.as_ptr().cast(), bytes.len() as c_int) };
         assert!(n == bytes.len() as c_int || n <= 0);
         n > 0
+    }
+
+    /// Sends a KeyUpdate, which may ask the other side for one too.
+    pub fn update_keys(&self, request: bool) {
+        unsafe {
+            assert_eq!(SSL_key_update(self.0, request.into()), 1);
+            assert_eq!(ossl::SSL_do_handshake(self.0), 1);
+        }
     }
 
     /// Sends close_notify.
@@ -416,7 +424,7 @@ impl Rig {
             assert_eq!(rc, TLS_SPLICE_OK);
             self.attached = true;
         }
-        self.reading = true;
+        self.reading = self.in_over.is_none();
     }
 
     pub fn stats(&self) -> Stats {
@@ -714,17 +722,13 @@ impl Rig {
     /// JavaScript moves `n` bytes from the source itself.
     pub fn js_forward(&mut self, n: usize) {
         let mut buf = vec![0u8; n];
-        let got = unsafe {
-            libc::recv(
-                self.near.as_raw_fd(),
-                buf.as_mut_ptr().cast(),
-                n,
-                libc::MSG_DONTWAIT,
-            )
-        };
-        if got > 0 && self.ours.write(&buf[..got as usize]) {
-            self.flush();
+        let near = self.near.as_raw_fd();
+        let got = unsafe { libc::recv(near, buf.as_mut_ptr().cast(), n, libc::MSG_DONTWAIT) };
+        if got > 0 {
+            assert!(self.ours.write(&buf[..got as usize]));
         }
+        // What JavaScript writes has left before a splice starts.
+        self.wire_out.extend(self.ours.take(usize::MAX));
     }
 
     /// A new splice in place of the one that was stopped.
