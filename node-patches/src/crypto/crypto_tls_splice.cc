@@ -354,6 +354,7 @@ uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
 void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) {
+    if (nread < 0 && nread != UV_EOF) state_bits_ |= kTLSFailed;
     previous_listener_->OnStreamRead(nread, buf);
   } else if ((state_bits_ & kInOver) != 0) {
     // As in TLSWrap, everything after close_notify is ignored.
@@ -382,11 +383,7 @@ void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
   const bool ours = (spliced_ & TLS_SPLICE_ENCRYPT) != 0 &&
                     !tls_wrap_->current_write_ && !tls_wrap_->shutdown_;
   previous_listener_->OnStreamAfterWrite(w, status);
-  if (status == 0) {
-    OnDrain();
-  } else if (ours) {
-    FailTLS(status);
-  }
+  if (status != 0 && ours) FailTLS(status);
 }
 
 bool TLSSplice::is_flushed() const {

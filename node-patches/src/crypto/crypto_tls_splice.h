@@ -34,6 +34,8 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   int ClearOut();
   // Takes cleartext that TLSWrap::ClearOut() had read when the splice started.
   void Absorb(const char* data, size_t len);
+  // TLSWrap::EncOut() has written all that it could.
+  void OnDrain();
   // The TLSWrap is about to free its SSL.
   void OnDestroySSL();
 
@@ -102,8 +104,6 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   // Run both in the next turn of the loop.
   void ScheduleTurn();
   void Turn();
-  // The write BIO has been flushed.
-  void OnDrain();
   // Hand over an EOF or error of the stream below, once all before it is
   // delivered.
   void DeliverHeldRead();

@@ -166,6 +166,7 @@ class TLSSplice extends EventEmitter {
   #abortListener = null;
   #state = 'idle';
   #reason = null;
+  #error;
   #values = new Float64Array(kStatsCount);
   #outcome = PromiseWithResolvers();
   #stopped = null;
@@ -174,6 +175,7 @@ class TLSSplice extends EventEmitter {
   #outBegun = false;
   #inOver = false;
   #outOver = false;
+  #endpointHeld = false;
   #onFinal = null;
   #tlsError = null;
   #listeners = null;
@@ -269,7 +271,14 @@ class TLSSplice extends EventEmitter {
       this.#abortListener =
         addAbortListener(this.#signal, () => this.#stop('aborted'));
     }
-    const onTLSError = (err) => { this.#tlsError = err; };
+    // TLSSocket emits 'error' for an error of TLS, but is not destroyed by it.
+    const onTLSError = (err) => {
+      this.#tlsError = err;
+      process.nextTick(() => {
+        if (this.#state === 'running' || this.#state === 'stopping')
+          this.#failTLS();
+      });
+    };
     const onSecure = () => { if (!socket.destroyed) this.#begin(); };
     const onClose = () => this.#onEndpointClose();
     this.#listeners = () => {
@@ -353,8 +362,10 @@ class TLSSplice extends EventEmitter {
   #begin() {
     if (this.#state !== 'running')
       return;
-    if (this.#endpoint)
+    if (this.#endpoint && this.#directions & kOut) {
       stopReading(this.#endpoint);
+      this.#endpointHeld = true;
+    }
     if (this.#directions & kIn)
       this.#beginIn();
     if (this.#state === 'running' && this.#directions & kOut)
@@ -450,8 +461,14 @@ class TLSSplice extends EventEmitter {
       this.#closeIfOver();
     }
     // Let the endpoint's own readers see the end.
-    if (this.#endpoint)
-      resumeReading(this.#endpoint);
+    this.#releaseEndpoint();
+  }
+
+  #releaseEndpoint() {
+    if (!this.#endpointHeld)
+      return;
+    this.#endpointHeld = false;
+    resumeReading(this.#endpoint);
   }
 
   #closeIfOver() {
@@ -484,8 +501,6 @@ class TLSSplice extends EventEmitter {
     // Not now: the caller does not expect 'data' from inside this call.
     process.nextTick(() => this.#update());
   }
-
-  #error;
 
   #finishStop(state) {
     if (state & (kInStopped | kInOver))
@@ -550,7 +565,8 @@ class TLSSplice extends EventEmitter {
       return;
     }
     const state = this.#native.getState();
-    if (state & kTLSFailed || (err && !this.#inBegun && !this.#outBegun)) {
+    if (state & kTLSFailed || this.#tlsError !== null ||
+        (err && !this.#inBegun && !this.#outBegun)) {
       this.#close('error', err ?? this.#tlsError ?? new ERR_SOCKET_CLOSED());
       return;
     }
@@ -577,7 +593,6 @@ class TLSSplice extends EventEmitter {
   #close(reason, error) {
     if (this.#state === 'closed')
       return;
-    const wasIdle = this.#state === 'idle';
     this.#state = 'closed';
     this.#reason = reason;
     this.#abortListener?.[SymbolDispose]();
@@ -594,15 +609,14 @@ class TLSSplice extends EventEmitter {
         socket[kSpliceOut] = undefined;
     } else {
       this.#release(kIn | kOut);
+      // The time that counts as idle starts over.
+      socket._unrefTimer();
     }
     this.#native.close();
 
-    if (this.#endpoint) {
-      if (!wasIdle)
-        resumeReading(this.#endpoint);
-      if (this.#autoClose)
-        this.#endpoint.destroySoon();
-    }
+    this.#releaseEndpoint();
+    if (this.#endpoint && this.#autoClose)
+      this.#endpoint.destroySoon();
     const onFinal = this.#onFinal;
     this.#onFinal = null;
     onFinal?.(error);
