@@ -23,7 +23,11 @@ node_environment() {
   # To run outside of the sandbox, with its libraries, and theirs: DT_RPATH counts for those too, DT_RUNPATH does not.
   [[ -z $sandbox_root ]] ||
     ld+=" -Wl,--dynamic-linker=$sandbox_libdir/$ld_so -Wl,--disable-new-dtags -Wl,-rpath,$sandbox_libdir"
-  [[ " $* " != *' --enable-asan '* ]] || ld+=" $cache/asan-options.o"
+  if [[ " $* " == *' --enable-asan '* ]]; then
+    # Less optimisation compiles in half the time, and reports show more of the stack.
+    cxx+=' -O1'
+    ld+=" $cache/asan-options.o"
+  fi
   printf '%s\n' CC='ccache gcc' CXX='ccache g++' CXXFLAGS="$cxx" LDFLAGS="$ld"
 }
 

@@ -11,7 +11,7 @@ record_dir=deps/tls_splice/.applied
 
 # Neither the user's git configuration nor a surrounding repository may change what git prints here.
 plain_git() {
-  GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_CEILING_DIRECTORIES=${TMPDIR:-/tmp} git "$@"
+  GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_CEILING_DIRECTORIES=$cache git "$@"
 }
 
 # Each line of the series is a commit: its patch file, then the new files and folders that come with it.
@@ -45,13 +45,29 @@ new_files() {
   listed test/parallel | sed 's,.*,&\t&,'
 }
 
+# The sandbox has patch, a host may not.
+run_patch() {
+  if command -v patch >/dev/null; then
+    patch "$@"
+  else
+    sandbox_run patch "$@"
+  fi
+}
+
+# scratch: prints a new folder, which the sandbox sees as well.
+scratch() {
+  mkdir -p "$cache/tmp"
+  find "$cache/tmp" -mindepth 1 -maxdepth 1 -mtime +1 -exec rm -rf {} +
+  mktemp -d "$cache/tmp/XXXXXX"
+}
+
 patch_stage() {
   local stage=$1 fuzz=$2 patch
   shift 2
   for patch; do
     # One that so far only has a message, or only brings new files.
     grep -q '^diff --git ' "$series_dir/$patch" || continue
-    patch -d "$stage" -p1 -s -f --no-backup-if-mismatch -F "$fuzz" -r "$stage.rejected" -i "$series_dir/$patch" >"$stage.log" || {
+    run_patch -d "$stage" -p1 -s -f --no-backup-if-mismatch -F "$fuzz" -r "$stage.rejected" -i "$series_dir/$patch" >"$stage.log" || {
       cat "$stage.log" >&2
       [[ ! -e $stage.rejected ]] || { say "this hunk does not fit:"; cat "$stage.rejected" >&2; }
       say "error: $patch does not apply to this Node tree"
@@ -91,7 +107,7 @@ copy_changed() {
 patches_apply() {
   local tree=$1 record=$1/$record_dir work file from patches
   [[ -e $tree/src/node_version.h && -e $tree/node.gyp ]] || die "$tree is not a Node source tree"
-  work=$(mktemp -d)
+  work=$(scratch)
   # shellcheck disable=SC2064
   trap "rm -rf '$work'" EXIT
   mkdir "$work/original" "$work/stage"
@@ -174,7 +190,7 @@ patches_export() {
   local out=$1 patches patch number=0 name work file from
   mkdir -p "$out"
   compgen -G "$out/*" >/dev/null && die "$out is not empty"
-  work=$(mktemp -d)
+  work=$(scratch)
   mapfile -t patches < <(series_patches)
   for patch in "${patches[@]}"; do
     number=$((number + 1))
@@ -205,7 +221,7 @@ patches_save() {
   shift $(($# < 2 ? 1 : 2))
   [[ -e $record/sums ]] || die "the series was not applied to $tree"
   [[ ! $add_to || -e $series_dir/$add_to ]] || die "there is no $add_to in node-patches"
-  work=$(mktemp -d)
+  work=$(scratch)
   for file; do
     [[ -e $record/original/$file ]] || pristine "$file" "$tree" >"$work/pristine" || die "cannot tell what $file was before the edit"
     [[ -e $record/original/$file ]] || install -D -m 644 "$work/pristine" "$record/original/$file"
@@ -293,7 +309,7 @@ patches_check() {
   done
   ((bad == 0)) || die "the series has mistakes"
 
-  work=$(mktemp -d)
+  work=$(scratch)
   mkdir "$work/tree"
   while IFS= read -r file; do
     [[ -e $tree/$file ]] || die "Node has no $file, which the series changes"
