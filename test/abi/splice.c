@@ -1,0 +1,477 @@
+/* Drives the C ABI without Node: a TLS session in memory, a socket pair as the endpoint, and a loop that does what the
+ * steps say. Ends non-zero at the first thing that is not as it should be. */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/x509.h>
+
+#include "tls_splice.h"
+
+#define CHECK(condition)                                                          \
+  do {                                                                            \
+    if (!(condition)) {                                                           \
+      fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition);   \
+      ERR_print_errors_fp(stderr);                                                \
+      exit(1);                                                                    \
+    }                                                                             \
+  } while (0)
+
+enum { BOTH = TLS_SPLICE_DECRYPT | TLS_SPLICE_ENCRYPT, READABLE = 1, WRITABLE = 2, PIECE = 16 * 1024 };
+
+/* --- A stream whose every byte tells where it belongs ----------------------------------------------------------- */
+
+struct stream {
+  unsigned seed;
+  size_t at;
+};
+
+static unsigned char stream_byte(unsigned seed, size_t at) {
+  return (unsigned char)(at ^ (at >> 8) * 31 ^ (at >> 16) * 7 ^ seed);
+}
+
+static void stream_make(struct stream *stream, unsigned char *out, size_t len) {
+  for (size_t i = 0; i < len; i++) out[i] = stream_byte(stream->seed, stream->at++);
+}
+
+static void stream_check(struct stream *stream, const unsigned char *bytes, size_t len) {
+  for (size_t i = 0; i < len; i++) CHECK(bytes[i] == stream_byte(stream->seed, stream->at++));
+}
+
+/* --- TLS in memory ---------------------------------------------------------------------------------------------- */
+
+static SSL *make_ssl(int version, int server) {
+  SSL_CTX *ctx = SSL_CTX_new(TLS_method());
+  CHECK(ctx != NULL);
+  CHECK(SSL_CTX_set_min_proto_version(ctx, version) == 1);
+  CHECK(SSL_CTX_set_max_proto_version(ctx, version) == 1);
+  if (server) {
+    EVP_PKEY *key = EVP_EC_gen("P-256");
+    X509 *cert = X509_new();
+    CHECK(key != NULL && cert != NULL);
+    X509_gmtime_adj(X509_getm_notBefore(cert), 0);
+    X509_gmtime_adj(X509_getm_notAfter(cert), 3600);
+    CHECK(X509_set_pubkey(cert, key) == 1);
+    CHECK(X509_sign(cert, key, EVP_sha256()) > 0);
+    CHECK(SSL_CTX_use_certificate(ctx, cert) == 1);
+    CHECK(SSL_CTX_use_PrivateKey(ctx, key) == 1);
+    X509_free(cert);
+    EVP_PKEY_free(key);
+  }
+  SSL *ssl = SSL_new(ctx);
+  CHECK(ssl != NULL);
+  SSL_CTX_free(ctx);
+  SSL_set_bio(ssl, BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
+  if (server) {
+    SSL_set_accept_state(ssl);
+  } else {
+    SSL_set_connect_state(ssl);
+  }
+  return ssl;
+}
+
+/* Everything that `from` has to send, to `to`. Returns how much. */
+static size_t carry(SSL *from, SSL *to) {
+  unsigned char buf[PIECE];
+  size_t total = 0;
+  int n;
+  while ((n = BIO_read(SSL_get_wbio(from), buf, sizeof(buf))) > 0) {
+    CHECK(BIO_write(SSL_get_rbio(to), buf, n) == n);
+    total += (size_t)n;
+  }
+  return total;
+}
+
+/* --- The rig: peer <=> ours <=splice=> near <-> far ------------------------------------------------------------- */
+
+struct rig {
+  SSL *peer, *ours;
+  int near, far;
+  struct tls_splice *splice;
+  bool attach, paused, in_over, out_over, stopped, failed, more, out_more;
+  int ssl_error;
+  struct stream peer_sends, sink_gets, source_sends, peer_gets;
+};
+
+static void rig_open(struct rig *rig, int version, bool attach, size_t high_water_mark) {
+  memset(rig, 0, sizeof(*rig));
+  rig->peer_sends.seed = rig->sink_gets.seed = 1;
+  rig->source_sends.seed = rig->peer_gets.seed = 2;
+  rig->peer = make_ssl(version, 0);
+  rig->ours = make_ssl(version, 1);
+  for (int i = 0; i < 10; i++) {
+    SSL_do_handshake(rig->peer);
+    carry(rig->peer, rig->ours);
+    SSL_do_handshake(rig->ours);
+    carry(rig->ours, rig->peer);
+  }
+  unsigned char byte;
+  CHECK(SSL_read(rig->peer, &byte, 1) == -1 && SSL_is_init_finished(rig->peer));
+  ERR_clear_error();
+
+  int pair[2];
+  CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+  rig->near = pair[0];
+  rig->far = pair[1];
+  CHECK(fcntl(rig->far, F_SETFL, O_NONBLOCK) == 0);
+
+  struct tls_splice_config config = {
+      .struct_size = sizeof(config), .fd = rig->near, .directions = BOTH, .high_water_mark = high_water_mark};
+  CHECK(tls_splice_new(&config, &rig->splice) == TLS_SPLICE_OK);
+  tls_splice_start(rig->splice, BOTH);
+  rig->attach = attach;
+  if (attach) CHECK(tls_splice_attach_rbio(rig->splice, rig->ours) == TLS_SPLICE_OK);
+}
+
+static void rig_close(struct rig *rig) {
+  tls_splice_detach_rbio(rig->splice, rig->ours);
+  tls_splice_free(rig->splice);
+  CHECK((fcntl(rig->near, F_GETFL) & O_NONBLOCK) == 0);
+  SSL_free(rig->peer);
+  SSL_free(rig->ours);
+  close(rig->near);
+  if (rig->far >= 0) close(rig->far);
+  ERR_clear_error();
+}
+
+static struct tls_splice_stats rig_stats(struct rig *rig) {
+  struct tls_splice_stats stats;
+  CHECK(tls_splice_get_stats(rig->splice, &stats));
+  return stats;
+}
+
+static void rig_flush(struct rig *rig) {
+  unsigned char buf[PIECE];
+  int n;
+  carry(rig->ours, rig->peer);
+  while ((n = SSL_read(rig->peer, buf, sizeof(buf))) > 0) stream_check(&rig->peer_gets, buf, (size_t)n);
+  ERR_clear_error();
+}
+
+static void rig_decrypt(struct rig *rig) {
+  if (rig->in_over || rig->failed) return;
+  int ret = 1;
+  uint32_t steps = tls_splice_decrypt(rig->splice, rig->ours, &ret);
+  rig->more = steps & TLS_SPLICE_STEP_MORE;
+  rig->paused = steps & TLS_SPLICE_STEP_PAUSE_TLS;
+  rig->in_over = steps & TLS_SPLICE_STEP_OVER;
+  rig->failed = steps & TLS_SPLICE_STEP_FAILED;
+  if (rig->in_over) rig->ssl_error = SSL_get_error(rig->ours, ret);
+  ERR_clear_error();
+  if (steps & TLS_SPLICE_STEP_FLUSH) rig_flush(rig);
+}
+
+static void rig_encrypt(struct rig *rig) {
+  if (rig->out_over || rig->stopped) return;
+  uint32_t steps = tls_splice_encrypt(rig->splice, rig->ours);
+  rig->out_more = steps & TLS_SPLICE_STEP_MORE;
+  rig->out_over = steps & TLS_SPLICE_STEP_OVER;
+  rig->stopped = steps & TLS_SPLICE_STEP_STOPPED;
+  if (steps & TLS_SPLICE_STEP_FLUSH) rig_flush(rig);
+}
+
+/* What uv_read would do with what the peer has sent. */
+static bool rig_stream(struct rig *rig) {
+  BIO *wire = SSL_get_wbio(rig->peer);
+  if (rig->paused || BIO_ctrl_pending(wire) == 0) return false;
+  if (rig->attach) {
+    struct tls_splice_buf buf = tls_splice_alloc(rig->splice);
+    CHECK(buf.len > 0);
+    int n = BIO_read(wire, buf.base, (int)(buf.len < PIECE ? buf.len : PIECE));
+    CHECK(n > 0);
+    tls_splice_commit(rig->splice, (size_t)n);
+  } else {
+    unsigned char buf[PIECE];
+    int n = BIO_read(wire, buf, sizeof(buf));
+    CHECK(n > 0 && BIO_write(SSL_get_rbio(rig->ours), buf, n) == n);
+  }
+  rig_decrypt(rig);
+  return true;
+}
+
+/* One turn of the loop. Whether anything was to be done. */
+static bool rig_turn(struct rig *rig) {
+  bool busy = rig_stream(rig);
+  if (rig->more) {
+    rig_decrypt(rig);
+    busy = true;
+  }
+  if (rig->out_more) {
+    rig_encrypt(rig);
+    busy = true;
+  }
+  uint32_t interest = tls_splice_interest(rig->splice, rig->ours);
+  if (interest != 0 && !rig->failed) {
+    struct pollfd pollfd = {.fd = tls_splice_poll_fd(rig->splice),
+                            .events = (short)((interest & READABLE ? POLLIN : 0) | (interest & WRITABLE ? POLLOUT : 0))};
+    CHECK(poll(&pollfd, 1, 0) >= 0);
+    uint32_t polled = (pollfd.revents & (POLLIN | POLLHUP) ? READABLE : 0) | (pollfd.revents & POLLOUT ? WRITABLE : 0);
+    uint32_t ready = polled == 0 ? 0 : tls_splice_ready(rig->splice, polled);
+    if (ready & WRITABLE) rig_decrypt(rig);
+    if (ready & READABLE) rig_encrypt(rig);
+    busy = busy || ready != 0;
+  }
+  return busy;
+}
+
+static void rig_settle(struct rig *rig) {
+  size_t turns = 0;
+  while (rig_turn(rig)) CHECK(++turns < 1000000);
+}
+
+static size_t rig_read_sink(struct rig *rig, size_t most) {
+  unsigned char buf[PIECE];
+  size_t total = 0;
+  while (total < most) {
+    size_t len = most - total < sizeof(buf) ? most - total : sizeof(buf);
+    ssize_t n = read(rig->far, buf, len);
+    if (n <= 0) break;
+    stream_check(&rig->sink_gets, buf, (size_t)n);
+    total += (size_t)n;
+  }
+  return total;
+}
+
+static void rig_peer_write(struct rig *rig, size_t len) {
+  unsigned char buf[PIECE];
+  while (len > 0) {
+    size_t n = len < sizeof(buf) ? len : sizeof(buf);
+    stream_make(&rig->peer_sends, buf, n);
+    CHECK(SSL_write(rig->peer, buf, (int)n) == (int)n);
+    len -= n;
+  }
+}
+
+static void rig_source_write(struct rig *rig, size_t len) {
+  unsigned char buf[PIECE];
+  while (len > 0) {
+    size_t n = len < sizeof(buf) ? len : sizeof(buf);
+    struct stream ahead = rig->source_sends;
+    stream_make(&ahead, buf, n);
+    ssize_t written = write(rig->far, buf, n);
+    if (written <= 0) return;
+    rig->source_sends.at += (size_t)written;
+    len -= (size_t)written;
+  }
+}
+
+/* --- The tests -------------------------------------------------------------------------------------------------- */
+
+static void test_megabytes(int version, bool attach, size_t high_water_mark, size_t total) {
+  struct rig rig;
+  rig_open(&rig, version, attach, high_water_mark);
+  rig_peer_write(&rig, total);
+  rig_settle(&rig);
+  struct tls_splice_stats stats = rig_stats(&rig);
+  CHECK(rig.paused && stats.stalls_in == 1);
+  CHECK(stats.bytes_decrypted - stats.bytes_in <= high_water_mark);
+  while (rig.sink_gets.at < total || rig.peer_gets.at < total) {
+    size_t before = rig.sink_gets.at + rig.peer_gets.at;
+    /* The sink reads a little at a time, and not every time. */
+    if (rig.sink_gets.at % 3 != 0 || rig.peer_gets.at == total) rig_read_sink(&rig, 100000);
+    rig_read_sink(&rig, 1000);
+    if (rig.source_sends.at < total) {
+      size_t left = total - rig.source_sends.at;
+      rig_source_write(&rig, left < 300000 ? left : 300000);
+    }
+    rig_settle(&rig);
+    CHECK(rig.sink_gets.at + rig.peer_gets.at > before);
+  }
+  stats = rig_stats(&rig);
+  CHECK(stats.bytes_in == total && stats.bytes_out == total);
+  CHECK(!attach || stats.peak_buffered_in <= high_water_mark);
+
+  /* Both ways end, in order. */
+  CHECK(shutdown(rig.far, SHUT_WR) == 0);
+  rig_settle(&rig);
+  CHECK(rig.out_over && !rig.in_over);
+  rig_peer_write(&rig, 1000);
+  SSL_shutdown(rig.peer);
+  rig_settle(&rig);
+  CHECK(rig.in_over && rig.ssl_error == SSL_ERROR_ZERO_RETURN);
+  CHECK(rig_stats(&rig).close_notify == 1);
+  tls_splice_shutdown_write(rig.splice);
+  CHECK(rig_read_sink(&rig, 2000) == 1000);
+  unsigned char byte;
+  CHECK(read(rig.far, &byte, 1) == 0);
+  rig_close(&rig);
+}
+
+static void test_bad_record(int version, bool attach) {
+  struct rig rig;
+  rig_open(&rig, version, attach, 65536);
+  rig_peer_write(&rig, 100000);
+  static const unsigned char garbage[45] = {23, 3, 3, 0, 40};
+  CHECK(BIO_write(SSL_get_wbio(rig.peer), garbage, sizeof(garbage)) == sizeof(garbage));
+  do rig_settle(&rig);
+  while (rig_read_sink(&rig, 100000) > 0);
+  CHECK(rig.sink_gets.at == 100000);
+  CHECK(rig.in_over && rig.ssl_error == SSL_ERROR_SSL);
+  CHECK(rig_stats(&rig).close_notify == 0);
+  rig_close(&rig);
+}
+
+static void test_stop(int version, bool attach) {
+  struct rig rig;
+  rig_open(&rig, version, attach, 65536);
+  rig_peer_write(&rig, 2000000);
+  rig_source_write(&rig, 50000);
+  rig_settle(&rig);
+  rig_source_write(&rig, 50000);
+  tls_splice_stop(rig.splice);
+  int ret = 1;
+  CHECK(tls_splice_decrypt(rig.splice, rig.ours, &ret) & TLS_SPLICE_STEP_STOPPED);
+  while (!rig.stopped) rig_encrypt(&rig);
+  CHECK(rig.peer_gets.at == rig_stats(&rig).bytes_out);
+  tls_splice_detach_rbio(rig.splice, rig.ours);
+
+  /* In order: what the sink has, what it has not taken, what OpenSSL still has. */
+  rig_read_sink(&rig, 2000000);
+  CHECK(rig.sink_gets.at == rig_stats(&rig).bytes_in);
+  size_t held = tls_splice_undelivered(rig.splice);
+  unsigned char *bytes = malloc(held);
+  CHECK(bytes != NULL && held > 0);
+  CHECK(tls_splice_take_undelivered(rig.splice, bytes, held) == held);
+  CHECK(tls_splice_undelivered(rig.splice) == 0);
+  stream_check(&rig.sink_gets, bytes, held);
+  free(bytes);
+  carry(rig.peer, rig.ours);
+  unsigned char buf[PIECE];
+  int n;
+  while ((n = SSL_read(rig.ours, buf, sizeof(buf))) > 0) stream_check(&rig.sink_gets, buf, (size_t)n);
+  CHECK(rig.sink_gets.at == 2000000);
+  rig_close(&rig);
+}
+
+static void test_broken_sink(void) {
+  struct rig rig;
+  rig_open(&rig, TLS1_3_VERSION, true, 65536);
+  close(rig.far);
+  rig.far = -1;
+  rig_peer_write(&rig, 1000);
+  rig_settle(&rig);
+  struct tls_splice_failure failure;
+  CHECK(rig.failed && tls_splice_get_failure(rig.splice, &failure));
+  CHECK(failure.errnum == EPIPE && failure.is_write && !failure.is_tls);
+  CHECK(tls_splice_undelivered(rig.splice) == 1000);
+  rig_close(&rig);
+}
+
+/* Of the SSL and the splice, either may be freed first, and the caller's number may be handed over. */
+static void test_teardown(void) {
+  struct rig rig;
+  rig_open(&rig, TLS1_3_VERSION, true, 65536);
+  int adopted = dup(rig.near);
+  tls_splice_adopt_fd(rig.splice, adopted);
+  rig_peer_write(&rig, 1000);
+  struct tls_splice_buf buf = tls_splice_alloc(rig.splice);
+  CHECK(buf.len > 0 && BIO_read(SSL_get_wbio(rig.peer), buf.base, 100) == 100);
+  tls_splice_commit(rig.splice, 100);
+  SSL_free(rig.ours);
+  tls_splice_free(rig.splice);
+  CHECK(fcntl(adopted, F_GETFD) == -1 && errno == EBADF);
+  SSL_free(rig.peer);
+  close(rig.near);
+  close(rig.far);
+
+  rig_open(&rig, TLS1_3_VERSION, true, 65536);
+  tls_splice_free(rig.splice);
+  rig.splice = NULL;
+  rig_close(&rig);
+}
+
+static void test_bad_arguments(void) {
+  int pair[2];
+  CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+  const struct tls_splice_config good = {
+      .struct_size = sizeof(good), .fd = pair[0], .directions = BOTH, .high_water_mark = 1};
+  struct tls_splice *splice = NULL;
+
+  CHECK(tls_splice_abi_version() == TLS_SPLICE_ABI_VERSION);
+  CHECK(tls_splice_new(NULL, &splice) == TLS_SPLICE_EARG);
+  CHECK(tls_splice_new(&good, NULL) == TLS_SPLICE_EARG);
+  struct tls_splice_config bad = good;
+  bad.struct_size = sizeof(good) - 1;
+  CHECK(tls_splice_new(&bad, &splice) == TLS_SPLICE_EABI);
+  bad = good;
+  bad.high_water_mark = 0;
+  CHECK(tls_splice_new(&bad, &splice) == TLS_SPLICE_EARG);
+  bad = good;
+  bad.directions = 0;
+  CHECK(tls_splice_new(&bad, &splice) == TLS_SPLICE_EARG);
+  bad.directions = 4;
+  CHECK(tls_splice_new(&bad, &splice) == TLS_SPLICE_EARG);
+  bad = good;
+  bad.fd = -1;
+  CHECK(tls_splice_new(&bad, &splice) == -EBADF);
+  bad.fd = open("/dev/null", O_RDWR);
+  CHECK(tls_splice_new(&bad, &splice) == TLS_SPLICE_ENOTSUP);
+  close(bad.fd);
+  int pipes[2];
+  CHECK(pipe(pipes) == 0);
+  bad.fd = pipes[0];
+  CHECK(tls_splice_new(&bad, &splice) == TLS_SPLICE_EACCMODE);
+  close(pipes[0]);
+  close(pipes[1]);
+  CHECK(splice == NULL);
+
+  /* A handle that is NULL is refused, or nothing happens. */
+  SSL *ssl = make_ssl(TLS1_3_VERSION, 0);
+  struct tls_splice_stats stats;
+  struct tls_splice_failure failure;
+  unsigned char byte = 0;
+  int ret;
+  tls_splice_free(NULL);
+  tls_splice_start(NULL, BOTH);
+  tls_splice_stop(NULL);
+  tls_splice_cancel(NULL);
+  tls_splice_end_encrypt(NULL);
+  tls_splice_shutdown_write(NULL);
+  tls_splice_push_before(NULL, TLS_SPLICE_DECRYPT, &byte, 1);
+  tls_splice_commit(NULL, 1);
+  tls_splice_detach_rbio(NULL, ssl);
+  CHECK(tls_splice_attach_rbio(NULL, ssl) != TLS_SPLICE_OK);
+  CHECK(tls_splice_poll_fd(NULL) == -1);
+  CHECK(tls_splice_interest(NULL, ssl) == 0 && tls_splice_ready(NULL, 3) == 0);
+  CHECK(tls_splice_alloc(NULL).len == 0);
+  CHECK(tls_splice_decrypt(NULL, ssl, &ret) == 0 && tls_splice_encrypt(NULL, ssl) == 0);
+  CHECK(tls_splice_undelivered(NULL) == 0 && tls_splice_take_undelivered(NULL, &byte, 1) == 0);
+  CHECK(!tls_splice_get_stats(NULL, &stats) && !tls_splice_get_failure(NULL, &failure));
+
+  /* A handshake is no time to change the BIO. */
+  CHECK(tls_splice_new(&good, &splice) == TLS_SPLICE_OK);
+  CHECK(tls_splice_attach_rbio(splice, ssl) == TLS_SPLICE_EBUSY);
+  CHECK(!tls_splice_get_failure(splice, &failure));
+  tls_splice_free(splice);
+  SSL_free(ssl);
+  close(pair[0]);
+  close(pair[1]);
+}
+
+int main(void) {
+  static const int versions[] = {TLS1_2_VERSION, TLS1_3_VERSION};
+  for (int i = 0; i < 4; i++) {
+    const int version = versions[i / 2];
+    const bool attach = i % 2 == 0;
+    const char *name = version == TLS1_2_VERSION ? "1.2" : "1.3";
+    const char *bio = attach ? "the splice's BIO" : "the session's own BIO";
+    test_megabytes(version, attach, 262144, 8 << 20);
+    test_megabytes(version, attach, 4096, 2 << 20);
+    test_bad_record(version, attach);
+    test_stop(version, attach);
+    printf("ok - TLS %s, %s: megabytes both ways, close_notify, a bad record, stop\n", name, bio);
+  }
+  test_broken_sink();
+  test_teardown();
+  test_bad_arguments();
+  printf("ok - a broken sink, teardown in either order, bad arguments\n");
+  return 0;
+}

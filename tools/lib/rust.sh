@@ -1,0 +1,17 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# Cargo in the sandbox, for the tests and checks. Sourced after sandbox.sh.
+
+# Each clone has its own: two of them must not take turns at compiling everything.
+cargo_target=$cache/target-$repo_key
+
+# OpenSSL is the sandbox's, the one that Node is linked with.
+cargo_env=(CARGO_TARGET_DIR="$cargo_target" OPENSSL_NO_VENDOR=1 CARGO_TERM_COLOR=never)
+
+# cargo_run ARGUMENT...
+cargo_run() { sandbox_run env "${cargo_env[@]}" cargo "$@"; }
+
+# cargo_asan ARGUMENT...: with AddressSanitizer, a flag of nightly compilers, which stable ones have but hide. Naming the
+# target keeps it away from build scripts and procedural macros.
+cargo_asan() {
+  sandbox_run env "${cargo_env[@]}" RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo "$@" --target "$(uname -m)-unknown-linux-gnu"
+}
