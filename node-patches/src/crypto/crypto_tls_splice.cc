@@ -296,7 +296,8 @@ void TLSSplice::Detach(uint32_t directions) {
   CHECK(tls_wrap_);
   spliced_ &= ~directions;
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
-    SetReading(false);
+    reading_ = false;
+    if (!stream_destroyed_) static_cast<StreamBase*>(stream())->ReadStop();
     // Inside a call into OpenSSL its BIO stays. That only happens when the SSL
     // is being destroyed, and the BIO goes with it.
     if (rbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
@@ -310,8 +311,7 @@ void TLSSplice::Detach(uint32_t directions) {
 
   if (poll_events_ != 0) uv_poll_stop(&poll_);
   poll_events_ = 0;
-  // During the destruction of the stream there is nothing to remove.
-  if (stream() != nullptr) stream()->RemoveStreamListener(this);
+  stream()->RemoveStreamListener(this);
   tls_wrap_.reset();
 }
 
@@ -337,6 +337,8 @@ void TLSSplice::OnDestroySSL() {
 }
 
 void TLSSplice::OnStreamDestroy() {
+  // From a destructor: its virtual methods are gone.
+  stream_destroyed_ = true;
   Detach(spliced_);
 }
 
@@ -590,10 +592,9 @@ void TLSSplice::CountBytes() {
 }
 
 void TLSSplice::SetReading(bool on) {
-  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 && on) return;
-  StreamBase* stream = static_cast<StreamBase*>(this->stream());
-  if (on == reading_ || stream == nullptr || held_read_ != 0) return;
+  if (on == reading_ || held_read_ != 0) return;
   reading_ = on;
+  StreamBase* stream = static_cast<StreamBase*>(this->stream());
   // A stream that has ended says so again; there is nothing to do about it.
   if (on) {
     stream->ReadStart();

@@ -132,6 +132,7 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   bool rbio_attached_ = false;
   bool kicked_ = false;
   bool reading_ = false;
+  bool stream_destroyed_ = false;
   // The pump has more to do in the next turn, or when the write BIO has drained.
   bool more_ = false;
   bool out_more_ = false;
