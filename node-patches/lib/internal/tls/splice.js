@@ -175,7 +175,7 @@ class TLSSplice extends EventEmitter {
   #outBegun = false;
   #inOver = false;
   #outOver = false;
-  #endpointHeld = false;
+  #endpointChunks = null;  // What it had read; null when it is JS's to read.
   #onFinal = null;
   #tlsError = null;
   #listeners = null;
@@ -290,7 +290,8 @@ class TLSSplice extends EventEmitter {
     this.#endpoint?.on('close', onClose);
     // The pump's first turn is one of the event loop's, so that whoever
     // listens to 'secure' can still destroy the socket.
-    if (socket.secureConnecting)
+    // `secureConnecting` stays true on a TLSSocket that has no tls.Server.
+    if (!socket._secureEstablished)
       socket.once('secure', onSecure);
     else
       this.#begin();
@@ -364,7 +365,7 @@ class TLSSplice extends EventEmitter {
       return;
     if (this.#endpoint && this.#directions & kOut) {
       stopReading(this.#endpoint);
-      this.#endpointHeld = true;
+      this.#endpointChunks = takeReadable(this.#endpoint);
     }
     if (this.#directions & kIn)
       this.#beginIn();
@@ -395,10 +396,12 @@ class TLSSplice extends EventEmitter {
   }
 
   #beginOutNow() {
-    const chunks = this.#endpoint ? takeReadable(this.#endpoint) : [];
+    const chunks = this.#endpointChunks ?? [];
     if (!this.#native.start(this.#socket._handle, kOut, chunks))
       return this.#fail(new ERR_SOCKET_CLOSED());
     this.#outBegun = true;
+    if (this.#endpoint)
+      this.#endpointChunks = [];
     if (this.#onFinal)
       this.#native.endOut();
   }
@@ -465,9 +468,12 @@ class TLSSplice extends EventEmitter {
   }
 
   #releaseEndpoint() {
-    if (!this.#endpointHeld)
+    const chunks = this.#endpointChunks;
+    if (chunks === null)
       return;
-    this.#endpointHeld = false;
+    this.#endpointChunks = null;
+    for (let i = 0; i < chunks.length; i++)
+      giveToReader(this.#endpoint, chunks[i]);
     resumeReading(this.#endpoint);
   }
 
