@@ -42,7 +42,7 @@ listed() {
 new_files() {
   listed node-patches | sed -n '/^node-patches\/[^/]*$/d; s,^node-patches/\(.*\)$,\1\t&,p'
   listed Cargo.toml Cargo.lock cbindgen.toml rust include | sed 's,.*,deps/tls_splice/&\t&,'
-  listed test/parallel | sed 's,.*,&\t&,'
+  listed test/parallel test/common | sed 's,.*,&\t&,'
 }
 
 # The sandbox has patch, a host may not.
