@@ -294,25 +294,31 @@ void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
 void TLSSplice::Detach(uint32_t directions) {
   if (directions == 0) return;
   CHECK(tls_wrap_);
+  StreamBase* stream = static_cast<StreamBase*>(this->stream());
+  const bool stop_reading =
+      (directions & TLS_SPLICE_DECRYPT) != 0 && !stream_destroyed_;
   spliced_ &= ~directions;
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
-    reading_ = false;
-    if (!stream_destroyed_) static_cast<StreamBase*>(stream())->ReadStop();
     // Inside a call into OpenSSL its BIO stays. That only happens when the SSL
     // is being destroyed, and the BIO goes with it.
     if (rbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
       tls_splice_detach_rbio(pump_, tls_wrap_->ssl_.get());
     rbio_attached_ = false;
+    reading_ = false;
     held_read_ = 0;
     tls_wrap_->splice_in_ = nullptr;
   }
   if ((directions & TLS_SPLICE_ENCRYPT) != 0) tls_wrap_->splice_out_ = nullptr;
-  if (spliced_ != 0) return UpdateInterest();
-
-  if (poll_events_ != 0) uv_poll_stop(&poll_);
-  poll_events_ = 0;
-  stream()->RemoveStreamListener(this);
-  tls_wrap_.reset();
+  if (spliced_ == 0) {
+    if (poll_events_ != 0) uv_poll_stop(&poll_);
+    poll_events_ = 0;
+    stream->RemoveStreamListener(this);
+    tls_wrap_.reset();
+  } else {
+    UpdateInterest();
+  }
+  // Last, since it calls into JS if the stream is one of JS.
+  if (stop_reading) stream->ReadStop();
 }
 
 void TLSSplice::FreePump() {
@@ -409,6 +415,9 @@ void TLSSplice::FailTLS(int err) {
 
 void TLSSplice::DeliverHeldRead() {
   if (depth_ > 0 || !kicked_) return;
+  // A stream of JS can get here from inside TLSWrap::Cycle(), when that resumes
+  // it. Then what came before has not been decrypted yet.
+  if (tls_wrap_->cycle_depth_ > 0) return ScheduleTurn();
   if (tls_wrap_->eof_) return DeliverAfterEOF();
   if (held_read_ == 0) return;
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
@@ -474,11 +483,9 @@ void TLSSplice::ScheduleTurn() {
 
 void TLSSplice::Turn() {
   if (spliced_ == 0 || !tls_wrap_->ssl_) return;
-  if (!kicked_) {
-    kicked_ = true;
-    if ((spliced_ & TLS_SPLICE_DECRYPT) != 0) SetReading(true);
-  }
+  kicked_ = true;
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
+  // With nothing decrypted this resumes the stream below.
   tls_wrap->Cycle();
   if (spliced_ != 0) DeliverHeldRead();
   Encrypt();
@@ -520,7 +527,6 @@ int TLSSplice::Decrypt() {
     return 1;
   }
   more_ = (step & TLS_SPLICE_STEP_MORE) != 0;
-  SetReading((step & TLS_SPLICE_STEP_PAUSE_TLS) == 0);
   if (more_) ScheduleTurn();
   if ((step & TLS_SPLICE_STEP_FAILED) != 0) {
     state_bits_ |= kFailed;
@@ -534,6 +540,9 @@ int TLSSplice::Decrypt() {
     Notify();
   }
   UpdateInterest();
+  // Last, since it calls into JS if the stream is one of JS.
+  if ((step & TLS_SPLICE_STEP_OVER) == 0)
+    SetReading((step & TLS_SPLICE_STEP_PAUSE_TLS) == 0);
   return ssl_ret;
 }
 
