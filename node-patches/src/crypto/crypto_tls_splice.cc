@@ -208,32 +208,34 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   const size_t len = (directions & TLS_SPLICE_DECRYPT) != 0
                          ? tls_splice_undelivered(splice->pump_)
                          : 0;
-  const ssize_t held_read = splice->held_read_;
-  BaseObjectPtr<TLSWrap> tls_wrap = splice->tls_wrap_;
+  if ((directions & TLS_SPLICE_DECRYPT) != 0)
+    splice->released_read_ = splice->held_read_;
   splice->Detach(directions);
-
-  if ((directions & TLS_SPLICE_DECRYPT) != 0 && tls_wrap->ssl_ &&
-      !tls_wrap->eof_) {
-    // What OpenSSL holds, and the end of the stream below, go to JS after what
-    // is returned here.
-    splice->env()->SetImmediate([tls_wrap, held_read](Environment* env) {
-      HandleScope handle_scope(env->isolate());
-      Context::Scope context_scope(env->context());
-      if (!tls_wrap->ssl_ || tls_wrap->splice_in_ != nullptr) return;
-      tls_wrap->Cycle();
-      if (held_read < 0 && tls_wrap->ssl_ && tls_wrap->splice_in_ == nullptr)
-        tls_wrap->OnStreamRead(held_read, uv_buf_init(nullptr, 0));
-    });
-  }
 
   if (len == 0) return;
   Local<Object> buffer;
   if (!Buffer::New(splice->env()->isolate(), len).ToLocal(&buffer)) return;
   tls_splice_take_undelivered(
-      splice->pump_,
-      reinterpret_cast<uint8_t*>(Buffer::Data(buffer)),
-      len);
+      splice->pump_, reinterpret_cast<uint8_t*>(Buffer::Data(buffer)), len);
   args.GetReturnValue().Set(buffer);
+}
+
+// resume(tlsWrap): what OpenSSL holds, and the end of the stream below, go to JS.
+// Called after release(), when JS has what that returned. Left for later, it
+// could be lost: see TLSWrap::DoShutdown().
+void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  CHECK(args[0]->IsObject());
+  TLSWrap* tls_wrap;
+  ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
+  BaseObjectPtr<TLSWrap> strong_ref{tls_wrap};
+  const ssize_t nread = splice->released_read_;
+  splice->released_read_ = 0;
+  if (!tls_wrap->ssl_ || tls_wrap->splice_in_ != nullptr) return;
+  tls_wrap->Cycle();
+  if (nread < 0 && tls_wrap->ssl_ && tls_wrap->splice_in_ == nullptr)
+    tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
 }
 
 void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
@@ -351,8 +353,8 @@ void TLSSplice::OnStreamDestroy() {
 uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
   // This is the top of the stack: the time to change what OpenSSL reads from.
   if (direct_ && !rbio_attached_ && (spliced_ & TLS_SPLICE_DECRYPT) != 0) {
-    rbio_attached_ = tls_splice_attach_rbio(pump_, tls_wrap_->ssl_.get()) ==
-                     TLS_SPLICE_OK;
+    rbio_attached_ =
+        tls_splice_attach_rbio(pump_, tls_wrap_->ssl_.get()) == TLS_SPLICE_OK;
   }
   if (!rbio_attached_) return previous_listener_->OnStreamAlloc(suggested_size);
   tls_splice_buf buf = tls_splice_alloc(pump_);
@@ -395,8 +397,7 @@ void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
 }
 
 bool TLSSplice::is_flushed() const {
-  return tls_wrap_->write_size_ == 0 &&
-         BIO_pending(tls_wrap_->enc_out_) == 0;
+  return tls_wrap_->write_size_ == 0 && BIO_pending(tls_wrap_->enc_out_) == 0;
 }
 
 void TLSSplice::OnDrain() {
@@ -498,10 +499,8 @@ int TLSSplice::ClearOut() {
 }
 
 void TLSSplice::Absorb(const char* data, size_t len) {
-  tls_splice_push_before(pump_,
-                         TLS_SPLICE_DECRYPT,
-                         reinterpret_cast<const uint8_t*>(data),
-                         len);
+  tls_splice_push_before(
+      pump_, TLS_SPLICE_DECRYPT, reinterpret_cast<const uint8_t*>(data), len);
 }
 
 int TLSSplice::Decrypt() {
@@ -653,6 +652,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   SetProtoMethod(isolate, t, "endOut", EndOut);
   SetProtoMethod(isolate, t, "shutdownEndpoint", ShutdownEndpoint);
   SetProtoMethod(isolate, t, "release", Release);
+  SetProtoMethod(isolate, t, "resume", Resume);
   SetProtoMethodNoSideEffect(isolate, t, "readStats", ReadStats);
   SetProtoMethodNoSideEffect(isolate, t, "getState", GetState);
   SetProtoMethodNoSideEffect(isolate, t, "getFailure", GetFailure);
@@ -679,9 +679,8 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, kLastActivity);
   NODE_DEFINE_CONSTANT(constants, kStatsCount);
   target
-      ->Set(context,
-            FIXED_ONE_BYTE_STRING(isolate, "spliceConstants"),
-            constants)
+      ->Set(
+          context, FIXED_ONE_BYTE_STRING(isolate, "spliceConstants"), constants)
       .Check();
 }
 
@@ -694,6 +693,7 @@ void TLSSplice::RegisterExternalReferences(
   registry->Register(EndOut);
   registry->Register(ShutdownEndpoint);
   registry->Register(Release);
+  registry->Register(Resume);
   registry->Register(ReadStats);
   registry->Register(GetState);
   registry->Register(GetFailure);

@@ -40,8 +40,8 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   void OnDestroySSL();
 
   // Implement HandleWrap:
-  void Close(v8::Local<v8::Value> close_callback =
-                 v8::Local<v8::Value>()) override;
+  void Close(
+      v8::Local<v8::Value> close_callback = v8::Local<v8::Value>()) override;
 
   // Implement StreamListener:
   uv_buf_t OnStreamAlloc(size_t suggested_size) override;
@@ -85,6 +85,7 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   static void EndOut(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void ShutdownEndpoint(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Release(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void Resume(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void ReadStats(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void GetState(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void GetFailure(const v8::FunctionCallbackInfo<v8::Value>& args);
@@ -133,7 +134,8 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   bool kicked_ = false;
   bool reading_ = false;
   bool stream_destroyed_ = false;
-  // The pump has more to do in the next turn, or when the write BIO has drained.
+  // The pump has more to do in the next turn, or when the write BIO has
+  // drained.
   bool more_ = false;
   bool out_more_ = false;
   bool want_tls_ = false;
@@ -142,6 +144,7 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   bool notify_scheduled_ = false;
   // A negative status that the stream below has reported, or 0.
   ssize_t held_read_ = 0;
+  ssize_t released_read_ = 0;
   // What has been counted in the TLSWrap's bytesRead and bytesWritten.
   uint64_t counted_in_ = 0;
   uint64_t counted_out_ = 0;
