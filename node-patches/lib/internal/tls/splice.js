@@ -529,7 +529,10 @@ class TLSSplice extends EventEmitter {
           socket._handle.reading = false;
           if (rest !== undefined)
             giveToReader(socket, rest);
-          resumeReading(socket);
+          if (socket._handle)
+            this.#native.resume(socket._handle);
+          if (!socket[kSpliceIn])
+            resumeReading(socket);
         }
       }
     }
