@@ -100,6 +100,7 @@ class Receiver {
 function receive(stream, receiver = new Receiver()) {
   const promise = new Promise((resolve, reject) => {
     stream.on('data', (chunk) => receiver.update(chunk));
+    stream.resume();  // It may have been paused.
     stream.on('end', () => resolve(receiver));
     stream.on('error', reject);
   });

@@ -43,11 +43,15 @@ async function tunnel(request, event, answer) {
   const inward = receive(other);
   for (const chunk of chunks)
     socket.write(chunk);
-  socket.end();
   const sending = send(other, kSize, { seed: 2 });
   await once(socket, 'readable');
   assert.strictEqual(`${socket.read(answer.length)}`, answer);
   const outward = receive(socket);
+  // An https.Server's socket is not half-open: when the client ends, so does it.
+  await Promise.all([
+    inward.receiver.reached(kSize), outward.receiver.reached(kSize),
+  ]);
+  socket.end();
   const stats = await done;
   await sending;
   (await inward).check(kSize, 1);
