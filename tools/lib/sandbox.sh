@@ -103,6 +103,10 @@ sandbox_ready() {
     host_ready
   else
     sandbox_source=$sandbox_root/src
+    if ! in_namespaces true 2>/dev/null; then
+      ((EUID == 0)) || die 'without root this needs user namespaces (and the package uidmap), which this machine lacks or denies: run it as root'
+      die 'root may not make mount and pid namespaces here: give this container the capability SYS_ADMIN'
+    fi
     if [[ ! -e $sandbox_root ]]; then
       lock "sandbox-$sandbox_key"
       [[ -e $sandbox_root ]] || sandbox_make
@@ -115,13 +119,10 @@ sandbox_ready() {
 
 sandbox_make() {
   host_need mmdebstrap mmdebstrap
-  host_need setpriv util-linux
   [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || {
     ((EUID == 0)) || die "Debian's keys are missing: install the package debian-archive-keyring, or run this as root"
     step "Installing debian-archive-keyring" sh -c 'apt-get -qq update && apt-get -qq -y install debian-archive-keyring'
   }
-  ((EUID == 0)) || unshare --user --map-root-user --map-auto true 2>/dev/null ||
-    die "without root this needs user namespaces, which this machine denies (and newuidmap, from the package uidmap): run it as root"
   # Into another name first: a folder with the final name is a finished sandbox.
   local new=$sandbox_root.new
   remove_tree "$new"
