@@ -30,16 +30,17 @@ pub struct End {
 
 impl End {
     /// Puts the error back into this thread's queue, where `SSL_get_error` and
-    /// Node's own error path look for it. It was taken out because the bytes
-    /// decrypted before it had to be delivered first.
+    /// Node's own error path look for it, unless it is still there with all its
+    /// details. It is not when the bytes decrypted before it had to wait.
     pub fn raise(&self) {
-        if self.error == 0 {
-            return;
-        }
         // SAFETY: plain calls on this thread's error queue; the library and
         // reason are those of an error that OpenSSL reported, and the format is
         // NULL, so no variadic argument is read.
         unsafe {
+            if self.error == 0 || sys::ERR_peek_error() == self.error {
+                return;
+            }
+            ffi::ERR_clear_error();
             ffi::ERR_new();
             ffi::ERR_set_error(
                 ffi::ERR_GET_LIB(self.error),
@@ -72,15 +73,15 @@ fn clear_errors() {
     }
 }
 
-/// Takes the oldest error and empties the queue.
-fn take_error() -> c_ulong {
-    // SAFETY: plain calls on this thread's error queue.
-    unsafe {
-        let error = sys::ERR_peek_error();
-        ffi::ERR_clear_error();
-        error
-    }
+/// The oldest error, 0 if there is none.
+fn peek_error() -> c_ulong {
+    // SAFETY: a plain call on this thread's error queue.
+    unsafe { sys::ERR_peek_error() }
 }
+
+/// An error that was reported before the splice leaves a session that fails
+/// without saying why: SSL_R_PROTOCOL_IS_SHUTDOWN of ERR_LIB_SSL.
+const FAILED_BEFORE: c_ulong = ffi::ERR_PACK(20, 0, 207);
 
 fn clamp(len: usize) -> c_int {
     c_int::try_from(len).unwrap_or(c_int::MAX)
@@ -106,7 +107,11 @@ pub unsafe fn read(ssl: *mut SSL, out: &mut [u8]) -> Read {
         }),
         ffi::SSL_ERROR_SSL | ffi::SSL_ERROR_SYSCALL => Read::End(End {
             ret,
-            error: take_error(),
+            // Left in the queue, for `End::raise`.
+            error: match peek_error() {
+                0 => FAILED_BEFORE,
+                error => error,
+            },
             close_notify: false,
         }),
         _ => Read::Want,
@@ -128,7 +133,9 @@ pub unsafe fn write(ssl: *mut SSL, bytes: &[u8]) -> Write {
     // SAFETY: as above; nothing ran between the two calls.
     match unsafe { ffi::SSL_get_error(ssl, ret) } {
         ffi::SSL_ERROR_SSL | ffi::SSL_ERROR_SYSCALL | ffi::SSL_ERROR_ZERO_RETURN => {
-            Write::Failed(take_error())
+            let error = peek_error();
+            clear_errors();
+            Write::Failed(error)
         }
         _ => Write::Want,
     }

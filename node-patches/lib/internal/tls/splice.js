@@ -92,6 +92,7 @@ const kSpliceOut = Symbol('kSpliceOut');
 const kIdle = Symbol('kIdle');
 const kOnDestroy = Symbol('kOnDestroy');
 const kOnFinal = Symbol('kOnFinal');
+const kRearm = Symbol('kRearm');
 const kRun = Symbol('kRun');
 
 function noop() {}
@@ -650,7 +651,7 @@ class TLSSplice extends EventEmitter {
 
   // The idle timeout of the socket has run out, as far as JS can tell. Returns
   // whether bytes have moved in native code since it was armed.
-  rearm(timeout) {
+  [kRearm](timeout) {
     const rest = timeout - this[kIdle];
     if (!(rest > 0))
       return false;
@@ -832,7 +833,7 @@ function install(TLSSocket) {
   };
   prototype._onTimeout = function _onTimeout() {
     const splice = this[kSpliceIn] ?? this[kSpliceOut];
-    if (!splice?.rearm(this.timeout))
+    if (!splice?.[kRearm](this.timeout))
       ReflectApply(base._onTimeout, this, []);
   };
 }
