@@ -1,11 +1,10 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # Cargo in the sandbox, for the tests and checks. Sourced after sandbox.sh.
 
-# Each clone has its own: two of them must not take turns at compiling everything.
-cargo_target=$cache/target-$repo_key
+# Each clone has its own: two of them must not take turns at compiling everything. It is tools/test's.
+cargo_target=$cache/test-$repo_key
 
-# OpenSSL is the sandbox's, the one that Node is linked with.
-cargo_env=(CARGO_TARGET_DIR="$cargo_target" OPENSSL_NO_VENDOR=1 CARGO_TERM_COLOR=never)
+cargo_env=(CARGO_TARGET_DIR="$cargo_target" CARGO_TERM_COLOR=never)
 
 # cargo_run ARGUMENT...
 cargo_run() { sandbox_run env "${cargo_env[@]}" cargo "$@"; }
