@@ -303,7 +303,7 @@ fn close_notify_ends_the_direction_after_the_last_byte() {
 
 /// What SSL_read returns, SSL_get_error and the error queue say without the pump,
 /// to a bad record or to the alert that the peer answers one with.
-fn without_pump(options: Options, bad_record: bool) -> (c_int, c_int, libc::c_ulong) {
+fn without_pump(options: Options, bad_record: bool) -> ((c_int, c_int, libc::c_ulong), String) {
     let (ours, peer) = connect(options.version, options.server);
     if bad_record {
         peer.write(&[1; 100]);
@@ -319,8 +319,7 @@ fn without_pump(options: Options, bad_record: bool) -> (c_int, c_int, libc::c_ul
         ossl::ERR_clear_error();
         let ret = ossl::SSL_read(ours.0, [0u8; 100].as_mut_ptr().cast(), 100);
         let error = (ret, ours.error(ret), ERR_peek_error());
-        ossl::ERR_clear_error();
-        error
+        (error, openssl::error::ErrorStack::get().to_string())
     }
 }
 
@@ -346,7 +345,7 @@ fn a_bad_record_comes_after_the_bytes_before_it() {
         assert_eq!(rig.to_us.at, MEGABYTE as u64);
         assert_eq!(
             rig.in_over,
-            Some(without_pump(options, true)),
+            Some(without_pump(options, true).0),
             "{options:?}"
         );
         assert_eq!(rig.stats().close_notify, 0);
@@ -369,7 +368,10 @@ fn a_fatal_alert_is_reported_as_such() {
         rig.drain();
         assert_eq!(rig.to_us.at, 100);
         let (ret, error, code) = rig.in_over.unwrap();
-        assert_eq!((ret, error, code), without_pump(options, false));
+        let (expected, text) = without_pump(options, false);
+        assert_eq!((ret, error, code), expected);
+        assert_eq!(rig.in_over_text, text, "with all details");
+        assert!(text.contains("alert number"));
         assert_eq!(error, ossl::SSL_ERROR_SSL);
         assert_eq!(ossl::ERR_GET_LIB(code), ERR_LIB_SSL);
         assert!(ossl::ERR_GET_REASON(code) > SSL_AD_REASON_OFFSET);

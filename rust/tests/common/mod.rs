@@ -349,6 +349,8 @@ pub struct Rig {
     out_more: bool,
     want_tls: bool,
     pub in_over: Option<(c_int, c_int, c_ulong)>,
+    /// The whole error queue at that moment, as people read it.
+    pub in_over_text: String,
     pub out_over: bool,
     pub in_stopped: bool,
     pub out_stopped: bool,
@@ -394,6 +396,7 @@ impl Rig {
             out_more: false,
             want_tls: false,
             in_over: None,
+            in_over_text: String::new(),
             out_over: false,
             in_stopped: false,
             out_stopped: false,
@@ -476,6 +479,7 @@ impl Rig {
         self.steps = steps;
         if steps & TLS_SPLICE_STEP_OVER != 0 {
             self.in_over = Some((ret, self.ours.error(ret), unsafe { ERR_peek_error() }));
+            self.in_over_text = openssl::error::ErrorStack::get().to_string();
         }
         unsafe { ossl::ERR_clear_error() };
         self.reading = steps & TLS_SPLICE_STEP_PAUSE_TLS == 0;
