@@ -120,7 +120,8 @@ fn bytes_read_before_the_splice_go_first() {
             tls_splice_push_before(rig.splice, TLS_SPLICE_ENCRYPT, from.as_ptr(), 0);
         }
         rig.source_write(1000);
-        rig.decrypt();
+        // The rest arrives before the pump has looked at the beginning.
+        assert!(rig.stream_read());
         rig.encrypt();
         rig.drain();
         assert_eq!(rig.to_us.at, 215_000);
