@@ -133,6 +133,7 @@ async function socketPair(kind = 'tcp', options = {}) {
     accepted, once(connecting, 'connect'),
   ]);
   server.close();
+  track(connecting, socket);
   return [connecting, socket];
 }
 
@@ -151,6 +152,7 @@ function tlsOver(a, b, { server = {}, client = {}, ...options } = {}) {
     ...options,
     ...client,
   });
+  track(clientSide, serverSide);
   return { client: clientSide, server: serverSide };
 }
 
@@ -170,6 +172,7 @@ async function tlsPair({ server = {}, client = {}, ...options } = {}) {
     accepted, once(socket, 'secureConnect'),
   ]);
   listener.close();
+  track(socket, serverSide);
   return { client: socket, server: serverSide };
 }
 
@@ -231,9 +234,22 @@ function record(emitter, names) {
   return events;
 }
 
-// Runs an async test to its end.
+// Runs async tests, one after the other. Of what they leave open, the sockets
+// that were made here are destroyed.
+let queue = Promise.resolve();
+const sockets = new Set();
+
 function run(test) {
-  test().then(common.mustCall());
+  queue = queue.then(test).then(common.mustCall(() => {
+    for (const socket of sockets)
+      socket.destroy();
+    sockets.clear();
+  }));
+}
+
+function track(...pair) {
+  for (const socket of pair)
+    sockets.add(socket);
 }
 
 module.exports = {

@@ -1,0 +1,155 @@
+'use strict';
+
+// start() before the handshake is done takes effect after Node's own checks. A
+// handshake that fails is an 'error', and the endpoint gets nothing.
+
+const common = require('../common');
+if (!common.hasCrypto)
+  common.skip('missing crypto');
+
+const assert = require('assert');
+const { once } = require('events');
+const net = require('net');
+const tls = require('tls');
+if (tls.TLSSplice === undefined)
+  common.skip('built without TLSSplice');
+
+const {
+  MiB, cert, key, receive, record, run, send, socketPair, tlsOver,
+} = require('../common/tls-splice');
+
+const kSize = 1 * MiB + 3;
+
+// Client and server both start before there is TLS.
+for (const version of ['TLSv1.2', 'TLSv1.3']) {
+  run(async () => {
+    const { 0: clientEnd, 1: clientOther } = await socketPair();
+    const { 0: serverEnd, 1: serverOther } = await socketPair();
+    const { 0: a, 1: b } = await socketPair();
+    const { client, server } = tlsOver(a, b, {
+      minVersion: version, maxVersion: version, allowHalfOpen: true,
+    });
+    assert(client.secureConnecting);
+    assert(server.secureConnecting);
+    const splices = [
+      client.spliceTo({ stream: clientEnd }), server.spliceTo({ stream: serverEnd }),
+    ];
+    const received = Promise.all([receive(clientOther), receive(serverOther)]);
+    for (const splice of splices) {
+      splice.start();
+      assert.strictEqual(splice.state, 'running');
+      assert.strictEqual(splice.stats.bytesIn, 0);
+    }
+    await Promise.all([
+      send(clientOther, kSize, { seed: 1 }), send(serverOther, kSize, { seed: 2 }),
+    ]);
+    const { 0: atClient, 1: atServer } = await received;
+    atClient.check(kSize, 2);
+    atServer.check(kSize, 1);
+    for (const splice of splices) {
+      const stats = await splice.finished;
+      assert.strictEqual(stats.bytesIn, kSize);
+      assert.strictEqual(stats.bytesOut, kSize);
+      assert.strictEqual(stats.reason, 'end');
+    }
+  });
+}
+
+// What is written before the handshake goes first.
+run(async () => {
+  const { 0: endpoint, 1: other } = await socketPair();
+  const { 0: a, 1: b } = await socketPair();
+  const { client, server } = tlsOver(a, b, { allowHalfOpen: true });
+  client.write('first ');
+  client.spliceTo({ stream: endpoint, direction: 'out' }).start();
+  assert.throws(() => client.write('no'), { code: 'ERR_INVALID_STATE' });
+  other.end('second');
+  assert.strictEqual((await server.setEncoding('utf8').toArray()).join(''), 'first second');
+});
+
+// A certificate that is not accepted
+run(async () => {
+  const server = tls.createServer({ key, cert }, (socket) => {
+    // With TLS 1.3 the server is done before the client has looked at it.
+    socket.on('error', () => {});
+    socket.end('not for the endpoint');
+  });
+  server.listen(0);
+  await once(server, 'listening');
+  const { 0: endpoint, 1: other } = await socketPair();
+  const socket = tls.connect({ port: server.address().port });
+  other.on('data', common.mustNotCall());
+  other.write('not for the peer');
+  const splice = socket.spliceTo({ stream: endpoint }).start();
+  const events = record(splice, ['error', 'close']);
+  const { 0: { 0: socketError }, 1: { 0: error } } = await Promise.all([
+    once(socket, 'error'), once(splice, 'error'),
+  ]);
+  assert.strictEqual(socketError.code, 'UNABLE_TO_VERIFY_LEAF_SIGNATURE');
+  assert.strictEqual(error, socketError);
+  await assert.rejects(splice.finished, error);
+  assert.deepStrictEqual(events, ['error', 'close']);
+  assert.strictEqual(splice.stats.bytesIn, 0);
+  assert.strictEqual(splice.stats.bytesOut, 0);
+  assert.strictEqual(splice.stats.reason, 'error');
+  assert.strictEqual(endpoint.destroyed, false);
+  server.close();
+  endpoint.end();
+  await once(other.resume(), 'end');
+});
+
+// A listener of 'secureConnect' or 'secureConnection' that says no
+run(async () => {
+  const { 0: endpoint, 1: other } = await socketPair();
+  const { 0: a, 1: b } = await socketPair();
+  const { client, server } = tlsOver(a, b);
+  other.on('data', common.mustNotCall());
+  other.write('not for the peer');
+  server.on('data', common.mustNotCall());
+  server.write('not for the endpoint');
+  server.on('error', () => {});
+  const splice = client.spliceTo({ stream: endpoint }).start();
+  client.on('secureConnect', common.mustCall(() => client.destroy()));
+  const stats = await splice.finished;
+  assert.strictEqual(stats.reason, 'destroyed');
+  assert.strictEqual(stats.bytesIn, 0);
+  assert.strictEqual(stats.bytesOut, 0);
+});
+
+// A peer that does not speak TLS, and one that hangs up
+for (const answer of ['this is not TLS, and is not going to be', '']) {
+  run(async () => {
+    const peer = net.createServer((socket) => socket.end(answer));
+    peer.listen(0);
+    await once(peer, 'listening');
+    const { 0: endpoint, 1: other } = await socketPair();
+    const socket = tls.connect({ port: peer.address().port, rejectUnauthorized: false });
+    other.on('data', common.mustNotCall());
+    other.write('not for the peer');
+    const done = socket.pipeToNative(endpoint);
+    socket.on('error', common.mustCall());
+    await assert.rejects(done, {
+      code: answer ? /^ERR_SSL_/ : 'ECONNRESET',
+    });
+    assert.strictEqual(socket.destroyed, true);
+    assert.strictEqual(endpoint.destroyed, false);
+    peer.close();
+  });
+}
+
+// stop() before there is TLS
+run(async () => {
+  const { 0: endpoint, 1: other } = await socketPair();
+  const { 0: a, 1: b } = await socketPair();
+  const { client, server } = tlsOver(a, b);
+  const splice = client.spliceTo({ stream: endpoint }).start();
+  const stats = await splice.stop();
+  assert.strictEqual(stats.reason, 'stopped');
+  other.write('for JS');
+  server.end('for JS');
+  server.resume();
+  assert.strictEqual((await client.setEncoding('utf8').toArray()).join(''), 'for JS');
+  endpoint.setEncoding('utf8').on('data', common.mustCall((data) => {
+    assert.strictEqual(data, 'for JS');
+  }));
+});
