@@ -220,9 +220,9 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   args.GetReturnValue().Set(buffer);
 }
 
-// resume(tlsWrap): what OpenSSL holds, and the end of the stream below, go to JS.
-// Called after release(), when JS has what that returned. Left for later, it
-// could be lost: see TLSWrap::DoShutdown().
+// resume(tlsWrap): what OpenSSL holds, and the end of the stream below, go to
+// JS. Called after release(), when JS has what that returned. Left for later,
+// it could be lost: see TLSWrap::DoShutdown().
 void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());

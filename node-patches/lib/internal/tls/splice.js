@@ -5,12 +5,10 @@
 // what, how a socket is handed over and given back, and how it ends.
 
 const {
-  ArrayPrototypePush,
   ArrayPrototypeSlice,
   Float64Array,
   FunctionPrototypeCall,
   MathMin,
-  Promise,
   PromisePrototypeThen,
   PromiseWithResolvers,
   ReflectApply,
@@ -22,8 +20,6 @@ const {
 
 const EventEmitter = require('events');
 const net = require('net');
-const { FastBuffer } = require('internal/buffer');
-const { Buffer } = require('buffer');
 const { clearTimeout, setTimeout } = require('timers');
 const { addAbortListener } = require('internal/events/abort_listener');
 const { emitExperimentalWarning, kEmptyObject } = require('internal/util');
