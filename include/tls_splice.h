@@ -291,7 +291,8 @@ size_t tls_splice_take_undelivered(struct tls_splice *splice, uint8_t *out, size
 // `splice` must be NULL or valid, `out` writable.
 bool tls_splice_get_stats(struct tls_splice *splice, struct tls_splice_stats *out);
 
-// Why the splice failed. False, and nothing written, if it has not.
+// Why the splice failed. False, and nothing written, if it has not, or if it
+// failed by a bug of this library.
 //
 // # Safety
 // `splice` must be NULL or valid, `out` writable.

@@ -128,9 +128,23 @@ unsafe fn with<T: Copy>(
     otherwise: T,
     f: impl FnOnce(&mut Pump, &std::cell::Cell<bool>) -> T,
 ) -> T {
+    // SAFETY: passed on.
+    unsafe { with_or(splice, otherwise, otherwise, f) }
+}
+
+/// The same, with another result for a panic.
+///
+/// # Safety
+/// `splice` must be NULL or valid.
+unsafe fn with_or<T: Copy>(
+    splice: *const tls_splice,
+    otherwise: T,
+    panicked: T,
+    f: impl FnOnce(&mut Pump, &std::cell::Cell<bool>) -> T,
+) -> T {
     // SAFETY: NULL or valid, by the contract above.
     let splice = unsafe { splice.as_ref() };
-    guard(otherwise, || {
+    guard(panicked, || {
         splice
             .and_then(|splice| splice.with(f))
             .unwrap_or(otherwise)
@@ -337,7 +351,8 @@ pub unsafe extern "C" fn tls_splice_decrypt(
 ) -> u32 {
     // SAFETY: by the contract above.
     unsafe {
-        let (step, ret) = with(splice, (0, 1), |pump, cancelled| {
+        let failed = TLS_SPLICE_STEP_FAILED | TLS_SPLICE_STEP_PAUSE_TLS;
+        let (step, ret) = with_or(splice, (0, 1), (failed, 1), |pump, cancelled| {
             pump.decrypt(ssl, cancelled)
         });
         *ssl_ret = ret;
@@ -424,7 +439,8 @@ pub unsafe extern "C" fn tls_splice_get_stats(splice: *mut tls_splice, out: *mut
     }
 }
 
-/// Why the splice failed. False, and nothing written, if it has not.
+/// Why the splice failed. False, and nothing written, if it has not, or if it
+/// failed by a bug of this library.
 ///
 /// # Safety
 /// `splice` must be NULL or valid, `out` writable.

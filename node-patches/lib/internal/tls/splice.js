@@ -35,6 +35,7 @@ const {
   ErrnoException,
   codes: {
     ERR_FEATURE_UNAVAILABLE_ON_PLATFORM,
+    ERR_INTERNAL_ASSERTION,
     ERR_INVALID_ARG_TYPE,
     ERR_INVALID_ARG_VALUE,
     ERR_INVALID_STATE,
@@ -414,7 +415,8 @@ class TLSSplice extends EventEmitter {
       this.#finishStop(state);
     } else if (state & kFailed) {
       const { 0: err, 1: syscall } = this.#native.getFailure();
-      this.#stop('error', new ErrnoException(err, syscall));
+      this.#stop('error', err !== 0 ? new ErrnoException(err, syscall) :
+        new ERR_INTERNAL_ASSERTION('The pump has panicked'));
     } else {
       if (state & kInOver)
         this.#onInOver();
