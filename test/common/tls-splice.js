@@ -234,6 +234,11 @@ function record(emitter, names) {
   return events;
 }
 
+// The stats of 'close'. Other than once(), does not listen to 'error'.
+function closing(splice) {
+  return new Promise((resolve) => splice.once('close', resolve));
+}
+
 // Runs async tests, one after the other. Of what they leave open, the sockets
 // that were made here are destroyed.
 let queue = Promise.resolve();
@@ -256,6 +261,7 @@ module.exports = {
   MiB,
   Receiver,
   cert,
+  closing,
   digestOf,
   fifo,
   isOpen,
