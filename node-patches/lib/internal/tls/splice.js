@@ -415,8 +415,12 @@ class TLSSplice extends EventEmitter {
       this.#finishStop(state);
     } else if (state & kFailed) {
       const { 0: err, 1: syscall } = this.#native.getFailure();
-      this.#stop('error', err !== 0 ? new ErrnoException(err, syscall) :
-        new ERR_INTERNAL_ASSERTION('The pump has panicked'));
+      if (err !== 0) {
+        this.#stop('error', new ErrnoException(err, syscall));
+      } else {
+        this.#tlsError = new ERR_INTERNAL_ASSERTION('The pump has panicked');
+        this.#failTLS();
+      }
     } else {
       if (state & kInOver)
         this.#onInOver();
