@@ -1,0 +1,74 @@
+'use strict';
+
+// An AbortSignal stops the splice, and no more than that.
+
+const common = require('../common');
+if (!common.hasCrypto)
+  common.skip('missing crypto');
+
+const assert = require('assert');
+const { getEventListeners, once } = require('events');
+const tls = require('tls');
+if (tls.TLSSplice === undefined)
+  common.skip('built without TLSSplice');
+
+const { record, run, socketPair, tlsPair } = require('../common/tls-splice');
+
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const { 0: endpoint, 1: other } = await socketPair();
+  const controller = new AbortController();
+  const { signal } = controller;
+  const splice = server.spliceTo({ stream: endpoint, signal });
+  const events = record(splice, ['error', 'close']);
+  splice.start();
+  client.write('spliced');
+  assert.strictEqual(`${(await once(other, 'data'))[0]}`, 'spliced');
+  controller.abort(new Error('not an error of the splice'));
+  const stats = await splice.finished;
+  assert.strictEqual(stats.reason, 'aborted');
+  assert.deepStrictEqual(events, ['close']);
+  assert.strictEqual(server.destroyed, false);
+  assert.strictEqual(endpoint.destroyed, false);
+  assert.deepStrictEqual(await splice.stop(), stats);
+  assert.strictEqual(getEventListeners(signal, 'abort').length, 0);
+  client.write('ordinary');
+  assert.strictEqual(`${(await once(server, 'data'))[0]}`, 'ordinary');
+  server.write('ordinary');
+  assert.strictEqual(`${(await once(client, 'data'))[0]}`, 'ordinary');
+});
+
+// pipeToNative() resolves.
+run(async () => {
+  const { server } = await tlsPair();
+  const { 0: endpoint } = await socketPair();
+  const controller = new AbortController();
+  const done = server.pipeToNative(endpoint, { signal: controller.signal });
+  controller.abort();
+  assert.strictEqual((await done).reason, 'aborted');
+  assert.strictEqual(server.destroyed, false);
+});
+
+// Aborted before the start
+run(async () => {
+  const { server } = await tlsPair();
+  const { 0: endpoint } = await socketPair();
+  const splice = server.spliceTo({ stream: endpoint, signal: AbortSignal.abort() });
+  assert.strictEqual(splice.state, 'idle');
+  assert.strictEqual(splice.start(), splice);
+  assert.strictEqual((await splice.finished).reason, 'aborted');
+  assert.strictEqual(server.destroyed, false);
+  // The directions are free.
+  await server.spliceTo({ stream: endpoint }).start().stop();
+});
+
+// A signal that is never used is let go at the end.
+run(async () => {
+  const { server } = await tlsPair();
+  const { 0: endpoint } = await socketPair();
+  const { signal } = new AbortController();
+  const splice = server.spliceTo({ stream: endpoint, signal }).start();
+  assert.strictEqual(getEventListeners(signal, 'abort').length, 1);
+  assert.strictEqual((await splice.stop()).reason, 'stopped');
+  assert.strictEqual(getEventListeners(signal, 'abort').length, 0);
+});
