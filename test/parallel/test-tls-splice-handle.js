@@ -1,0 +1,93 @@
+'use strict';
+
+// What else a handle is: an EventEmitter, readable, disposable, and a resource
+// with a name that keeps the event loop alive unless told not to.
+
+const common = require('../common');
+if (!common.hasCrypto)
+  common.skip('missing crypto');
+
+const assert = require('assert');
+const { createHook } = require('async_hooks');
+const { EventEmitter, once } = require('events');
+const tls = require('tls');
+const { inspect } = require('util');
+if (tls.TLSSplice === undefined)
+  common.skip('built without TLSSplice');
+
+const {
+  record, run, socketPair, tlsPair,
+} = require('../common/tls-splice');
+
+const types = new Set();
+createHook({ init(id, type) { types.add(type); } }).enable();
+
+const kStats = [
+  'bytesIn', 'bytesOut', 'packetsIn', 'packetsOut', 'dropsIn', 'dropsOut',
+  'stallsIn', 'stallsOut', 'peakBufferedIn', 'peakBufferedOut', 'closeNotify',
+  'reason',
+];
+
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const { 0: endpoint, 1: other } = await socketPair();
+  const splice = server.spliceTo({ stream: endpoint });
+  assert(splice instanceof tls.TLSSplice);
+  assert(splice instanceof EventEmitter);
+  assert(types.has('TLSSPLICE'));
+  assert.strictEqual(splice.state, 'idle');
+  assert.deepStrictEqual(Object.keys(splice.stats), kStats);
+  assert.strictEqual(splice.stats.reason, null);
+  assert.strictEqual(splice.ref(), splice);
+  assert.strictEqual(splice.unref(), splice);
+  splice.ref();
+
+  // Nothing is there to be set.
+  for (const name of ['state', 'stats', 'finished']) {
+    assert.throws(() => { splice[name] = 1; }, TypeError);
+    assert.strictEqual(Object.hasOwn(splice, name), false);
+  }
+
+  splice.start();
+  client.write('four');
+  await once(other, 'data');
+  assert(process.getActiveResourcesInfo().includes('TLSSplice') ||
+         process.getActiveResourcesInfo().includes('TLSSPLICE'),
+         `${process.getActiveResourcesInfo()}`);
+
+  // Of no more than a few lines, and without the keys of the socket
+  const text = inspect(splice);
+  assert.match(text, /^TLSSplice \{/);
+  assert.match(text, /state: 'running'/);
+  assert.match(text, /bytesIn: 4,/);
+  assert(text.length < 1000, text);
+  assert.strictEqual(inspect({ a: { b: { splice } } }).includes('bytesIn'), false);
+
+  const closed = once(splice, 'close');
+  const { stats } = splice;
+  await splice.stop();
+  assert.deepStrictEqual((await closed)[0], { ...stats, reason: 'stopped' });
+  assert.match(inspect(splice), /state: 'closed'/);
+  splice.ref();
+  splice.unref();
+});
+
+// `await using`
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const { 0: endpoint } = await socketPair();
+  const splice = server.spliceTo({ stream: endpoint }).start();
+  const events = record(splice, ['error', 'close']);
+  assert.strictEqual(await splice[Symbol.asyncDispose](), undefined);
+  assert.strictEqual(splice.state, 'closed');
+  assert.deepStrictEqual(events, ['close']);
+  await splice[Symbol.asyncDispose]();
+  client.write('x');
+  await once(server, 'data');
+});
+
+// The prototype of TLSSocket, and the names that others see
+assert.strictEqual(tls.TLSSocket.prototype.spliceTo.name, 'spliceTo');
+assert.strictEqual(tls.TLSSocket.prototype.spliceTo.length, 1);
+assert.strictEqual(tls.TLSSocket.prototype.pipeToNative.name, 'pipeToNative');
+assert.strictEqual('spliceTo' in require('net').Socket.prototype, false);

@@ -1,0 +1,75 @@
+'use strict';
+
+// A TLS connection that is reset, or that sends rubbish: the socket is
+// destroyed with that error, as without a splice, and the handle fails with it.
+
+const common = require('../common');
+if (!common.hasCrypto)
+  common.skip('missing crypto');
+
+const assert = require('assert');
+const { once } = require('events');
+const tls = require('tls');
+if (tls.TLSSplice === undefined)
+  common.skip('built without TLSSplice');
+
+const {
+  closing, receive, record, run, settled, socketPair, tlsOver,
+} = require('../common/tls-splice');
+
+const damages = {
+  // With nothing in flight, and with data before it
+  ECONNRESET: (raw) => raw.resetAndDestroy(),
+  // A record of TLS whose type does not exist, and one that cannot be decrypted
+  ERR_SSL: (raw) => raw.write(Buffer.from('ff030300050000000000', 'hex')),
+  ERR_SSL_: (raw) => raw.write(Buffer.concat([
+    Buffer.from('1703030100', 'hex'), Buffer.alloc(256, 0x5a),
+  ])),
+};
+
+for (const version of ['TLSv1.2', 'TLSv1.3']) {
+  for (const direction of ['in', 'duplex', 'out']) {
+    for (const { 0: code, 1: damage } of Object.entries(damages)) {
+      run(async () => {
+        const { 0: endpoint, 1: other } = await socketPair();
+        const { 0: a, 1: b } = await socketPair();
+        const { client, server } = tlsOver(a, b, {
+          minVersion: version, maxVersion: version, allowHalfOpen: true,
+        });
+        await Promise.all([once(client, 'secureConnect'), once(server, 'secure')]);
+        client.on('error', () => {});
+        a.on('error', () => {});
+        const splice = server.spliceTo({ stream: endpoint, direction });
+        const events = record(splice, ['error', 'close']);
+        const closed = closing(splice);
+        const failed = new Promise((resolve) => splice.once('error', resolve));
+        const socketFailed = new Promise((resolve) => server.once('error', resolve));
+        splice.start();
+        client.write('before');
+        if (direction === 'out') {
+          server.resume();
+          await settled(() => server.bytesRead);
+        } else {
+          assert.strictEqual(`${(await once(other, 'data'))[0]}`, 'before');
+        }
+        damage(a);
+        const error = await failed;
+        assert(error.code.startsWith(code), error.code);
+        assert.strictEqual(await socketFailed, error);
+        const stats = await closed;
+        assert.deepStrictEqual(events, ['error', 'close']);
+        assert.strictEqual(stats.reason, 'error');
+        assert.strictEqual(stats.closeNotify, false);
+        assert.strictEqual(stats.bytesIn, direction === 'out' ? 0 : 6);
+        assert.strictEqual(server.destroyed, true);
+        // The endpoint has got what was good, and no end.
+        assert.strictEqual(endpoint.destroyed, false);
+        assert.strictEqual(endpoint.writable, true);
+        const received = receive(other);
+        endpoint.end('!');
+        await received;
+        assert.strictEqual(received.receiver.bytes, 1);
+      });
+    }
+  }
+}
