@@ -156,14 +156,17 @@ function tlsOver(a, b, { server = {}, client = {}, ...options } = {}) {
   return { client: clientSide, server: serverSide };
 }
 
-// A tls.Server and a tls.connect() to it, both secure.
-async function tlsPair({ server = {}, client = {}, ...options } = {}) {
+// A socket of a tls.Server and the tls.connect() to it, both secure; with
+// `raw`, also the net.Socket under the client.
+async function tlsPair({ server = {}, client = {}, raw, ...options } = {}) {
   const listener = tls.createServer({ key, cert, ...options, ...server });
   const accepted = once(listener, 'secureConnection');
   listener.listen(0);
   await once(listener, 'listening');
+  const { port } = listener.address();
+  const under = raw ? net.connect(port) : undefined;
   const socket = tls.connect({
-    port: listener.address().port,
+    ...(raw ? { socket: under } : { port }),
     rejectUnauthorized: false,
     ...options,
     ...client,
@@ -173,7 +176,7 @@ async function tlsPair({ server = {}, client = {}, ...options } = {}) {
   ]);
   listener.close();
   track(socket, serverSide);
-  return { client: socket, server: serverSide };
+  return { client: socket, server: serverSide, raw: under };
 }
 
 let fifos = 0;

@@ -14,11 +14,10 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  closing, receive, record, run, settled, socketPair, tlsOver,
+  closing, receive, record, run, settled, socketPair, tlsPair,
 } = require('../common/tls-splice');
 
 const damages = {
-  // With nothing in flight, and with data before it
   ECONNRESET: (raw) => raw.resetAndDestroy(),
   // A record of TLS whose type does not exist, and one that cannot be decrypted
   ERR_SSL: (raw) => raw.write(Buffer.from('ff030300050000000000', 'hex')),
@@ -32,13 +31,11 @@ for (const version of ['TLSv1.2', 'TLSv1.3']) {
     for (const { 0: code, 1: damage } of Object.entries(damages)) {
       run(async () => {
         const { 0: endpoint, 1: other } = await socketPair();
-        const { 0: a, 1: b } = await socketPair();
-        const { client, server } = tlsOver(a, b, {
-          minVersion: version, maxVersion: version, allowHalfOpen: true,
+        const { client, server, raw } = await tlsPair({
+          minVersion: version, maxVersion: version, allowHalfOpen: true, raw: true,
         });
-        await Promise.all([once(client, 'secureConnect'), once(server, 'secure')]);
         client.on('error', () => {});
-        a.on('error', () => {});
+        raw.on('error', () => {});
         const splice = server.spliceTo({ stream: endpoint, direction });
         const events = record(splice, ['error', 'close']);
         const closed = closing(splice);
@@ -52,7 +49,7 @@ for (const version of ['TLSv1.2', 'TLSv1.3']) {
         } else {
           assert.strictEqual(`${(await once(other, 'data'))[0]}`, 'before');
         }
-        damage(a);
+        damage(raw);
         const error = await failed;
         assert(error.code.startsWith(code), error.code);
         assert.strictEqual(await socketFailed, error);
