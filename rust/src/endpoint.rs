@@ -1,5 +1,6 @@
 //! The endpoint: a descriptor of our own to a pollable byte stream.
 
+use std::cell::Cell;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, c_void};
@@ -38,9 +39,11 @@ pub struct Endpoint {
     fd: OwnedFd,
     socket: bool,
     poll: Poll,
-    /// Clear O_NONBLOCK again at the end: the description is shared and had to
-    /// be set.
-    restore: bool,
+    /// The description is shared, and its O_NONBLOCK is needed. Others may clear
+    /// it at any time: another splice at its end, for one.
+    borrowed: bool,
+    /// Clear O_NONBLOCK again at the end, since it was set here.
+    restore: Cell<bool>,
     /// The caller's number (`autoClose`), here only to be closed.
     owned: Option<OwnedFd>,
     /// See [`Endpoint::hides_eof`].
@@ -159,7 +162,7 @@ impl Endpoint {
             return Err(OpenError::Unsupported);
         }
 
-        let mut restore = false;
+        let mut borrowed = false;
         let fd_of_own;
         let mut poll = Poll::Direct;
         let reopened = if socket { None } else { reopen(fd, flags) };
@@ -170,21 +173,31 @@ impl Endpoint {
             fd_of_own = duplicate(fd)?;
             if flags & libc::O_NONBLOCK == 0 {
                 poll = Self::nest(&fd_of_own, socket)?;
-                if matches!(poll, Poll::Direct) {
-                    set_nonblocking(fd_of_own.as_raw_fd(), true)?;
-                    restore = true;
-                }
             }
+            borrowed = !socket || matches!(poll, Poll::Direct) && flags & libc::O_NONBLOCK == 0;
         }
-        Ok(Endpoint {
+        let endpoint = Endpoint {
             fd: fd_of_own,
             socket,
             poll,
-            restore,
+            borrowed,
+            restore: Cell::new(false),
             owned: None,
             hides_eof,
             guard_sigpipe: writable && !socket && sigpipe_kills(),
-        })
+        };
+        endpoint.ensure_nonblocking()?;
+        Ok(endpoint)
+    }
+
+    /// Sets O_NONBLOCK if it is needed and not there (any more).
+    fn ensure_nonblocking(&self) -> Result<(), OpenError> {
+        let fd = self.fd.as_raw_fd();
+        if self.borrowed && flags_of(fd)? & libc::O_NONBLOCK == 0 {
+            set_nonblocking(fd, true)?;
+            self.restore.set(true);
+        }
+        Ok(())
     }
 
     /// An epoll descriptor for a blocking socket, which is then read and written
@@ -298,6 +311,9 @@ impl Endpoint {
 
     /// read(2) or recv(2), never blocking. `out` must not be empty.
     pub fn read(&self, out: &mut [u8]) -> Io {
+        if let Err(OpenError::System(errno)) = self.ensure_nonblocking() {
+            return Io::Failed(errno);
+        }
         let fd = self.fd.as_raw_fd();
         let buf = out.as_mut_ptr().cast::<c_void>();
         retry(|| {
@@ -314,6 +330,9 @@ impl Endpoint {
 
     /// write(2) or send(2), never blocking, without SIGPIPE.
     pub fn write(&self, bytes: &[u8]) -> Io {
+        if let Err(OpenError::System(errno)) = self.ensure_nonblocking() {
+            return Io::Failed(errno);
+        }
         let fd = self.fd.as_raw_fd();
         let buf = bytes.as_ptr().cast::<c_void>();
         if self.socket {
@@ -343,7 +362,7 @@ impl Endpoint {
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        if self.restore {
+        if self.restore.get() {
             // Best effort: the description may be closed on the other side only,
             // never under us.
             let _ = set_nonblocking(self.fd.as_raw_fd(), false);

@@ -332,7 +332,8 @@ impl Pump {
             while !encrypt.held.is_empty() {
                 // SAFETY: by the contract above.
                 let pending = unsafe { tls::pending_ciphertext(ssl) };
-                if pending >= self.high_water_mark {
+                // A stop does not wait for the peer to read.
+                if pending >= self.high_water_mark && !stopping {
                     return TLS_SPLICE_STEP_MORE | TLS_SPLICE_STEP_FLUSH;
                 }
                 let n = encrypt.held.front().len();

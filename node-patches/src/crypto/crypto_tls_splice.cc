@@ -187,6 +187,7 @@ void TLSSplice::EndOut(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   if (splice->pump_ == nullptr) return;
   tls_splice_end_encrypt(splice->pump_);
+  splice->out_more_ = true;
   splice->ScheduleTurn();
 }
 
@@ -204,7 +205,6 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   CHECK(args[0]->IsUint32());
   const uint32_t directions = args[0].As<Uint32>()->Value() & splice->spliced_;
-  CHECK_EQ(splice->depth_, 0);
   const size_t len = (directions & TLS_SPLICE_DECRYPT) != 0
                          ? tls_splice_undelivered(splice->pump_)
                          : 0;
@@ -265,7 +265,8 @@ void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
 void TLSSplice::GetState(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  args.GetReturnValue().Set(splice->state_bits_);
+  args.GetReturnValue().Set(splice->state_bits_ |
+                            (splice->depth_ > 0 ? kBusy : 0));
 }
 
 // getFailure(): [libuv error code, syscall] of the endpoint or of the stream
@@ -401,8 +402,10 @@ bool TLSSplice::is_flushed() const {
 }
 
 void TLSSplice::OnDrain() {
-  if (depth_ > 0 || (spliced_ & TLS_SPLICE_ENCRYPT) == 0 || !tls_wrap_->ssl_)
+  if (depth_ > 0 || flushing_ || (spliced_ & TLS_SPLICE_ENCRYPT) == 0 ||
+      !tls_wrap_->ssl_) {
     return;
+  }
   if (out_more_ && is_flushed()) ScheduleTurn();
   UpdateInterest();
 }
@@ -484,12 +487,13 @@ void TLSSplice::ScheduleTurn() {
 
 void TLSSplice::Turn() {
   if (spliced_ == 0 || !tls_wrap_->ssl_) return;
+  const bool first = !kicked_;
   kicked_ = true;
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
   // With nothing decrypted this resumes the stream below.
   tls_wrap->Cycle();
   if (spliced_ != 0) DeliverHeldRead();
-  Encrypt();
+  if (first || out_more_) Encrypt();
 }
 
 int TLSSplice::ClearOut() {
@@ -548,7 +552,7 @@ int TLSSplice::Decrypt() {
 void TLSSplice::Encrypt() {
   constexpr uint32_t kDone = kOutOver | kOutStopped | kTLSFailed;
   if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0 || (state_bits_ & kDone) != 0 ||
-      depth_ > 0 || !tls_wrap_->ssl_) {
+      depth_ > 0 || flushing_ || !tls_wrap_->ssl_) {
     return;
   }
   BaseObjectPtr<TLSSplice> strong_ref{this};
@@ -558,18 +562,28 @@ void TLSSplice::Encrypt() {
 
   depth_++;
   const uint32_t step = tls_splice_encrypt(pump_, ssl.get());
-  if (spliced_ != 0) CountBytes();
-  if ((step & TLS_SPLICE_STEP_FLUSH) != 0) tls_wrap->EncOut();
   depth_--;
 
   if (IsHandleClosing()) FreePump();
   if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
-  if (stop_requested_ && (state_bits_ & kInStopped) == 0) {
+  CountBytes();
+  if ((step & TLS_SPLICE_STEP_FLUSH) != 0) {
+    // A stream of JS writes by calling into JS.
+    flushing_ = true;
+    tls_wrap->EncOut();
+    flushing_ = false;
+    if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
+  }
+  if (stop_requested_ && (step & TLS_SPLICE_STEP_STOPPED) == 0) {
     // Asked for inside. The next turn finishes what OpenSSL has begun.
-    tls_splice_stop(pump_);
-    state_bits_ |= kInStopped;
-    SetReading(false);
-    return ScheduleTurn();
+    if ((state_bits_ & kInStopped) == 0) {
+      tls_splice_stop(pump_);
+      state_bits_ |= kInStopped;
+      Notify();
+    }
+    out_more_ = true;
+    ScheduleTurn();
+    return SetReading(false);
   }
   want_tls_ = (step & TLS_SPLICE_STEP_WANT_TLS) != 0;
   out_more_ = (step & TLS_SPLICE_STEP_MORE) != 0;
@@ -669,6 +683,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, kOutStopped);
   NODE_DEFINE_CONSTANT(constants, kFailed);
   NODE_DEFINE_CONSTANT(constants, kTLSFailed);
+  NODE_DEFINE_CONSTANT(constants, kBusy);
   NODE_DEFINE_CONSTANT(constants, kBytesIn);
   NODE_DEFINE_CONSTANT(constants, kBytesOut);
   NODE_DEFINE_CONSTANT(constants, kStallsIn);

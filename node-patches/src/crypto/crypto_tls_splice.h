@@ -63,6 +63,7 @@ class TLSSplice final : public HandleWrap, public StreamListener {
     kOutStopped = 1 << 3,  // Likewise.
     kFailed = 1 << 4,      // The endpoint failed, see getFailure().
     kTLSFailed = 1 << 5,   // TLS or the stream below failed.
+    kBusy = 1 << 6,        // This is a callback of OpenSSL, in the pump.
   };
 
   // Indices of the array that readStats() fills.
@@ -128,6 +129,7 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   uint32_t spliced_ = 0;
   // Depth of calls into the pump: OpenSSL callbacks can get here again.
   int depth_ = 0;
+  bool flushing_ = false;
   // The stream below is libuv's: ciphertext goes past the NodeBIO.
   bool direct_ = false;
   bool rbio_attached_ = false;

@@ -65,6 +65,7 @@ const {
     kOutStopped,
     kFailed,
     kTLSFailed,
+    kBusy,
     kBytesIn,
     kBytesOut,
     kStallsIn,
@@ -171,6 +172,7 @@ class TLSSplice extends EventEmitter {
   #quiet = false;    // Somebody looks at the promise: no uncaught 'error'.
   #inBegun = false;
   #outBegun = false;
+  #outWaits = false;
   #inOver = false;
   #outOver = false;
   #endpointChunks = null;  // What it had read; null when it is JS's to read.
@@ -342,7 +344,14 @@ class TLSSplice extends EventEmitter {
   // Runs to the end, for pipeToNative().
   async [kRun]() {
     this.#quiet = true;
-    this.start();
+    try {
+      this.start();
+    } catch (err) {
+      // What it has taken over (`autoClose`) is closed now, not when it is
+      // garbage.
+      this.#stop('stopped');
+      throw err;
+    }
     try {
       return await this.#outcome.promise;
     } catch (err) {
@@ -361,6 +370,13 @@ class TLSSplice extends EventEmitter {
   #begin() {
     if (this.#state !== 'running')
       return;
+    // Much may have changed during the handshake.
+    if (this.#endpoint && (this.#endpoint.destroyed || !this.#endpoint._handle))
+      return this.#fail(new ERR_STREAM_PREMATURE_CLOSE());
+    if ((this.#directions & kIn && this.#socket.readableEncoding !== null) ||
+        (this.#endpoint && this.#endpoint.readableEncoding !== null)) {
+      return this.#fail(new ERR_INVALID_STATE('A stream decodes what it reads'));
+    }
     if (this.#endpoint && this.#directions & kOut) {
       stopReading(this.#endpoint);
       this.#endpointChunks = takeReadable(this.#endpoint);
@@ -387,6 +403,11 @@ class TLSSplice extends EventEmitter {
     const socket = this.#socket;
     if (socket.writableLength === 0 && !socket.writableCorked)
       return this.#beginOutNow();
+    // After end() nothing can be queued; _final() comes after all writes.
+    if (socket.writableEnded) {
+      this.#outWaits = true;
+      return;
+    }
     socket.write('', (err) => {
       if (!err && this.#state === 'running')
         this.#beginOutNow();
@@ -409,6 +430,9 @@ class TLSSplice extends EventEmitter {
     if (this.#state === 'closed' || this.#state === 'idle')
       return;
     const state = this.#native.getState();
+    // A callback of OpenSSL can run ticks. The native side calls again.
+    if (state & kBusy)
+      return;
     if (state & kTLSFailed) {
       this.#failTLS();
     } else if (this.#state === 'stopping') {
@@ -600,6 +624,8 @@ class TLSSplice extends EventEmitter {
     this.#onFinal = callback;
     if (this.#outBegun)
       this.#native.endOut();
+    else if (this.#outWaits && this.#state === 'running')
+      this.#beginOutNow();
   }
 
   #close(reason, error) {
@@ -678,6 +704,8 @@ function checkEndpoint(stream) {
     throw new ERR_SOCKET_CLOSED();
   if (stream.connecting || !stream._handle)
     throw new ERR_INVALID_STATE('The stream is not connected');
+  if (stream.readableEncoding !== null)
+    throw new ERR_INVALID_STATE('The stream decodes what it reads');
   if (stream.writableLength !== 0)
     throw new ERR_INVALID_STATE('The stream has writes pending');
   if (stream.parser)
@@ -734,6 +762,10 @@ function validateOptions(options) {
 function openNative(options) {
   const { stream, direction } = options;
   const fd = stream === undefined ? options.fd : stream._handle.fd;
+  if (!(fd >= 0)) {
+    throw new ERR_INVALID_ARG_VALUE('options.stream', stream,
+                                    'has no file descriptor');
+  }
   const native = new NativeSplice();
   const err = native.open(fd, kDirections[direction], options.highWaterMark,
                           stream === undefined && options.autoClose);
