@@ -237,9 +237,9 @@ function record(emitter, names) {
   return events;
 }
 
-// The stats of 'close'. Other than once(), does not listen to 'error'.
-function closing(splice) {
-  return new Promise((resolve) => splice.once('close', resolve));
+// What 'close' brings. Other than once(), does not listen to 'error'.
+function closing(emitter) {
+  return new Promise((resolve) => emitter.once('close', resolve));
 }
 
 // Runs async tests, one after the other. Of what they leave open, the sockets
