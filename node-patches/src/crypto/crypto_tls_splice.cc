@@ -157,7 +157,7 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   CHECK_EQ(splice->tls_wrap_.get(), tls_wrap);
   splice->spliced_ |= direction;
   slot = splice;
-  splice->last_activity_ = uv_now(env->event_loop());
+  splice->last_activity_ = env->GetNowUint64();
   // No event may come for what is buffered already. Not now, though: this can
   // be a callback of the very call that is reading.
   splice->ScheduleTurn();
@@ -299,7 +299,8 @@ void TLSSplice::Detach(uint32_t directions) {
   CHECK(tls_wrap_);
   StreamBase* stream = static_cast<StreamBase*>(this->stream());
   const bool stop_reading =
-      (directions & TLS_SPLICE_DECRYPT) != 0 && !stream_destroyed_;
+      (directions & TLS_SPLICE_DECRYPT) != 0 && !stream_destroyed_ &&
+      (state_bits_ & kInOver) == 0;
   spliced_ &= ~directions;
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
     // Inside a call into OpenSSL its BIO stays. That only happens when the SSL
@@ -494,6 +495,8 @@ void TLSSplice::Turn() {
   tls_wrap->Cycle();
   if (spliced_ != 0) DeliverHeldRead();
   if (first || out_more_) Encrypt();
+  if ((spliced_ & TLS_SPLICE_DECRYPT) != 0 && (state_bits_ & kInOver) != 0)
+    SetReading(true);
 }
 
 int TLSSplice::ClearOut() {
@@ -541,6 +544,8 @@ int TLSSplice::Decrypt() {
     tls_splice_get_stats(pump_, &stats);
     if (stats.close_notify == 0) state_bits_ |= kTLSFailed;
     Notify();
+    // As in TLSWrap, the stream below is read on, for its own end or error.
+    if (!reading_) ScheduleTurn();
   }
   UpdateInterest();
   // Last, since it calls into JS if the stream is one of JS.
@@ -610,7 +615,7 @@ void TLSSplice::CountBytes() {
   tls_wrap_->bytes_written_ += out - counted_out_;
   counted_in_ = in;
   counted_out_ = out;
-  last_activity_ = uv_now(env()->event_loop());
+  last_activity_ = env()->GetNowUint64();
 }
 
 void TLSSplice::SetReading(bool on) {

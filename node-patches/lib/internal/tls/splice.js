@@ -490,10 +490,10 @@ class TLSSplice extends EventEmitter {
       this.#release(kOut);
       this.#closeIfOver();
     }
-    // Let the endpoint's own readers see the end.
-    this.#releaseEndpoint();
   }
 
+  // Only at the end: a stream that sees its own end may close itself, and the
+  // other direction with it.
   #releaseEndpoint() {
     const chunks = this.#endpointChunks;
     if (chunks === null)
