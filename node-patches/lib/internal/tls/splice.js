@@ -708,6 +708,8 @@ function checkEndpoint(stream) {
     throw new ERR_INVALID_STATE('The stream decodes what it reads');
   if (stream.writableLength !== 0)
     throw new ERR_INVALID_STATE('The stream has writes pending');
+  if (stream[kSession] || stream[kBoundSession])
+    throw new ERR_INVALID_STATE('The stream belongs to an HTTP/2 session');
   if (stream.parser)
     throw new ERR_INVALID_STATE('The stream belongs to an HTTP parser');
 }
@@ -759,20 +761,23 @@ function validateOptions(options) {
   };
 }
 
-function openNative(options) {
+function openNative(socket, options) {
   const { stream, direction } = options;
   const fd = stream === undefined ? options.fd : stream._handle.fd;
-  if (!(fd >= 0)) {
-    throw new ERR_INVALID_ARG_VALUE('options.stream', stream,
-                                    'has no file descriptor');
+  const name = stream === undefined ? 'options.fd' : 'options.stream';
+  const value = stream ?? fd;
+  if (!(fd >= 0))
+    throw new ERR_INVALID_ARG_VALUE(name, value, 'has no file descriptor');
+  // It would send in the clear what was received encrypted.
+  if (fd === socket._handle.fd) {
+    throw new ERR_INVALID_ARG_VALUE(name, value,
+                                    'is what the TLS connection runs over');
   }
   const native = new NativeSplice();
   const err = native.open(fd, kDirections[direction], options.highWaterMark,
                           stream === undefined && options.autoClose);
   if (err < 0)
     throw new ErrnoException(err, 'open');
-  const name = stream === undefined ? 'options.fd' : 'options.stream';
-  const value = stream ?? fd;
   if (err === TLS_SPLICE_EACCMODE) {
     throw new ERR_INVALID_ARG_VALUE(
       name, value, `is not open for direction '${direction}'`);
@@ -799,7 +804,7 @@ function spliceTo(options) {
   checkSocket(this);
   if (validated.stream !== undefined)
     checkEndpoint(validated.stream);
-  return new TLSSplice(this, openNative(validated), validated);
+  return new TLSSplice(this, openNative(this, validated), validated);
 }
 
 /**
