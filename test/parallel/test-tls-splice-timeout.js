@@ -1,0 +1,53 @@
+'use strict';
+
+// The idle timeout of the socket sees what moves in native code: it does not
+// run out while bytes move, and does when they do not.
+
+const common = require('../common');
+if (!common.hasCrypto)
+  common.skip('missing crypto');
+
+const assert = require('assert');
+const { once } = require('events');
+const tls = require('tls');
+if (tls.TLSSplice === undefined)
+  common.skip('built without TLSSplice');
+
+const { run, socketPair, tlsPair } = require('../common/tls-splice');
+
+for (const direction of ['in', 'out']) {
+  run(async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const { 0: endpoint, 1: other } = await socketPair();
+    const { 0: from, 1: to } = direction === 'in' ? [client, other] : [other, client];
+    const kTimeout = common.platformTimeout(400);
+    let timeouts = 0;
+    server.setTimeout(kTimeout, () => timeouts++);
+    const splice = server.spliceTo({ stream: endpoint, direction }).start();
+
+    // A byte every now and then, for several times the timeout
+    const start = process.hrtime.bigint();
+    let last = start;
+    let longest = 0n;
+    to.on('data', () => {
+      const now = process.hrtime.bigint();
+      if (now - last > longest)
+        longest = now - last;
+      last = now;
+    });
+    const timer = setInterval(() => from.write('x'), kTimeout / 8);
+    while (process.hrtime.bigint() - start < BigInt(kTimeout * 4) * 1000000n)
+      await once(to, 'data');
+    clearInterval(timer);
+    // On a machine that is too slow for that there is nothing to see.
+    if (longest < BigInt(kTimeout) * 900000n)
+      assert.strictEqual(timeouts, 0);
+
+    // And none any more
+    if (timeouts === 0)
+      await once(server, 'timeout');
+    assert.strictEqual(splice.state, 'running');
+    assert.strictEqual(server.destroyed, false);
+    await splice.stop();
+  });
+}
