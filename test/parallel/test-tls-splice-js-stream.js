@@ -1,0 +1,103 @@
+'use strict';
+
+// The stream under the TLSSocket may be another than TCP: a Unix socket, a
+// Duplex of JavaScript, or another TLSSocket.
+
+const common = require('../common');
+if (!common.hasCrypto)
+  common.skip('missing crypto');
+
+const assert = require('assert');
+const { once } = require('events');
+const { Duplex, duplexPair } = require('stream');
+const tls = require('tls');
+if (tls.TLSSplice === undefined)
+  common.skip('built without TLSSplice');
+
+const {
+  MiB, receive, run, send, settled, socketPair, tlsOver, tlsPair,
+} = require('../common/tls-splice');
+
+const kSize = 2 * MiB + 19;
+
+const streams = {
+  'a Unix socket': () => socketPair('unix'),
+  'a Duplex': () => duplexPair(),
+  'a Duplex over TCP': async () => {
+    const pair = await socketPair();
+    return pair.map((socket) => Duplex.from({ readable: socket, writable: socket }));
+  },
+  'TLS in TLS': async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    return [client, server];
+  },
+  'TLS in TLS in TLS': async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const inner = tlsOver(client, server, { allowHalfOpen: true });
+    await once(inner.client, 'secureConnect');
+    return [inner.client, inner.server];
+  },
+};
+
+for (const version of ['TLSv1.2', 'TLSv1.3']) {
+  for (const make of Object.values(streams)) {
+    // There and back
+    run(async () => {
+      const { 0: a, 1: b } = await make();
+      const { client, server } = tlsOver(a, b, {
+        minVersion: version, maxVersion: version, allowHalfOpen: true,
+      });
+      await once(client, 'secureConnect');
+      const { 0: endpoint, 1: other } = await socketPair();
+      const splice = server.spliceTo({ stream: endpoint }).start();
+      const inward = receive(other);
+      const outward = receive(client);
+      await Promise.all([
+        send(client, kSize, { seed: 1, end: false }),
+        send(other, kSize, { seed: 2, end: false }),
+        inward.receiver.reached(kSize),
+        outward.receiver.reached(kSize),
+      ]);
+      inward.receiver.check(kSize, 1);
+      outward.receiver.check(kSize, 2);
+      assert.strictEqual(splice.stats.bytesIn, kSize);
+      assert.strictEqual(splice.stats.bytesOut, kSize);
+      // A duplexPair() whose other side is gone does not come to its end.
+      if (make === streams['a Duplex']) {
+        await splice.stop();
+        return;
+      }
+      client.end();
+      other.end();
+      await Promise.all([inward, outward]);
+      const stats = await splice.finished;
+      assert.strictEqual(stats.closeNotify, true);
+      assert.strictEqual(stats.reason, 'end');
+    });
+
+    // Backpressure, and stop() in the middle of it
+    run(async () => {
+      const { 0: a, 1: b } = await make();
+      const { client, server } = tlsOver(a, b, {
+        minVersion: version, maxVersion: version, allowHalfOpen: true,
+      });
+      await once(client, 'secureConnect');
+      const { 0: other, 1: endpoint } =
+        await socketPair('unix', { pauseOnConnect: true });
+      other.pause();
+      const size = 24 * MiB;
+      const sending = send(client, size);
+      const splice = server.spliceTo({
+        stream: endpoint, direction: 'in', highWaterMark: 100000,
+      }).start();
+      await settled(() => splice.stats.bytesIn);
+      const { bytesIn, peakBufferedIn } = await splice.stop();
+      assert(bytesIn < size);
+      assert(peakBufferedIn <= 100000, `${peakBufferedIn}`);
+      const received = receive(other);
+      server.pipe(endpoint);
+      await sending;
+      (await received).check(size);
+    });
+  }
+}
