@@ -366,13 +366,18 @@ uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
 void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) {
-    if (nread < 0 && nread != UV_EOF) state_bits_ |= kTLSFailed;
+    if (nread < 0 && nread != UV_EOF && nread != UV_ENOBUFS) {
+      state_bits_ |= kTLSFailed;
+      Notify();
+    }
     previous_listener_->OnStreamRead(nread, buf);
   } else if ((state_bits_ & kInOver) != 0) {
     // As in TLSWrap, everything after close_notify is ignored.
     if (rbio_attached_) tls_splice_commit(pump_, 0);
   } else if (nread == UV_ENOBUFS) {
-    // Somebody else has resumed the stream while the sink is full.
+    // Before the first turn, or somebody else has resumed the stream while the
+    // sink is full: the pump's buffer is full, too.
+    reading_ = false;
     stream()->ReadStop();
   } else if (nread < 0) {
     if (rbio_attached_) tls_splice_commit(pump_, 0);
@@ -491,10 +496,12 @@ void TLSSplice::Turn() {
   const bool first = !kicked_;
   kicked_ = true;
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
+  in_turn_ = true;
   // With nothing decrypted this resumes the stream below.
   tls_wrap->Cycle();
   if (spliced_ != 0) DeliverHeldRead();
-  if (first || out_more_) Encrypt();
+  in_turn_ = false;
+  if (first || out_more_ || want_tls_) Encrypt();
   if ((spliced_ & TLS_SPLICE_DECRYPT) != 0 && (state_bits_ & kInOver) != 0)
     SetReading(true);
 }
@@ -533,7 +540,8 @@ int TLSSplice::Decrypt() {
     return 1;
   }
   more_ = (step & TLS_SPLICE_STEP_MORE) != 0;
-  if (more_) ScheduleTurn();
+  // A handshake that SSL_write() waits for may have been read here.
+  if (more_ || (want_tls_ && !in_turn_)) ScheduleTurn();
   if ((step & TLS_SPLICE_STEP_FAILED) != 0) {
     state_bits_ |= kFailed;
     Notify();

@@ -143,6 +143,7 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   bool want_tls_ = false;
   bool stop_requested_ = false;
   bool turn_scheduled_ = false;
+  bool in_turn_ = false;
   bool notify_scheduled_ = false;
   // A negative status that the stream below has reported, or 0.
   ssize_t held_read_ = 0;
