@@ -57,7 +57,8 @@ TLSSplice::TLSSplice(Environment* env, Local<Object> object)
     : HandleWrap(env,
                  object,
                  reinterpret_cast<uv_handle_t*>(&poll_),
-                 AsyncWrap::PROVIDER_TLSSPLICE) {
+                 AsyncWrap::PROVIDER_TLSSPLICE),
+      stats_(std::make_unique<tls_splice_stats>()) {
   MarkAsUninitialized();
   // Until it is started, a splice is nothing but a file descriptor.
   MakeWeak();
@@ -246,12 +247,9 @@ void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
   CHECK_EQ(array->Length(), kStatsCount);
   double* out = reinterpret_cast<double*>(
       static_cast<char*>(array->Buffer()->Data()) + array->ByteOffset());
-  tls_splice_stats stats;
-  // Inside a call into the pump, the array keeps what it had.
-  if (splice->pump_ == nullptr ||
-      !tls_splice_get_stats(splice->pump_, &stats)) {
-    return;
-  }
+  // Inside a call into the pump, and after its end, it is what it was.
+  tls_splice_get_stats(splice->pump_, splice->stats_.get());
+  const tls_splice_stats& stats = *splice->stats_;
   out[kBytesIn] = static_cast<double>(stats.bytes_in);
   out[kBytesOut] = static_cast<double>(stats.bytes_out);
   out[kStallsIn] = static_cast<double>(stats.stalls_in);
@@ -327,6 +325,7 @@ void TLSSplice::Detach(uint32_t directions) {
 
 void TLSSplice::FreePump() {
   if (depth_ > 0) return;  // Whoever is in there does it.
+  tls_splice_get_stats(pump_, stats_.get());
   tls_splice_free(pump_);
   pump_ = nullptr;
 }
@@ -540,17 +539,17 @@ int TLSSplice::Decrypt() {
     return 1;
   }
   more_ = (step & TLS_SPLICE_STEP_MORE) != 0;
+  if (more_) ScheduleTurn();
   // A handshake that SSL_write() waits for may have been read here.
-  if (more_ || (want_tls_ && !in_turn_)) ScheduleTurn();
+  TLSSplice* out = tls_wrap_->splice_out_;
+  if (out != nullptr && out->want_tls_ && !out->in_turn_) out->ScheduleTurn();
   if ((step & TLS_SPLICE_STEP_FAILED) != 0) {
     state_bits_ |= kFailed;
     Notify();
   }
   if ((step & TLS_SPLICE_STEP_OVER) != 0) {
     state_bits_ |= kInOver;
-    tls_splice_stats stats;
-    tls_splice_get_stats(pump_, &stats);
-    if (stats.close_notify == 0) state_bits_ |= kTLSFailed;
+    if (stats_->close_notify == 0) state_bits_ |= kTLSFailed;
     Notify();
     // As in TLSWrap, the stream below is read on, for its own end or error.
     if (!reading_) ScheduleTurn();
@@ -614,10 +613,9 @@ void TLSSplice::Encrypt() {
 }
 
 void TLSSplice::CountBytes() {
-  tls_splice_stats stats;
-  if (!tls_splice_get_stats(pump_, &stats)) return;
-  const uint64_t in = stats.bytes_decrypted;
-  const uint64_t out = stats.bytes_out;
+  if (!tls_splice_get_stats(pump_, stats_.get())) return;
+  const uint64_t in = stats_->bytes_decrypted;
+  const uint64_t out = stats_->bytes_out;
   if (in == counted_in_ && out == counted_out_) return;
   tls_wrap_->bytes_read_ += in - counted_in_;
   tls_wrap_->bytes_written_ += out - counted_out_;

@@ -8,7 +8,10 @@
 #include "stream_base.h"
 #include "uv.h"
 
+#include <memory>
+
 struct tls_splice;
+struct tls_splice_stats;
 
 namespace node {
 namespace crypto {
@@ -122,6 +125,8 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   uv_poll_t poll_;
   int poll_events_ = 0;
   tls_splice* pump_ = nullptr;
+  // As of the last call into the pump.
+  std::unique_ptr<tls_splice_stats> stats_;
   BaseObjectPtr<TLSWrap> tls_wrap_;
 
   uint32_t state_bits_ = 0;
