@@ -533,9 +533,10 @@ int TLSSplice::Decrypt() {
   if (stop_requested_) {
     tls_splice_stop(pump_);
     state_bits_ |= kInStopped;
-    SetReading(false);
+    out_more_ = true;
     Notify();
     ScheduleTurn();
+    SetReading(false);
     return 1;
   }
   more_ = (step & TLS_SPLICE_STEP_MORE) != 0;

@@ -174,6 +174,7 @@ class TLSSplice extends EventEmitter {
   #outBegun = false;
   #outWaits = false;
   #inOver = false;
+  #outEnding = false;
   #outOver = false;
   #endpointChunks = null;  // What it had read; null when it is JS's to read.
   #onFinal = null;
@@ -479,8 +480,11 @@ class TLSSplice extends EventEmitter {
       onFinal();
       this.#closeIfOver();
     } else if (this.#end) {
+      if (this.#outEnding)
+        return;
+      this.#outEnding = true;
       socket.end((err) => {
-        if (err || this.#outOver)
+        if (err)
           return;
         this.#outOver = true;
         this.#closeIfOver();
