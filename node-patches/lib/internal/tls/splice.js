@@ -20,6 +20,7 @@ const {
 
 const EventEmitter = require('events');
 const net = require('net');
+const { FastBuffer } = require('internal/buffer');
 const { clearTimeout, setTimeout } = require('timers');
 const { addAbortListener } = require('internal/events/abort_listener');
 const { emitExperimentalWarning, kEmptyObject } = require('internal/util');
@@ -77,6 +78,7 @@ const {
     kStatsCount,
   },
 } = internalBinding('tls_wrap');
+const { WriteWrap } = internalBinding('stream_wrap');
 const { getLibuvNow } = internalBinding('timers');
 
 const isWindows = process.platform === 'win32';
@@ -86,6 +88,8 @@ const kDefaultHighWaterMark = 256 * 1024;
 // On a TLSSocket: what has taken over a direction.
 const kSpliceIn = Symbol('kSpliceIn');
 const kSpliceOut = Symbol('kSpliceOut');
+// On a TLSSocket: a splice may have left ciphertext behind that is on its way.
+const kUnflushed = Symbol('kUnflushed');
 // On a TLSSplice: what the TLSSocket tells it.
 const kIdle = Symbol('kIdle');
 const kOnDestroy = Symbol('kOnDestroy');
@@ -569,8 +573,10 @@ class TLSSplice extends EventEmitter {
     }
     if (directions & kOut && socket[kSpliceOut] === this) {
       socket[kSpliceOut] = undefined;
-      if (this.#outBegun)
+      if (this.#outBegun) {
         this.#native.release(kOut);
+        socket[kUnflushed] = !(this.#native.getState() & kOutOver);
+      }
     }
   }
 
@@ -841,6 +847,23 @@ function checkWrite(socket) {
   }
 }
 
+// Calls back once all ciphertext is written to the stream below. JS's own writes
+// wait for that, and so the shutdown after them does not have to. An empty write
+// ends when there is no more.
+function flush(socket, callback) {
+  const handle = socket._handle;
+  if (!handle)
+    return callback();
+  const req = new WriteWrap();
+  req.handle = handle;
+  req.oncomplete = (status, handle, err) => {
+    callback(status < 0 ? new ErrnoException(status, 'write', err) : null);
+  };
+  const err = handle.writeBuffer(req, new FastBuffer());
+  if (err !== 0)
+    callback(new ErrnoException(err, 'write', req.error));
+}
+
 // Adds the methods, and what a spliced socket does otherwise.
 function install(TLSSocket) {
   const { prototype } = TLSSocket;
@@ -860,7 +883,13 @@ function install(TLSSocket) {
     return ReflectApply(base.end, this, [chunk, encoding, callback]);
   };
   prototype._final = function _final(callback) {
-    const final = () => ReflectApply(base._final, this, [callback]);
+    const final = () => {
+      if (this[kUnflushed])
+        flush(this, (err) => { err ? callback(err) : end(); });
+      else
+        end();
+    };
+    const end = () => ReflectApply(base._final, this, [callback]);
     const splice = this[kSpliceOut];
     if (splice) {
       splice[kOnFinal]((err) => { err ? callback(err) : final(); });

@@ -1,0 +1,170 @@
+'use strict';
+
+// What a splice must not be talked into: aborting the process, losing bytes,
+// closing a file that is not its own, or sending in the clear what was
+// encrypted.
+
+const common = require('../common');
+if (!common.hasCrypto)
+  common.skip('missing crypto');
+
+const assert = require('assert');
+const fs = require('fs');
+const tls = require('tls');
+const { once } = require('events');
+if (tls.TLSSplice === undefined)
+  common.skip('built without TLSSplice');
+
+const {
+  cert, closing, isOpen, key, receive, run, send, socketPair, tlsPair,
+} = require('../common/tls-splice');
+
+// The endpoint decodes, and has decoded, what it reads.
+run(async () => {
+  const { server } = await tlsPair();
+  const { 0: endpoint, 1: other } = await socketPair();
+  endpoint.setEncoding('utf8');
+  other.write('text');
+  await once(endpoint, 'readable');
+  assert.throws(() => server.spliceTo({ stream: endpoint }).start(),
+                { code: 'ERR_INVALID_STATE' });
+});
+
+// So does the socket, from the time between start() and the handshake on.
+run(async () => {
+  const { 0: endpoint } = await socketPair();
+  const { 0: a, 1: b } = await socketPair();
+  const socket = tls.connect({ socket: a, rejectUnauthorized: false });
+  const splice = socket.spliceTo({ stream: endpoint }).start();
+  socket.setEncoding('utf8');
+  socket.unshift('text');
+  const failed = once(splice, 'error');
+  new tls.TLSSocket(b, {
+    isServer: true, secureContext: tls.createSecureContext({ key, cert }),
+  });
+  assert.strictEqual((await failed)[0].code, 'ERR_INVALID_STATE');
+  socket.destroy();
+  b.destroy();
+});
+
+// The endpoint is destroyed while 'secure' is emitted.
+run(async () => {
+  const { 0: endpoint } = await socketPair();
+  const listener = tls.createServer({ key, cert }).listen(0);
+  await once(listener, 'listening');
+  const socket = tls.connect({
+    port: listener.address().port, rejectUnauthorized: false,
+  });
+  socket.once('secure', () => endpoint.destroy());
+  const splice = socket.spliceTo({ stream: endpoint }).start();
+  const { 0: error } = await once(splice, 'error');
+  assert.strictEqual(error.code, 'ERR_STREAM_PREMATURE_CLOSE');
+  socket.destroy();
+  listener.close();
+});
+
+// What the TLS connection itself runs over.
+run(async () => {
+  const { client, raw } = await tlsPair({ raw: true });
+  for (const options of [{ stream: raw }, { fd: raw._handle.fd }]) {
+    assert.throws(() => client.spliceTo(options),
+                  { code: 'ERR_INVALID_ARG_VALUE' });
+  }
+});
+
+// A pipeToNative() that cannot start closes what it was to close at once, not
+// when the number has come to mean something else.
+run(async () => {
+  const { server } = await tlsPair();
+  const { 0: endpoint } = await socketPair();
+  const splice = server.spliceTo({ stream: endpoint, direction: 'out' }).start();
+  const { 0: other } = await socketPair();
+  other.pause();
+  const fd = fs.openSync(`/proc/self/fd/${process.stdout.fd}`, 'w');
+  await assert.rejects(server.pipeToNative(fd, { direction: 'duplex', autoClose: true }),
+                       { code: /^ERR_INVALID_(STATE|ARG_VALUE)$/ });
+  // Refused before it was taken over, it is still the caller's.
+  if (isOpen(fd))
+    fs.closeSync(fd);
+  await splice.stop();
+});
+
+// stop() does not wait for a peer that does not read, although JS had buffered
+// more of the endpoint than may be held.
+run(async () => {
+  const size = 8 * 1024 * 1024;
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  client.pause();
+  const { 0: endpoint, 1: other } = await socketPair();
+  const sent = send(other, size);
+  const chunks = [];
+  let bytes = 0;
+  for await (const chunk of endpoint.iterator({ destroyOnReturn: false })) {
+    chunks.push(chunk);
+    bytes += chunk.length;
+    if (bytes === size)
+      break;
+  }
+  endpoint.unshift(Buffer.concat(chunks));
+  await sent;
+  const splice = server.spliceTo({
+    stream: endpoint, direction: 'out', highWaterMark: 1000,
+  }).start();
+  await new Promise(setImmediate);
+  await new Promise(setImmediate);
+  assert.strictEqual((await splice.stop()).bytesOut, size);
+  const received = receive(client);
+  server.end();
+  (await received).check(size);
+});
+
+// end() right after start(), with a write before, all before the handshake.
+for (const direction of ['out', 'duplex']) {
+  run(async () => {
+    const { 0: endpoint } = await socketPair();
+    const listener = tls.createServer({ key, cert, allowHalfOpen: true }).listen(0);
+    await once(listener, 'listening');
+    const accepted = once(listener, 'secureConnection');
+    const socket = tls.connect({
+      port: listener.address().port, rejectUnauthorized: false,
+    });
+    socket.write('hello');
+    const splice = socket.spliceTo({ stream: endpoint, direction }).start();
+    const closed = closing(splice);
+    socket.end();
+    const { 0: peer } = await accepted;
+    const received = receive(peer);
+    assert.strictEqual((await received).bytes, 5);
+    peer.end();
+    await closed;
+    listener.close();
+  });
+}
+
+// Two handles, started before the handshake, with the peer's data right behind
+// its last message: neither takes the other's full buffer for a failure.
+for (const version of ['TLSv1.2', 'TLSv1.3']) {
+  for (const order of [['in', 'out'], ['out', 'in']]) {
+    run(async () => {
+      const size = 1024 * 1024;
+      const { 0: endpoint, 1: other } = await socketPair();
+      const listener = tls.createServer({
+        key, cert, allowHalfOpen: true, maxVersion: version,
+      }, (peer) => { send(peer, size); peers.push(receive(peer)); }).listen(0);
+      const peers = [];
+      await once(listener, 'listening');
+      const socket = tls.connect({
+        port: listener.address().port, rejectUnauthorized: false,
+        allowHalfOpen: true,
+      });
+      const finished = order.map((direction) =>
+        socket.spliceTo({ stream: endpoint, direction }).start().finished);
+      const received = receive(other);
+      await send(other, size);
+      (await received).check(size);
+      await Promise.all(finished);
+      (await peers[0]).check(size);
+      listener.close();
+    });
+  }
+}
