@@ -17,8 +17,6 @@ const {
   MiB, Receiver, receive, record, run, send, settled, socketPair, tlsPair,
 } = require('../common/tls-splice');
 
-const kSize = 4 * MiB + 1;
-
 // Idempotent, in each state
 run(async () => {
   const { server } = await tlsPair();

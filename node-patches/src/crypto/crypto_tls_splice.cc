@@ -296,9 +296,8 @@ void TLSSplice::Detach(uint32_t directions) {
   if (directions == 0) return;
   CHECK(tls_wrap_);
   StreamBase* stream = static_cast<StreamBase*>(this->stream());
-  const bool stop_reading =
-      (directions & TLS_SPLICE_DECRYPT) != 0 && !stream_destroyed_ &&
-      (state_bits_ & kInOver) == 0;
+  const bool stop_reading = (directions & TLS_SPLICE_DECRYPT) != 0 &&
+                            !stream_destroyed_ && (state_bits_ & kInOver) == 0;
   spliced_ &= ~directions;
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
     // Inside a call into OpenSSL its BIO stays. That only happens when the SSL

@@ -159,6 +159,6 @@ export default [
   },
   {
     files: ['test/**/*.js'],
-    languageOptions: { globals: readonly(['fetch', 'gc', 'navigator']) },
+    languageOptions: { globals: readonly(['__dirname', '__filename', 'fetch', 'gc', 'navigator']) },
   },
 ];
