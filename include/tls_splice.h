@@ -91,6 +91,14 @@ struct tls_splice_buf {
   size_t len;
 };
 
+// What to do with a file, on another thread than that of the loop.
+struct tls_splice_transfer {
+  // The file. It stays the splice's.
+  int fd;
+  // What to read into, or to write; the splice's too.
+  struct tls_splice_buf buf;
+};
+
 // `struct tls_splice_stats`: plain counters, in bytes unless said otherwise.
 struct tls_splice_stats {
   // Cleartext delivered to the endpoint.
@@ -157,7 +165,8 @@ void tls_splice_free(struct tls_splice *splice);
 void tls_splice_adopt_fd(struct tls_splice *splice, int fd);
 
 // The descriptor to poll for the endpoint's readiness. It stays the splice's.
-// -1 if `splice` is NULL.
+// -1 if the endpoint is a file: then `tls_splice_begin_transfer` takes the place
+// of polling. -1 too if `splice` is NULL.
 //
 // # Safety
 // `splice` must be NULL or valid.
@@ -178,6 +187,27 @@ uint32_t tls_splice_interest(struct tls_splice *splice, SSL *ssl);
 // # Safety
 // `splice` must be NULL or valid.
 uint32_t tls_splice_ready(struct tls_splice *splice, uint32_t polled);
+
+// Begins a transfer of a file for `event`, which `tls_splice_interest` has
+// returned: 1 for a read(2) at the file's position, 2 for a write(2).
+//
+// Until the `tls_splice_end_transfer` that must follow, the memory is only for
+// the transfer, `tls_splice_interest` does not ask for the event again, what is
+// undelivered is not to be taken, and the splice is not to be freed. `buf.len` is
+// 0 if there is nothing to do, and no end then.
+//
+// # Safety
+// `splice` must be NULL or valid, `ssl` valid.
+struct tls_splice_transfer tls_splice_begin_transfer(struct tls_splice *splice,
+                                                     SSL *ssl,
+                                                     uint32_t event);
+
+// Ends it: `result` is what read(2) or write(2) returned, or -errno. -ECANCELED
+// if it has not been done. To be followed by what readiness is followed by.
+//
+// # Safety
+// `splice` must be NULL or valid.
+void tls_splice_end_transfer(struct tls_splice *splice, uint32_t event, ssize_t result);
 
 // Starts `direction`, one of those in the config.
 //

@@ -1,4 +1,4 @@
-//! The endpoint: a descriptor of our own to a pollable byte stream.
+//! The endpoint: a descriptor of our own to a byte stream or a file.
 
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -23,6 +23,10 @@ pub enum Io {
 enum Poll {
     /// The descriptor itself: its description is ours, or was non-blocking.
     Direct,
+    /// Not at all: epoll(7) refuses regular files, /dev/null, block devices. They
+    /// are always ready, and block. So the caller reads and writes them on other
+    /// threads.
+    Never,
     /// An epoll descriptor that watches it: libuv's `uv_poll_init` sets
     /// O_NONBLOCK on what it is given, and this one is nobody else's.
     #[cfg(target_os = "linux")]
@@ -34,7 +38,7 @@ pub const READABLE: u32 = 1;
 /// Interest in POLLOUT.
 pub const WRITABLE: u32 = 2;
 
-/// A pollable byte stream: pipe, FIFO, stream socket, tty.
+/// A pollable byte stream (pipe, FIFO, stream socket, tty), or a file.
 pub struct Endpoint {
     fd: OwnedFd,
     socket: bool,
@@ -106,6 +110,37 @@ fn reopen(_: RawFd, _: c_int) -> Option<OwnedFd> {
     None
 }
 
+/// A new epoll descriptor that knows `fd`, with no event to report yet.
+#[cfg(target_os = "linux")]
+fn epoll_on(fd: RawFd) -> Result<OwnedFd, OpenError> {
+    // SAFETY: no memory is passed; the new descriptor is ours alone.
+    let epoll = unsafe {
+        let epoll = check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?;
+        OwnedFd::from_raw_fd(epoll)
+    };
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    // SAFETY: `event` is valid for the call.
+    check(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) })?;
+    Ok(epoll)
+}
+
+/// Whether epoll takes `fd`.
+#[cfg(target_os = "linux")]
+fn is_pollable(fd: RawFd) -> Result<bool, OpenError> {
+    match epoll_on(fd) {
+        Ok(_) => Ok(true),
+        Err(OpenError::System(libc::EPERM)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Neither regular files nor devices: kqueue(2) says of them what read(2) does
+/// not keep.
+#[cfg(not(target_os = "linux"))]
+fn is_pollable(_: RawFd) -> Result<bool, OpenError> {
+    Ok(false)
+}
+
 fn socket_option(fd: RawFd, option: c_int) -> Result<c_int, OpenError> {
     let mut value: c_int = 0;
     let mut len = std::mem::size_of::<c_int>() as libc::socklen_t;
@@ -158,23 +193,32 @@ impl Endpoint {
             if socket_option(fd, libc::SO_ACCEPTCONN)? != 0 {
                 return Err(OpenError::System(libc::EINVAL));
             }
-        } else if kind != libc::S_IFIFO && !tty {
+        } else if kind == libc::S_IFDIR {
+            return Err(OpenError::System(libc::EISDIR));
+        }
+        let file = !socket && kind != libc::S_IFIFO && !tty;
+        if file && is_pollable(fd)? {
             return Err(OpenError::Unsupported);
         }
 
         let mut borrowed = false;
         let fd_of_own;
-        let mut poll = Poll::Direct;
-        let reopened = if socket { None } else { reopen(fd, flags) };
+        let mut poll = if file { Poll::Never } else { Poll::Direct };
+        let reopened = if socket || file {
+            None
+        } else {
+            reopen(fd, flags)
+        };
         let hides_eof = kind == libc::S_IFIFO && readable && reopened.is_some();
         if let Some(reopened) = reopened {
             fd_of_own = reopened;
         } else {
+            // Of a file this shares the position.
             fd_of_own = duplicate(fd)?;
-            if flags & libc::O_NONBLOCK == 0 {
-                poll = Self::nest(&fd_of_own, socket)?;
+            if socket && flags & libc::O_NONBLOCK == 0 {
+                poll = Self::nest(&fd_of_own)?;
             }
-            borrowed = !socket || matches!(poll, Poll::Direct) && flags & libc::O_NONBLOCK == 0;
+            borrowed = matches!(poll, Poll::Direct) && (!socket || flags & libc::O_NONBLOCK == 0);
         }
         let endpoint = Endpoint {
             fd: fd_of_own,
@@ -203,47 +247,41 @@ impl Endpoint {
     /// An epoll descriptor for a blocking socket, which is then read and written
     /// with MSG_DONTWAIT.
     #[cfg(target_os = "linux")]
-    fn nest(fd: &OwnedFd, socket: bool) -> Result<Poll, OpenError> {
-        if !socket {
-            return Ok(Poll::Direct);
-        }
-        // SAFETY: no memory is passed; the new descriptor is ours alone.
-        let epoll = unsafe {
-            let epoll = check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?;
-            OwnedFd::from_raw_fd(epoll)
-        };
-        let mut event = libc::epoll_event { events: 0, u64: 0 };
-        // SAFETY: `event` is valid for the call.
-        check(unsafe {
-            libc::epoll_ctl(
-                epoll.as_raw_fd(),
-                libc::EPOLL_CTL_ADD,
-                fd.as_raw_fd(),
-                &raw mut event,
-            )
-        })?;
+    fn nest(fd: &OwnedFd) -> Result<Poll, OpenError> {
+        let epoll = epoll_on(fd.as_raw_fd())?;
         Ok(Poll::Nested { epoll, events: 0 })
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn nest(_: &OwnedFd, _: bool) -> Result<Poll, OpenError> {
+    fn nest(_: &OwnedFd) -> Result<Poll, OpenError> {
         Ok(Poll::Direct)
     }
 
-    /// The descriptor to poll.
+    /// The descriptor to poll; -1 if this is a file.
     pub fn poll_fd(&self) -> RawFd {
         match &self.poll {
             Poll::Direct => self.fd.as_raw_fd(),
+            Poll::Never => -1,
             #[cfg(target_os = "linux")]
             Poll::Nested { epoll, .. } => epoll.as_raw_fd(),
         }
+    }
+
+    /// Whether it is read and written by transfers, see [`crate::pump`].
+    pub fn is_file(&self) -> bool {
+        matches!(self.poll, Poll::Never)
+    }
+
+    /// The descriptor to read and write a file with.
+    pub fn fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 
     /// Sets the interest ([`READABLE`], [`WRITABLE`]); returns what to poll
     /// [`Endpoint::poll_fd`] for, 0 for nothing.
     pub fn set_interest(&mut self, interest: u32) -> u32 {
         match &mut self.poll {
-            Poll::Direct => interest,
+            Poll::Direct | Poll::Never => interest,
             #[cfg(target_os = "linux")]
             Poll::Nested { epoll, events } => {
                 let mut wanted = 0;
@@ -282,7 +320,7 @@ impl Endpoint {
     /// What the endpoint is ready for, given what `poll_fd` is.
     pub fn ready(&self, polled: u32) -> u32 {
         match &self.poll {
-            Poll::Direct => polled,
+            Poll::Direct | Poll::Never => polled,
             #[cfg(target_os = "linux")]
             Poll::Nested { epoll, .. } => {
                 let mut event = libc::epoll_event { events: 0, u64: 0 };
@@ -311,6 +349,9 @@ impl Endpoint {
 
     /// read(2) or recv(2), never blocking. `out` must not be empty.
     pub fn read(&self, out: &mut [u8]) -> Io {
+        if self.is_file() {
+            return Io::WouldBlock;
+        }
         if let Err(OpenError::System(errno)) = self.ensure_nonblocking() {
             return Io::Failed(errno);
         }
@@ -330,6 +371,9 @@ impl Endpoint {
 
     /// write(2) or send(2), never blocking, without SIGPIPE.
     pub fn write(&self, bytes: &[u8]) -> Io {
+        if self.is_file() {
+            return Io::WouldBlock;
+        }
         if let Err(OpenError::System(errno)) = self.ensure_nonblocking() {
             return Io::Failed(errno);
         }

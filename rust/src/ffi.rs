@@ -5,7 +5,7 @@
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use libc::{c_int, c_ulong, size_t};
+use libc::{c_int, c_ulong, size_t, ssize_t};
 use openssl_sys::SSL;
 
 use crate::endpoint::Endpoint;
@@ -38,6 +38,15 @@ pub struct tls_splice_buf {
     pub base: *mut u8,
     /// Length in bytes.
     pub len: size_t,
+}
+
+/// What to do with a file, on another thread than that of the loop.
+#[repr(C)]
+pub struct tls_splice_transfer {
+    /// The file. It stays the splice's.
+    pub fd: c_int,
+    /// What to read into, or to write; the splice's too.
+    pub buf: tls_splice_buf,
 }
 
 /// Why a splice failed.
@@ -167,7 +176,8 @@ pub unsafe extern "C" fn tls_splice_adopt_fd(splice: *mut tls_splice, fd: c_int)
 }
 
 /// The descriptor to poll for the endpoint's readiness. It stays the splice's.
-/// -1 if `splice` is NULL.
+/// -1 if the endpoint is a file: then `tls_splice_begin_transfer` takes the place
+/// of polling. -1 too if `splice` is NULL.
 ///
 /// # Safety
 /// `splice` must be NULL or valid.
@@ -199,6 +209,52 @@ pub unsafe extern "C" fn tls_splice_interest(splice: *mut tls_splice, ssl: *mut 
 pub unsafe extern "C" fn tls_splice_ready(splice: *mut tls_splice, polled: u32) -> u32 {
     // SAFETY: passed on.
     unsafe { with(splice, 0, |pump, _| pump.endpoint().ready(polled)) }
+}
+
+/// Begins a transfer of a file for `event`, which `tls_splice_interest` has
+/// returned: 1 for a read(2) at the file's position, 2 for a write(2).
+///
+/// Until the `tls_splice_end_transfer` that must follow, the memory is only for
+/// the transfer, `tls_splice_interest` does not ask for the event again, what is
+/// undelivered is not to be taken, and the splice is not to be freed. `buf.len` is
+/// 0 if there is nothing to do, and no end then.
+///
+/// # Safety
+/// `splice` must be NULL or valid, `ssl` valid.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_begin_transfer(
+    splice: *mut tls_splice,
+    ssl: *mut SSL,
+    event: u32,
+) -> tls_splice_transfer {
+    let nothing = Transfer {
+        fd: -1,
+        base: std::ptr::null_mut(),
+        len: 0,
+    };
+    // SAFETY: passed on.
+    let Transfer { fd, base, len } =
+        unsafe { with(splice, nothing, |pump, _| pump.begin_transfer(ssl, event)) };
+    tls_splice_transfer {
+        fd,
+        buf: tls_splice_buf { base, len },
+    }
+}
+
+/// Ends it: `result` is what read(2) or write(2) returned, or -errno. -ECANCELED
+/// if it has not been done. To be followed by what readiness is followed by.
+///
+/// # Safety
+/// `splice` must be NULL or valid.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_end_transfer(
+    splice: *mut tls_splice,
+    event: u32,
+    result: ssize_t,
+) {
+    let result = usize::try_from(result).map_err(|_| result.wrapping_neg() as c_int);
+    // SAFETY: passed on.
+    unsafe { with(splice, (), |pump, _| pump.end_transfer(event, result)) }
 }
 
 /// Starts `direction`, one of those in the config.

@@ -1,6 +1,11 @@
 //! The two state machines.
+//!
+//! A file is not polled, since it never says that it would block, and is not read
+//! or written here, since it does. Instead the caller asks for a [`Transfer`],
+//! carries it out on another thread, and reports what came of it.
 
 use std::cell::Cell;
+use std::os::fd::RawFd;
 
 use libc::c_int;
 use openssl_sys::SSL;
@@ -40,9 +45,24 @@ const TURN_BUDGET: usize = 512 * 1024;
 /// TLS records carry at most this much cleartext.
 const MAX_RECORD: usize = 16 * 1024;
 
+/// Memory to read a file into, or to write to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Transfer {
+    /// The descriptor, which stays the pump's.
+    pub fd: RawFd,
+    /// The memory: nobody else touches it until the transfer ends.
+    pub base: *mut u8,
+    /// Length in bytes; 0 means that there is nothing to do.
+    pub len: usize,
+}
+
 #[derive(Default)]
 struct Decrypt {
     held: Held,
+    /// A transfer is writing what is held.
+    writing: bool,
+    /// The errno of a transfer.
+    error: Option<c_int>,
     end: Option<tls::End>,
     /// Bytes since the loop last turned.
     turn: usize,
@@ -53,6 +73,10 @@ struct Decrypt {
 #[derive(Default)]
 struct Encrypt {
     held: Held,
+    /// A transfer is reading into what is held.
+    reading: bool,
+    /// The errno of a transfer.
+    error: Option<c_int>,
     eof: bool,
     /// The write BIO is so full that the source is not read.
     stalled: bool,
@@ -184,6 +208,68 @@ impl Pump {
         self.decrypt.as_mut().map(|decrypt| &mut decrypt.held)
     }
 
+    /// Begins the reading ([`READABLE`]) or writing ([`WRITABLE`]) of a file that
+    /// [`Pump::interest`] has asked for.
+    ///
+    /// # Safety
+    /// `ssl` must be valid. The pump must stay until [`Pump::end_transfer`].
+    pub unsafe fn begin_transfer(&mut self, ssl: *mut SSL, event: u32) -> Transfer {
+        let mut transfer = Transfer {
+            fd: self.endpoint.fd(),
+            base: std::ptr::null_mut(),
+            len: 0,
+        };
+        if event == WRITABLE {
+            if let Some(decrypt) = self.decrypt.as_mut().filter(|d| !d.writing) {
+                // Only read from: the caller passes it to write(2).
+                transfer.base = decrypt.held.front().as_ptr().cast_mut();
+                transfer.len = decrypt.held.front().len();
+                decrypt.writing = transfer.len > 0;
+            }
+        } else if let Some(encrypt) = self.encrypt.as_mut().filter(|e| e.wants_source()) {
+            // SAFETY: by the contract above.
+            let pending = unsafe { tls::pending_ciphertext(ssl) };
+            let room = room(self.high_water_mark, pending);
+            if room > 0 {
+                let limit = read_limit(room);
+                let spare = &mut encrypt.held.chunk().spare()[..limit];
+                transfer.base = spare.as_mut_ptr();
+                transfer.len = limit;
+                encrypt.reading = true;
+            }
+        }
+        transfer
+    }
+
+    /// Ends it with the bytes that were transferred, or an errno. ECANCELED says
+    /// that nothing was.
+    pub fn end_transfer(&mut self, event: u32, result: Result<usize, c_int>) {
+        let error = match result {
+            Err(errno) if ![libc::ECANCELED, libc::EINTR, libc::EAGAIN].contains(&errno) => {
+                Some(errno)
+            }
+            _ => None,
+        };
+        if event == WRITABLE {
+            if let Some(decrypt) = self.decrypt.as_mut().filter(|d| d.writing) {
+                decrypt.writing = false;
+                decrypt.error = error;
+                if let Ok(n) = result {
+                    decrypt.held.consume(n);
+                    self.stats.bytes_in += n as u64;
+                }
+            }
+        } else if let Some(encrypt) = self.encrypt.as_mut().filter(|e| e.reading) {
+            encrypt.reading = false;
+            encrypt.error = error;
+            if let Ok(n) = result {
+                encrypt.held.chunk().commit(n);
+                encrypt.eof |= n == 0;
+            }
+            encrypt.held.release_if_empty();
+        }
+    }
+
     /// Why the splice failed, if it has.
     pub fn failure(&self) -> Option<Failure> {
         self.failure
@@ -199,7 +285,7 @@ impl Pump {
             if self
                 .decrypt
                 .as_ref()
-                .is_some_and(|d| d.blocked && !d.stopped)
+                .is_some_and(|d| d.blocked && !d.stopped && !d.writing)
             {
                 interest |= WRITABLE;
             }
@@ -355,6 +441,10 @@ impl Pump {
                     }
                 }
             }
+            // What it reads must be sent as well.
+            if encrypt.reading {
+                return TLS_SPLICE_STEP_FLUSH;
+            }
             if stopping {
                 return TLS_SPLICE_STEP_STOPPED | TLS_SPLICE_STEP_FLUSH;
             }
@@ -376,11 +466,11 @@ impl Pump {
                 };
             }
 
-            // Records grow by 90 bytes at most, with 512 bytes in each at least
-            // (setMaxSendFragment).
-            let limit = (room - room / 6).clamp(1, CHUNK_SIZE);
             let chunk = encrypt.held.chunk();
-            let read = self.endpoint.read(&mut chunk.spare()[..limit]);
+            let read = match encrypt.error.take() {
+                Some(errno) => Io::Failed(errno),
+                None => self.endpoint.read(&mut chunk.spare()[..read_limit(room)]),
+            };
             if let Io::Bytes(n) = read {
                 chunk.commit(n);
                 turn += n;
@@ -406,6 +496,9 @@ impl Decrypt {
     /// Writes what is held to the sink: `Bytes` when nothing is left.
     fn deliver(&mut self, sink: &Endpoint, stats: &mut Stats) -> Io {
         let was_blocked = std::mem::replace(&mut self.blocked, false);
+        if let Some(errno) = self.error.take() {
+            return Io::Failed(errno);
+        }
         while !self.held.is_empty() {
             let wanted = self.held.front().len();
             let io = sink.write(self.held.front());
@@ -419,7 +512,7 @@ impl Decrypt {
                 // A short write says what EAGAIN would: the sink is full.
                 _ => {
                     self.blocked = true;
-                    if !was_blocked {
+                    if !was_blocked && !sink.is_file() {
                         stats.stalls_in += 1;
                     }
                     return Io::WouldBlock;
@@ -432,7 +525,7 @@ impl Decrypt {
 
 impl Encrypt {
     fn wants_source(&self) -> bool {
-        self.held.is_empty() && !(self.eof || self.stopping || self.over)
+        self.held.is_empty() && !(self.reading || self.eof || self.stopping || self.over)
     }
 }
 
@@ -445,6 +538,12 @@ fn room(high_water_mark: usize, pending: usize) -> usize {
     } else {
         room
     }
+}
+
+/// How much to read for that: records grow by 90 bytes at most, with 512 bytes in
+/// each at least (setMaxSendFragment).
+fn read_limit(room: usize) -> usize {
+    (room - room / 6).clamp(1, CHUNK_SIZE)
 }
 
 impl tls::End {

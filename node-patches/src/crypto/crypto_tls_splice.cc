@@ -105,9 +105,11 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   int err = tls_splice_new(&config, &splice->pump_);
   if (err != TLS_SPLICE_OK) return args.GetReturnValue().Set(err);
 
-  err = uv_poll_init(splice->env()->event_loop(),
-                     &splice->poll_,
-                     tls_splice_poll_fd(splice->pump_));
+  uv_loop_t* loop = splice->env()->event_loop();
+  const int poll_fd = tls_splice_poll_fd(splice->pump_);
+  splice->is_file_ = poll_fd < 0;
+  err = splice->is_file_ ? uv_idle_init(loop, &splice->idle_)
+                         : uv_poll_init(loop, &splice->poll_, poll_fd);
   if (err != 0) {
     splice->FreePump();
     return args.GetReturnValue().Set(err);
@@ -178,6 +180,7 @@ void TLSSplice::Stop(const FunctionCallbackInfo<Value>& args) {
   }
   tls_splice_stop(splice->pump_);
   splice->state_bits_ |= kInStopped;
+  splice->CancelTransfers();
   splice->SetReading(false);
   splice->Encrypt();
 }
@@ -263,8 +266,11 @@ void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
 void TLSSplice::GetState(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  args.GetReturnValue().Set(splice->state_bits_ |
-                            (splice->depth_ > 0 ? kBusy : 0));
+  uint32_t state = splice->state_bits_;
+  // How much of it is delivered is not known yet.
+  if ((splice->transfers_ & UV_WRITABLE) != 0) state &= ~kInStopped;
+  if (splice->depth_ > 0) state |= kBusy;
+  args.GetReturnValue().Set(state);
 }
 
 // getFailure(): [libuv error code, syscall] of the endpoint or of the stream
@@ -313,6 +319,7 @@ void TLSSplice::Detach(uint32_t directions) {
   if (spliced_ == 0) {
     if (poll_events_ != 0) uv_poll_stop(&poll_);
     poll_events_ = 0;
+    CancelTransfers();
     stream->RemoveStreamListener(this);
     tls_wrap_.reset();
   } else {
@@ -323,7 +330,8 @@ void TLSSplice::Detach(uint32_t directions) {
 }
 
 void TLSSplice::FreePump() {
-  if (depth_ > 0) return;  // Whoever is in there does it.
+  // Whoever is in there does it, or the end of the transfer.
+  if (depth_ > 0 || transfers_ != 0) return;
   tls_splice_get_stats(pump_, stats_.get());
   tls_splice_free(pump_);
   pump_ = nullptr;
@@ -466,15 +474,62 @@ void TLSSplice::OnPoll(uv_poll_t* handle, int status, int events) {
     splice->poll_events_ = 0;
     events = UV_READABLE | UV_WRITABLE;
   }
-  events = tls_splice_ready(splice->pump_, events);
-  if ((events & UV_WRITABLE) != 0 &&
-      (splice->spliced_ & TLS_SPLICE_DECRYPT) != 0) {
-    BaseObjectPtr<TLSWrap> tls_wrap = splice->tls_wrap_;
+  splice->OnReady(tls_splice_ready(splice->pump_, events));
+}
+
+void TLSSplice::OnReady(int events) {
+  if ((events & UV_WRITABLE) != 0 && (spliced_ & TLS_SPLICE_DECRYPT) != 0) {
+    BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
     tls_wrap->Cycle();
-    if (splice->spliced_ != 0) splice->DeliverHeldRead();
+    if (spliced_ != 0) DeliverHeldRead();
   }
-  if ((events & UV_READABLE) != 0) splice->Encrypt();
-  splice->UpdateInterest();
+  if ((events & UV_READABLE) != 0) Encrypt();
+  UpdateInterest();
+}
+
+void TLSSplice::BeginTransfers(int events) {
+  for (const int event : {UV_READABLE, UV_WRITABLE}) {
+    if ((events & event) == 0) continue;
+    const tls_splice_transfer transfer =
+        tls_splice_begin_transfer(pump_, tls_wrap_->ssl_.get(), event);
+    if (transfer.buf.len == 0) continue;
+    transfers_ |= event;
+    keep_alive_.reset(this);
+    env()->IncreaseWaitingRequestCounter();
+    uv_fs_t* req = event == UV_READABLE ? &file_read_ : &file_write_;
+    req->data = this;
+    const uv_buf_t buf = uv_buf_init(
+        reinterpret_cast<char*>(transfer.buf.base), transfer.buf.len);
+    // At the position of the file, which this moves on.
+    CHECK_EQ((event == UV_READABLE ? uv_fs_read : uv_fs_write)(
+                 env()->event_loop(), req, transfer.fd, &buf, 1, -1, OnTransfer),
+             0);
+  }
+}
+
+void TLSSplice::CancelTransfers() {
+  // One that has begun is not cancelled; its end is waited for.
+  if ((transfers_ & UV_READABLE) != 0)
+    uv_cancel(reinterpret_cast<uv_req_t*>(&file_read_));
+  if ((transfers_ & UV_WRITABLE) != 0)
+    uv_cancel(reinterpret_cast<uv_req_t*>(&file_write_));
+}
+
+void TLSSplice::OnTransfer(uv_fs_t* req) {
+  TLSSplice* splice = static_cast<TLSSplice*>(req->data);
+  BaseObjectPtr<TLSSplice> strong_ref{splice};
+  Environment* env = splice->env();
+  HandleScope handle_scope(env->isolate());
+  Context::Scope context_scope(env->context());
+  env->DecreaseWaitingRequestCounter();
+  const int event = req == &splice->file_read_ ? UV_READABLE : UV_WRITABLE;
+  splice->transfers_ &= ~event;
+  if (splice->transfers_ == 0) splice->keep_alive_.reset();
+  tls_splice_end_transfer(splice->pump_, event, req->result);
+  uv_fs_req_cleanup(req);
+  if (splice->IsHandleClosing()) return splice->FreePump();
+  if ((splice->state_bits_ & kInStopped) != 0) splice->Notify();
+  splice->OnReady(event);
 }
 
 void TLSSplice::ScheduleTurn() {
@@ -642,6 +697,7 @@ void TLSSplice::UpdateInterest() {
   constexpr uint32_t kDone = kFailed | kTLSFailed | kInStopped;
   if (kicked_ && tls_wrap_->ssl_ && (state_bits_ & kDone) == 0)
     events = tls_splice_interest(pump_, tls_wrap_->ssl_.get());
+  if (is_file_) return BeginTransfers(events);
   if (events == poll_events_) return;
   poll_events_ = events;
   if (events == 0) {

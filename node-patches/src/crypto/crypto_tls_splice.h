@@ -23,7 +23,8 @@ namespace crypto {
 // While a direction is spliced, this object is pushed on the stream below the
 // TLSWrap as a listener, and the TLSWrap points to it.
 //
-// The uv_poll_t watches the file descriptor. Everything happens on the thread
+// The uv_poll_t watches the file descriptor; a file is read and written with
+// uv_fs_read() and uv_fs_write() instead. Everything else happens on the thread
 // of the event loop.
 class TLSSplice final : public HandleWrap, public StreamListener {
  public:
@@ -97,6 +98,7 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   TLSSplice(Environment* env, v8::Local<v8::Object> object);
 
   static void OnPoll(uv_poll_t* handle, int status, int events);
+  static void OnTransfer(uv_fs_t* req);
 
   // Lets the TLSWrap go: its SSL reads from its own BIO again, and it hears the
   // stream below itself. For both directions, or for one of two.
@@ -115,6 +117,11 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   void DeliverAfterEOF();
   void SetReading(bool on);
   void UpdateInterest();
+  // The endpoint is ready for what UpdateInterest() has asked for.
+  void OnReady(int events);
+  // Read or write the file, on the thread pool.
+  void BeginTransfers(int events);
+  void CancelTransfers();
   void CountBytes();
   void FailTLS(int err);
   // Tell JS that getState() has changed, from the top of the stack.
@@ -122,8 +129,19 @@ class TLSSplice final : public HandleWrap, public StreamListener {
 
   bool is_flushed() const;
 
-  uv_poll_t poll_;
+  union {
+    uv_poll_t poll_;
+    // Of a file. Never started, only there to be closed.
+    uv_idle_t idle_;
+  };
+  bool is_file_ = false;
   int poll_events_ = 0;
+  uv_fs_t file_read_;
+  uv_fs_t file_write_;
+  // UV_READABLE and UV_WRITABLE: of these two, which are under way. They keep
+  // the splice alive.
+  int transfers_ = 0;
+  BaseObjectPtr<TLSSplice> keep_alive_;
   tls_splice* pump_ = nullptr;
   // As of the last call into the pump.
   std::unique_ptr<tls_splice_stats> stats_;

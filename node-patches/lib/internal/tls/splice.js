@@ -794,7 +794,7 @@ function openNative(socket, options) {
   }
   if (err === TLS_SPLICE_ENOTSUP) {
     throw new ERR_INVALID_ARG_VALUE(
-      name, value, 'is not a pipe, stream socket or terminal');
+      name, value, 'is not a pipe, stream socket, terminal or file');
   }
   if (err !== 0)
     throw new ERR_INVALID_STATE(`The splice cannot be made (${err})`);

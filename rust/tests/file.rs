@@ -1,0 +1,259 @@
+//! Files: read and written by transfers, which this does in place of a thread
+//! pool.
+
+#![allow(clippy::undocumented_unsafe_blocks)]
+
+mod common;
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::AsRawFd;
+
+use libc::c_int;
+use openssl_sys as ossl;
+
+use common::*;
+use tls_splice::endpoint::{READABLE, WRITABLE};
+use tls_splice::ffi::*;
+use tls_splice::handle::tls_splice as Splice;
+use tls_splice::pump::*;
+
+const SIZE: usize = 300_000;
+
+/// A session spliced to a file.
+struct Rig {
+    ours: Tls,
+    peer: Tls,
+    splice: *mut Splice,
+    file: File,
+}
+
+impl Rig {
+    fn new(directions: u32) -> Rig {
+        let (ours, peer) = connect(TLS1_3, true);
+        let file = tempfile::tempfile().unwrap();
+        let splice = new_splice(file.as_raw_fd(), directions, 256 * 1024).unwrap();
+        assert_eq!(unsafe { tls_splice_poll_fd(splice) }, -1);
+        unsafe { tls_splice_start(splice, directions) };
+        Rig {
+            ours,
+            peer,
+            splice,
+            file,
+        }
+    }
+
+    fn decrypt(&mut self) -> u32 {
+        let mut ret = 1;
+        let steps = unsafe { tls_splice_decrypt(self.splice, self.ours.0, &mut ret) };
+        unsafe { ossl::ERR_clear_error() };
+        steps
+    }
+
+    fn encrypt(&mut self) -> u32 {
+        unsafe { tls_splice_encrypt(self.splice, self.ours.0) }
+    }
+
+    fn interest(&mut self) -> u32 {
+        unsafe { tls_splice_interest(self.splice, self.ours.0) }
+    }
+
+    fn begin(&mut self, event: u32) -> tls_splice_transfer {
+        let transfer = unsafe { tls_splice_begin_transfer(self.splice, self.ours.0, event) };
+        assert!(transfer.buf.len > 0);
+        transfer
+    }
+
+    fn end(&mut self, event: u32, result: isize) {
+        unsafe { tls_splice_end_transfer(self.splice, event, result) };
+    }
+
+    /// Writes at most `limit` bytes to the file, with all that it takes.
+    fn write(&mut self, limit: usize) -> usize {
+        let transfer = self.begin(WRITABLE);
+        let n = transfer.buf.len.min(limit);
+        let n = unsafe { libc::write(transfer.fd, transfer.buf.base.cast(), n) };
+        self.end(WRITABLE, n);
+        n as usize
+    }
+
+    /// Reads at most `limit` bytes of the file.
+    fn read(&mut self, limit: usize) -> usize {
+        let transfer = self.begin(READABLE);
+        let n = transfer.buf.len.min(limit);
+        let n = unsafe { libc::read(transfer.fd, transfer.buf.base.cast(), n) };
+        self.end(READABLE, n);
+        n as usize
+    }
+
+    fn stats(&self) -> tls_splice::stats::Stats {
+        stats_of(self.splice)
+    }
+
+    fn contents(&mut self) -> Vec<u8> {
+        let mut contents = Vec::new();
+        self.file.rewind().unwrap();
+        self.file.read_to_end(&mut contents).unwrap();
+        contents
+    }
+
+    fn failure(&self) -> Option<(c_int, bool)> {
+        let mut failure = tls_splice_failure::default();
+        unsafe { tls_splice_get_failure(self.splice, &mut failure) }
+            .then_some((failure.errnum, failure.is_write))
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        unsafe { tls_splice_free(self.splice) };
+    }
+}
+
+#[test]
+fn what_the_peer_sends_is_written_to_the_file() {
+    let mut rig = Rig::new(TLS_SPLICE_DECRYPT);
+    let sent = Pattern::new(1).take(SIZE);
+    for part in sent.chunks(16_000) {
+        assert!(rig.peer.write(part));
+    }
+    rig.peer.shutdown();
+    rig.ours.give(&rig.peer.take(usize::MAX));
+    let mut steps = rig.decrypt();
+    let mut limits = [1, 70_000, 1000, 16_384].into_iter().cycle();
+    while rig.interest() == WRITABLE {
+        assert_ne!(steps & TLS_SPLICE_STEP_PAUSE_TLS, 0);
+        rig.write(limits.next().unwrap());
+        steps = rig.decrypt();
+    }
+    assert_ne!(steps & TLS_SPLICE_STEP_OVER, 0);
+    assert_eq!(rig.contents(), sent);
+    let stats = rig.stats();
+    assert_eq!(stats.bytes_in, SIZE as u64);
+    assert_eq!(stats.close_notify, 1);
+    assert_eq!(stats.stalls_in, 0, "a file is not what stalls mean");
+}
+
+#[test]
+fn what_the_file_has_is_sent_from_its_position_on() {
+    let mut rig = Rig::new(TLS_SPLICE_ENCRYPT);
+    let contents = Pattern::new(2).take(SIZE);
+    rig.file.write_all(&contents).unwrap();
+    rig.file.seek(std::io::SeekFrom::Start(1000)).unwrap();
+    let mut got = Vec::new();
+    let mut limits = [1, 70_000, 1000, 16_384].into_iter().cycle();
+    loop {
+        let steps = rig.encrypt();
+        rig.peer.give(&rig.ours.take(usize::MAX));
+        got.extend(rig.peer.read_all().0);
+        if steps & TLS_SPLICE_STEP_OVER != 0 {
+            break;
+        }
+        if rig.interest() == READABLE {
+            rig.read(limits.next().unwrap());
+        }
+    }
+    assert_eq!(got, contents[1000..]);
+    assert_eq!(rig.stats().bytes_out, got.len() as u64);
+    assert_eq!(rig.file.stream_position().unwrap(), SIZE as u64);
+}
+
+#[test]
+fn a_transfer_is_asked_for_once() {
+    let mut rig = Rig::new(DUPLEX);
+    rig.file.write_all(b"source").unwrap();
+    rig.file.rewind().unwrap();
+    rig.peer.write(b"sink");
+    rig.ours.give(&rig.peer.take(usize::MAX));
+    rig.decrypt();
+    rig.encrypt();
+    assert_eq!(rig.interest(), READABLE | WRITABLE);
+    rig.begin(WRITABLE);
+    assert_eq!(rig.interest(), READABLE);
+    rig.begin(READABLE);
+    assert_eq!(rig.interest(), 0);
+    for event in [READABLE, WRITABLE] {
+        let transfer = unsafe { tls_splice_begin_transfer(rig.splice, rig.ours.0, event) };
+        assert_eq!(transfer.buf.len, 0);
+    }
+    // Cancelled, interrupted: as if it had not begun.
+    rig.end(WRITABLE, -(libc::ECANCELED as isize));
+    rig.end(READABLE, -(libc::EINTR as isize));
+    assert_eq!(rig.interest(), READABLE | WRITABLE);
+    assert_eq!(rig.failure(), None);
+}
+
+#[test]
+fn a_stop_waits_for_the_transfers() {
+    let mut rig = Rig::new(DUPLEX);
+    let contents = Pattern::new(2).take(1000);
+    rig.file.write_all(&contents).unwrap();
+    rig.file.rewind().unwrap();
+    let sent = Pattern::new(1).take(1000);
+    rig.peer.write(&sent);
+    rig.ours.give(&rig.peer.take(usize::MAX));
+    rig.decrypt();
+    rig.encrypt();
+    let write = rig.begin(WRITABLE);
+    let read = rig.begin(READABLE);
+    unsafe { tls_splice_stop(rig.splice) };
+    assert_eq!(rig.encrypt() & TLS_SPLICE_STEP_STOPPED, 0);
+
+    let n = unsafe { libc::read(read.fd, read.buf.base.cast(), 400) };
+    rig.end(READABLE, n);
+    assert_ne!(rig.encrypt() & TLS_SPLICE_STEP_STOPPED, 0);
+    rig.peer.give(&rig.ours.take(usize::MAX));
+    assert_eq!(rig.peer.read_all().0, contents[..400], "what was read is sent");
+    assert_eq!(rig.file.stream_position().unwrap(), 400);
+
+    let n = unsafe { libc::write(write.fd, write.buf.base.cast(), 300) };
+    rig.end(WRITABLE, n);
+    assert_ne!(rig.decrypt() & TLS_SPLICE_STEP_STOPPED, 0);
+    let mut rest = vec![0; 1000];
+    let n = unsafe { tls_splice_take_undelivered(rig.splice, rest.as_mut_ptr(), rest.len()) };
+    assert_eq!(rest[..n], sent[300..], "what was not written is handed back");
+    assert_eq!(rig.interest(), 0);
+}
+
+#[test]
+fn the_end_of_encryption_waits_for_the_read() {
+    let mut rig = Rig::new(TLS_SPLICE_ENCRYPT);
+    rig.file.write_all(b"the last").unwrap();
+    rig.file.rewind().unwrap();
+    rig.encrypt();
+    let read = rig.begin(READABLE);
+    unsafe { tls_splice_end_encrypt(rig.splice) };
+    assert_eq!(rig.encrypt() & TLS_SPLICE_STEP_OVER, 0);
+    let n = unsafe { libc::read(read.fd, read.buf.base.cast(), read.buf.len) };
+    rig.end(READABLE, n);
+    assert_eq!(rig.encrypt() & TLS_SPLICE_STEP_OVER, 0);
+    rig.peer.give(&rig.ours.take(usize::MAX));
+    assert_eq!(rig.peer.read_all().0, b"the last");
+    assert_ne!(rig.encrypt() & TLS_SPLICE_STEP_OVER, 0);
+}
+
+#[test]
+fn a_full_disk_is_a_failure() {
+    let mut rig = Rig::new(TLS_SPLICE_DECRYPT);
+    let sent = Pattern::new(1).take(1000);
+    rig.peer.write(&sent);
+    rig.ours.give(&rig.peer.take(usize::MAX));
+    rig.decrypt();
+    assert_eq!(rig.write(10), 10);
+    rig.decrypt();
+    rig.begin(WRITABLE);
+    rig.end(WRITABLE, -(libc::ENOSPC as isize));
+    assert_ne!(rig.decrypt() & TLS_SPLICE_STEP_FAILED, 0);
+    assert_eq!(rig.failure(), Some((libc::ENOSPC, true)));
+    assert_eq!(unsafe { tls_splice_undelivered(rig.splice) }, 990);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_failure() {
+    let mut rig = Rig::new(TLS_SPLICE_ENCRYPT);
+    rig.encrypt();
+    rig.begin(READABLE);
+    rig.end(READABLE, -(libc::EIO as isize));
+    assert_ne!(rig.encrypt() & TLS_SPLICE_STEP_FAILED, 0);
+    assert_eq!(rig.failure(), Some((libc::EIO, false)));
+}
