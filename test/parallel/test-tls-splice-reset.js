@@ -14,7 +14,7 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  closing, receive, record, run, settled, socketPair, tlsPair,
+  MiB, closing, receive, record, run, send, settled, socketPair, tlsPair,
 } = require('../common/tls-splice');
 
 const damages = {
@@ -69,4 +69,38 @@ for (const version of ['TLSv1.2', 'TLSv1.3']) {
       });
     }
   }
+}
+
+// A reset that a write runs into while the sink is full: the endpoint still gets
+// what was decrypted before.
+for (const separate of [false, true]) {
+  run(async () => {
+    const { 0: endpoint, 1: other } = await socketPair();
+    const { client, server, raw } = await tlsPair({ allowHalfOpen: true, raw: true });
+    client.on('error', () => {});
+    raw.on('error', () => {});
+    server.on('error', () => {});
+    const splices = (separate ? ['in', 'out'] : ['duplex']).map(
+      (direction) => server.spliceTo({ stream: endpoint, direction }).start());
+    const failed = splices.map((splice) => assert.rejects(splice.finished, {
+      code: /^(ECONNRESET|EPIPE)$/,
+    }));
+    const sending = send(client, 64 * MiB).catch(() => {});
+    await settled(() => server.bytesRead);
+    const { bytesRead } = server;
+    assert(bytesRead > splices[0].stats.bytesIn);
+    raw.resetAndDestroy();
+    // The second write fails for sure: the first may be what brings the RST.
+    other.write('x');
+    await settled(() => server.bytesWritten);
+    other.write('y');
+    await settled(() => server.bytesWritten);
+    assert.strictEqual(server.destroyed, false);
+    const received = receive(other);
+    await Promise.all([...failed, sending]);
+    assert.strictEqual(splices[0].stats.bytesIn, bytesRead);
+    endpoint.end();
+    await received;
+    assert.strictEqual(received.receiver.bytes, bytesRead);
+  });
 }

@@ -425,8 +425,29 @@ void TLSSplice::OnDrain() {
 void TLSSplice::FailTLS(int err) {
   if (write_error_ != 0) return;
   write_error_ = err;
+  // What was decrypted before goes to its endpoint first.
+  TLSSplice* in = tls_wrap_->splice_in_;
+  if (in != nullptr && in->HoldError(err)) {
+    tls_splice_end_encrypt(pump_);
+    state_bits_ |= kOutStopped;
+    UpdateInterest();
+    return;
+  }
   state_bits_ |= kTLSFailed;
   Notify();
+}
+
+bool TLSSplice::HoldError(int err) {
+  constexpr uint32_t kDone = kInOver | kInStopped | kFailed | kTLSFailed;
+  if ((state_bits_ & kDone) != 0 || (held_read_ == 0 && !IsHolding()))
+    return false;
+  SetReading(false);
+  if (held_read_ == 0) held_read_ = err;
+  return true;
+}
+
+bool TLSSplice::IsHolding() const {
+  return tls_splice_undelivered(pump_) != 0 || more_;
 }
 
 void TLSSplice::DeliverHeldRead() {
@@ -439,7 +460,7 @@ void TLSSplice::DeliverHeldRead() {
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
   // The last of the ciphertext may still be there.
   if (tls_wrap->ssl_) tls_wrap->Cycle();
-  if (held_read_ == 0 || tls_splice_undelivered(pump_) != 0 || more_) return;
+  if (held_read_ == 0 || IsHolding()) return;
   if ((state_bits_ & (kInOver | kInStopped | kFailed)) != 0) return;
   const ssize_t nread = held_read_;
   held_read_ = 0;
@@ -498,12 +519,13 @@ void TLSSplice::BeginTransfers(int events) {
     env()->IncreaseWaitingRequestCounter();
     uv_fs_t* req = event == UV_READABLE ? &file_read_ : &file_write_;
     req->data = this;
-    const uv_buf_t buf = uv_buf_init(
-        reinterpret_cast<char*>(transfer.buf.base), transfer.buf.len);
+    const uv_buf_t buf = uv_buf_init(reinterpret_cast<char*>(transfer.buf.base),
+                                     transfer.buf.len);
     // At the position of the file, which this moves on.
-    CHECK_EQ((event == UV_READABLE ? uv_fs_read : uv_fs_write)(
-                 env()->event_loop(), req, transfer.fd, &buf, 1, -1, OnTransfer),
-             0);
+    CHECK_EQ(
+        (event == UV_READABLE ? uv_fs_read : uv_fs_write)(
+            env()->event_loop(), req, transfer.fd, &buf, 1, -1, OnTransfer),
+        0);
   }
 }
 

@@ -123,7 +123,12 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   void BeginTransfers(int events);
   void CancelTransfers();
   void CountBytes();
+  // The stream below cannot be written any more.
   void FailTLS(int err);
+  // Keeps `err` back as if it had been read, while there is something to
+  // deliver before it.
+  bool HoldError(int err);
+  bool IsHolding() const;
   // Tell JS that getState() has changed, from the top of the stack.
   void Notify();
 
