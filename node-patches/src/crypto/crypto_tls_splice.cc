@@ -590,6 +590,7 @@ int TLSSplice::ClearOut() {
 void TLSSplice::Absorb(const char* data, size_t len) {
   tls_splice_push_before(
       pump_, TLS_SPLICE_DECRYPT, reinterpret_cast<const uint8_t*>(data), len);
+  tls_wrap_->bytes_read_ += len;
 }
 
 int TLSSplice::Decrypt() {
