@@ -5,31 +5,11 @@
 
 mod common;
 
-use std::net::Shutdown;
-
-use openssl_sys as ossl;
 use proptest::prelude::*;
 
+use common::model::{Model, Op};
 use common::*;
 use tls_splice::pump::*;
-
-#[derive(Clone, Debug)]
-enum Op {
-    PeerWrites(usize),
-    SourceWrites(usize),
-    SinkReads(usize),
-    Turns(usize),
-    /// How much one read of the stream gives: records come in pieces.
-    Segment(usize),
-    /// Whether TCP takes what we send.
-    Tcp(bool),
-    /// Stop, and let JavaScript forward so much each way; then splice again.
-    StopAndStart(usize),
-    PeerUpdatesKeys(bool),
-    WeUpdateKeys(bool),
-    PeerEnds,
-    SourceEnds,
-}
 
 fn op() -> impl Strategy<Value = Op> {
     let size = || prop_oneof![3 => 1usize..2000, 2 => 1usize..70_000, 1 => 1usize..400_000];
@@ -43,8 +23,15 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0usize..30_000).prop_map(Op::StopAndStart),
         1 => any::<bool>().prop_map(Op::PeerUpdatesKeys),
         1 => any::<bool>().prop_map(Op::WeUpdateKeys),
+        1 => Just(Op::Kick),
+        1 => (512usize..16_385).prop_map(Op::Fragment),
+        2 => (0usize..30_000).prop_map(Op::StopAndHandOver),
         1 => Just(Op::PeerEnds),
         1 => Just(Op::SourceEnds),
+        1 => Just(Op::EndEncrypt),
+        1 => any::<bool>().prop_map(Op::EndpointCloses),
+        1 => prop::collection::vec(any::<u8>(), 1..300).prop_map(Op::Garbage),
+        1 => any::<usize>().prop_map(Op::Corrupt),
     ]
 }
 
@@ -74,132 +61,25 @@ fn options() -> impl Strategy<Value = Options> {
         )
 }
 
-struct Model {
-    rig: Rig,
-    peer_ended: bool,
-    source_ended: bool,
-}
-
-impl Model {
-    fn run(&mut self, op: &Op) {
-        let rig = &mut self.rig;
-        // Small steps take long over large amounts.
-        let most = rig.options.high_water_mark.saturating_mul(300).max(1000);
-        let tls1_3 = rig.options.version == TLS1_3;
-        match *op {
-            Op::PeerWrites(n) if !self.peer_ended => rig.peer_write(n.min(most)),
-            Op::SourceWrites(n) if !self.source_ended => {
-                rig.source_write(n.min(most));
-            }
-            Op::SinkReads(n) => {
-                rig.sink_read(n);
-            }
-            Op::Turns(n) => {
-                for _ in 0..n {
-                    self.rig.turn();
-                    self.check_bounds();
-                }
-            }
-            Op::Segment(n) => rig.segment = n,
-            Op::Tcp(open) => rig.tcp_open = open,
-            Op::StopAndStart(n) => {
-                rig.stop();
-                let all = rig.sent_in.at;
-                rig.peer_turn();
-                rig.js_read();
-                assert_eq!(rig.to_us.at, all, "JavaScript has read all there is");
-                rig.js_forward(n);
-                rig.again();
-            }
-            Op::PeerUpdatesKeys(request) if tls1_3 && !self.peer_ended => {
-                rig.peer.update_keys(request);
-            }
-            Op::WeUpdateKeys(request) if tls1_3 => {
-                rig.ours.update_keys(request);
-            }
-            Op::PeerEnds if !self.peer_ended => {
-                self.peer_ended = true;
-                rig.peer.shutdown();
-            }
-            Op::SourceEnds if !self.source_ended => {
-                self.source_ended = true;
-                rig.far.as_ref().unwrap().shutdown(Shutdown::Write).unwrap();
-            }
-            _ => {}
-        }
-        self.check_bounds();
+/// PROPTEST_CASES counts, for Valgrind.
+fn config() -> ProptestConfig {
+    let mut config = ProptestConfig::default();
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = 300;
     }
-
-    fn check_bounds(&self) {
-        let rig = &self.rig;
-        let stats = rig.stats();
-        let high_water_mark = rig.options.high_water_mark as u64;
-        assert!(stats.bytes_decrypted - stats.bytes_in <= high_water_mark);
-        if rig.options.attach {
-            assert!(stats.peak_buffered_in <= high_water_mark + RECORD_OVERHEAD);
-        }
-        // A key update of OpenSSL's own may come on top.
-        let most = high_water_mark + 2 * RECORD_OVERHEAD;
-        assert!(stats.peak_buffered_out <= most);
-        assert!(rig.ours.pending() as u64 <= most);
-        assert!(!rig.failed);
-    }
-
-    /// Lets everything flow, then looks whether it is all there.
-    fn finish(mut self) {
-        let rig = &mut self.rig;
-        rig.tcp_open = true;
-        rig.segment = 65_536;
-        rig.drain();
-        let (decrypts, encrypts) = (
-            rig.options.directions & TLS_SPLICE_DECRYPT != 0,
-            rig.options.directions & TLS_SPLICE_ENCRYPT != 0,
-        );
-        if decrypts {
-            assert_eq!(rig.to_us.at, rig.sent_in.at);
-            assert_eq!(rig.in_over.is_some(), self.peer_ended);
-            if let Some((ret, error, code)) = rig.in_over {
-                assert_eq!((ret, error, code), (0, ossl::SSL_ERROR_ZERO_RETURN, 0));
-            }
-        }
-        if encrypts {
-            assert_eq!(rig.from_us.at, rig.sent_out.at);
-            assert_eq!(rig.out_over, self.source_ended);
-        }
-        rig.stop();
-        let error = rig.js_read();
-        assert_eq!(error == ossl::SSL_ERROR_ZERO_RETURN, self.peer_ended);
-        while rig.from_us.at < rig.sent_out.at {
-            rig.js_forward(50_000);
-            rig.peer_turn();
-        }
-        assert_eq!(rig.to_us.at, rig.sent_in.at);
-        // An ordinary session still.
-        if !self.peer_ended {
-            rig.peer_write(100);
-            rig.peer_turn();
-            assert_eq!(rig.js_read(), ossl::SSL_ERROR_WANT_READ);
-            assert_eq!(rig.to_us.at, rig.sent_in.at);
-        }
-        let last = rig.sent_out.take(100);
-        assert!(rig.ours.write(&last));
-        rig.flush();
-        rig.peer_turn();
-        assert_eq!(rig.from_us.at, rig.sent_out.at);
-    }
+    config.failure_persistence = None;
+    config
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn every_byte_is_where_it_belongs(
         options in options(),
         program in prop::collection::vec(op(), 1..40),
     ) {
-        let mut rig = Rig::new(options);
-        rig.start();
-        let mut model = Model { rig, peer_ended: false, source_ended: false };
+        let mut model = Model::new(options);
         for op in &program {
             model.run(op);
         }

@@ -4,6 +4,8 @@
 
 #![allow(dead_code, clippy::undocumented_unsafe_blocks)]
 
+pub mod model;
+
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -355,6 +357,9 @@ pub struct Rig {
     pub in_stopped: bool,
     pub out_stopped: bool,
     pub failed: bool,
+    /// What JavaScript has read from the TLS side and from the source, for the
+    /// next start.
+    pub before: (Vec<u8>, Vec<u8>),
     /// Steps that the last call returned.
     pub steps: u32,
 }
@@ -401,6 +406,7 @@ impl Rig {
             in_stopped: false,
             out_stopped: false,
             failed: false,
+            before: Default::default(),
             steps: 0,
         };
         rig.open();
@@ -422,12 +428,23 @@ impl Rig {
 
     pub fn start_quietly(&mut self) {
         unsafe { tls_splice_start(self.splice, self.options.directions) };
+        let (cleartext, from_source) = std::mem::take(&mut self.before);
+        self.push_before(TLS_SPLICE_DECRYPT, &cleartext);
+        self.push_before(TLS_SPLICE_ENCRYPT, &from_source);
         if self.options.attach && self.options.directions & TLS_SPLICE_DECRYPT != 0 {
             let rc = unsafe { tls_splice_attach_rbio(self.splice, self.ours.0) };
             assert_eq!(rc, TLS_SPLICE_OK);
             self.attached = true;
         }
         self.reading = self.in_over.is_none();
+    }
+
+    /// In two pieces.
+    fn push_before(&self, direction: u32, bytes: &[u8]) {
+        let (first, second) = bytes.split_at(bytes.len() / 3);
+        for piece in [first, second] {
+            unsafe { tls_splice_push_before(self.splice, direction, piece.as_ptr(), piece.len()) };
+        }
     }
 
     pub fn stats(&self) -> Stats {
@@ -459,7 +476,7 @@ impl Rig {
     /// At most `n` bytes from the sink, checked; `None` is its end.
     pub fn sink_read(&mut self, n: usize) -> Option<usize> {
         let mut buf = vec![0; n];
-        match self.far.as_ref().unwrap().read(&mut buf) {
+        match self.far.as_ref()?.read(&mut buf) {
             Ok(0) => None,
             Ok(n) => {
                 self.to_us.check(&buf[..n]);
@@ -543,6 +560,17 @@ impl Rig {
             return false;
         }
         let n = self.wire_in.len().min(self.segment);
+        if self.in_over.is_some() {
+            // As in TLSWrap, everything after the end is ignored.
+            if self.attached {
+                unsafe {
+                    tls_splice_alloc(self.splice);
+                    tls_splice_commit(self.splice, 0);
+                }
+            }
+            self.wire_in.drain(..n);
+            return true;
+        }
         if self.attached {
             let buf = unsafe { tls_splice_alloc(self.splice) };
             assert!(buf.len > 0, "no room although the stream is not paused");
@@ -716,23 +744,38 @@ impl Rig {
     /// JavaScript has the TLS side: reads what has arrived. Returns the error
     /// that ended it.
     pub fn js_read(&mut self) -> c_int {
-        let bytes: Vec<u8> = self.wire_in.drain(..).collect();
-        self.ours.give(&bytes);
-        let (bytes, error) = self.ours.read_all();
+        let (bytes, error) = self.js_read_unchecked();
         self.to_us.check(&bytes);
         error
     }
 
-    /// JavaScript moves `n` bytes from the source itself.
-    pub fn js_forward(&mut self, n: usize) {
+    pub fn js_read_unchecked(&mut self) -> (Vec<u8>, c_int) {
+        let bytes: Vec<u8> = self.wire_in.drain(..).collect();
+        self.ours.give(&bytes);
+        self.ours.read_all()
+    }
+
+    /// JavaScript reads at most `n` bytes from the source.
+    pub fn js_take(&mut self, n: usize) -> Vec<u8> {
         let mut buf = vec![0u8; n];
         let near = self.near.as_raw_fd();
         let got = unsafe { libc::recv(near, buf.as_mut_ptr().cast(), n, libc::MSG_DONTWAIT) };
-        if got > 0 {
-            assert!(self.ours.write(&buf[..got as usize]));
-        }
-        // What JavaScript writes has left before a splice starts.
+        buf.truncate(got.max(0) as usize);
+        buf
+    }
+
+    /// JavaScript writes to the TLS side, and all of it leaves before a splice
+    /// starts.
+    pub fn js_write(&mut self, bytes: &[u8]) {
+        assert!(self.ours.write(bytes));
         self.wire_out.extend(self.ours.take(usize::MAX));
+    }
+
+    /// JavaScript moves `n` bytes from the source itself. Returns how many came.
+    pub fn js_forward(&mut self, n: usize) -> usize {
+        let bytes = self.js_take(n);
+        self.js_write(&bytes);
+        bytes.len()
     }
 
     /// A new splice in place of the one that was stopped.
