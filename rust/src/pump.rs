@@ -190,8 +190,15 @@ impl Pump {
     pub fn alloc(&mut self) -> &mut [u8] {
         // Half of what may be held, since as much again may be held decrypted.
         let limit = (self.high_water_mark / 2).max(1);
+        let over = self.decrypt.as_ref().is_some_and(|d| d.end.is_some());
         match &mut self.rbio {
-            Some(rbio) => rbio.spare(limit),
+            Some(rbio) => {
+                // Nobody will read it, and the stream is read on for its own end.
+                if over {
+                    rbio.discard();
+                }
+                rbio.spare(limit)
+            }
             None => &mut [],
         }
     }

@@ -118,6 +118,12 @@ impl Rbio {
         }
     }
 
+    /// Drops the ciphertext that OpenSSL has not read, but for Node's.
+    pub fn discard(&mut self) {
+        // SAFETY: as in `spare`.
+        unsafe { self.shared.get() }.chunk = None;
+    }
+
     /// Ciphertext that OpenSSL has not read, Node's included, in bytes.
     pub fn pending(&self) -> usize {
         // SAFETY: as in `spare`.

@@ -1055,3 +1055,20 @@ fn the_rust_api_over_pipes() {
     );
     assert_eq!(decrypt.undelivered().unwrap().front(), [1; 10]);
 }
+
+#[test]
+fn what_follows_close_notify_is_read_and_dropped() {
+    let mut rig = Rig::new(Options::default());
+    rig.start();
+    rig.peer_write(10);
+    rig.peer.shutdown();
+    rig.peer_turn();
+    rig.wire_in.extend([0; 100_000]);
+    rig.drain();
+    assert!(rig.in_over.is_some());
+    for _ in 0..3 {
+        let buf = unsafe { tls_splice_alloc(rig.splice) };
+        assert!(buf.len > 0, "the stream could not be read any more");
+        unsafe { tls_splice_commit(rig.splice, buf.len) };
+    }
+}
