@@ -77,6 +77,8 @@ struct Encrypt {
     reading: bool,
     /// The errno of a transfer.
     error: Option<c_int>,
+    /// Length of an SSL_write that has begun and is to be tried again, else 0.
+    begun: usize,
     eof: bool,
     /// The write BIO is so full that the source is not read.
     stalled: bool,
@@ -425,14 +427,23 @@ impl Pump {
             while !encrypt.held.is_empty() {
                 // SAFETY: by the contract above.
                 let pending = unsafe { tls::pending_ciphertext(ssl) };
+                let room = room(self.high_water_mark, pending);
                 // A stop does not wait for the peer to read.
-                if pending >= self.high_water_mark && !stopping {
+                if room == 0 && !stopping {
                     return TLS_SPLICE_STEP_MORE | TLS_SPLICE_STEP_FLUSH;
                 }
-                let n = encrypt.held.front().len();
+                // What JavaScript had read can be more than there is room for.
+                let n = match encrypt.begun {
+                    0 if stopping => usize::MAX,
+                    0 => read_limit(room),
+                    begun => begun,
+                };
+                let n = n.min(encrypt.held.front().len());
+                encrypt.begun = n;
                 // SAFETY: by the contract above; the slice is the same at a retry.
-                let write = unsafe { tls::write(ssl, encrypt.held.front()) };
+                let write = unsafe { tls::write(ssl, &encrypt.held.front()[..n]) };
                 if write == tls::Write::All {
+                    encrypt.begun = 0;
                     encrypt.held.consume(n);
                     self.stats.bytes_out += n as u64;
                 }
