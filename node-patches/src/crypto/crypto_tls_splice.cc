@@ -115,7 +115,11 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
     return args.GetReturnValue().Set(err);
   }
   splice->MarkAsInitialized();
-  if (args[3]->IsTrue()) tls_splice_adopt_fd(splice->pump_, fd);
+  if (args[3]->IsTrue()) {
+    tls_splice_adopt_fd(splice->pump_, fd);
+    // A Worker does not close it too when it exits.
+    splice->env()->RemoveUnmanagedFd(fd);
+  }
   args.GetReturnValue().Set(0);
 }
 
