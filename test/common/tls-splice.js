@@ -259,8 +259,10 @@ function run(test) {
 }
 
 function track(...pair) {
-  for (const socket of pair)
+  for (const socket of pair) {
     sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+  }
 }
 
 module.exports = {
