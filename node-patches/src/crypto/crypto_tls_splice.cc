@@ -454,7 +454,14 @@ bool TLSSplice::HoldError(int err) {
     return false;
   SetReading(false);
   if (held_read_ == 0) held_read_ = err;
+  write_error_ = err;
   return true;
+}
+
+void TLSSplice::FailIfOver() {
+  if (write_error_ == 0 || (state_bits_ & kInOver) == 0) return;
+  state_bits_ |= kTLSFailed;
+  Notify();
 }
 
 bool TLSSplice::IsHolding() const {
@@ -466,12 +473,16 @@ void TLSSplice::DeliverHeldRead() {
   // A stream of JS can get here from inside TLSWrap::Cycle(), when that resumes
   // it. Then what came before has not been decrypted yet.
   if (tls_wrap_->cycle_depth_ > 0) return ScheduleTurn();
-  if (tls_wrap_->eof_) return DeliverAfterEOF();
+  if (tls_wrap_->eof_) {
+    DeliverAfterEOF();
+    return FailIfOver();
+  }
   if (held_read_ == 0) return;
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
   // The last of the ciphertext may still be there.
   if (tls_wrap->ssl_) tls_wrap->Cycle();
   if (held_read_ == 0 || IsHolding()) return;
+  FailIfOver();
   if ((state_bits_ & (kInOver | kInStopped | kFailed)) != 0) return;
   const ssize_t nread = held_read_;
   held_read_ = 0;
