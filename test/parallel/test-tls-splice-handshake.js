@@ -164,10 +164,10 @@ for (const version of ['TLSv1.2', 'TLSv1.3']) {
       }).listen(0);
       await once(listener, 'listening');
       const accepted = once(listener, 'secureConnection');
+      const { 0: endpoint, 1: other } = await socketPair();
       const client = tls.connect({
         port: listener.address().port, rejectUnauthorized: false, allowHalfOpen: true,
       });
-      const { 0: endpoint, 1: other } = await socketPair();
       const received = receive(other);
       const done = Promise.withResolvers();
       const start = common.mustCall((socket) => {

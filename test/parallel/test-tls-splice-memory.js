@@ -62,7 +62,7 @@ run(async () => {
   const grown = await flat(10000, async (i) => {
     const options = targets[i % targets.length];
     const splice = server.spliceTo(options).start();
-    if (options.stream && i % 3 === 0) {
+    if (options.stream && i % 10 === 0) {
       client.write(byte);
       other.write(byte);
       const atClient = outward.bytes + 1;
@@ -78,7 +78,7 @@ run(async () => {
 // On a socket each, to the end, or cut off. What a TLS connection itself leaves
 // in the allocator is more than a splice does.
 run(async () => {
-  await flat(1000, async (i) => {
+  await flat(400, async (i) => {
     const { client, server } = await tlsPair({ allowHalfOpen: i % 2 === 0 });
     const { 0: endpoint, 1: other } = await socketPair();
     client.on('error', () => {}).resume();

@@ -20,10 +20,10 @@ if (spawnSync('python3', ['-c', 'import fcntl, pty, tty']).status !== 0)
   common.skip('missing python3');
 
 const {
-  MiB, closing, isOpen, receive, record, run, send, settled, tlsPair,
+  closing, isOpen, receive, record, run, send, settled, tlsPair,
 } = require('../common/tls-splice');
 
-const kSize = 1 * MiB + 3;
+const kSize = 256 * 1024 + 3;
 
 // Passes on what comes from the other side of the terminal, and from its
 // standard input, until that ends. Then the terminal is hung up.

@@ -22,9 +22,9 @@ if (tls.TLSSplice === undefined)
 
 const { run, settled, socketPair, tlsOver, turns } = require('../common/tls-splice');
 
-const kWorkers = Number(process.env.TEST_TLS_SPLICE_WORKERS ?? 200);
+const kWorkers = Number(process.env.TEST_TLS_SPLICE_WORKERS ?? 80);
 const kAtOnce = 4;
-const kMoments = 40;
+const kMoments = 20;
 
 // Writes for ever.
 function flood(stream, chunk) {
