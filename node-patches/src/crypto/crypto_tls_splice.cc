@@ -257,8 +257,8 @@ void TLSSplice::WriteError(const FunctionCallbackInfo<Value>& args) {
 }
 
 // flush(tlsWrap, req): 0 if no ciphertext waits for the stream below, a libuv
-// error code if it has failed. Otherwise 1: `req` completes as if it had written
-// that, and nothing else is to be written until it does.
+// error code if it has failed. Otherwise 1: `req` completes as if it had
+// written that, and nothing else is to be written until it does.
 void TLSSplice::Flush(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[0]->IsObject());
   CHECK(args[1]->IsObject());
