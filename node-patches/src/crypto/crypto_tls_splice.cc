@@ -187,7 +187,13 @@ void TLSSplice::Stop(const FunctionCallbackInfo<Value>& args) {
   splice->state_bits_ |= kInStopped;
   splice->CancelTransfers();
   splice->SetReading(false);
-  splice->Encrypt();
+  if (splice->flushing_) {
+    // From inside of the stream's write.
+    splice->out_more_ = true;
+    splice->ScheduleTurn();
+  } else {
+    splice->Encrypt();
+  }
 }
 
 // endOut(): stop reading the source, as if it had ended.
@@ -721,8 +727,10 @@ void TLSSplice::Encrypt() {
   if (IsHandleClosing()) FreePump();
   if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
   CountBytes();
+  want_tls_ = (step & TLS_SPLICE_STEP_WANT_TLS) != 0;
+  out_more_ = (step & TLS_SPLICE_STEP_MORE) != 0;
   if ((step & TLS_SPLICE_STEP_FLUSH) != 0) {
-    // A stream of JS writes by calling into JS.
+    // A stream of JS writes by calling into JS, which may ask for more.
     flushing_ = true;
     tls_wrap->EncOut();
     flushing_ = false;
@@ -737,8 +745,6 @@ void TLSSplice::Encrypt() {
     ScheduleTurn();
     return SetReading(false);
   }
-  want_tls_ = (step & TLS_SPLICE_STEP_WANT_TLS) != 0;
-  out_more_ = (step & TLS_SPLICE_STEP_MORE) != 0;
   if (out_more_ && IsFlushed(*tls_wrap_)) ScheduleTurn();
   if ((step & TLS_SPLICE_STEP_FAILED) != 0) {
     state_bits_ |= kFailed;
