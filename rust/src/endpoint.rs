@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use libc::{c_int, c_void};
 
 use crate::error::{errno, OpenError};
+use crate::frame::{DeviceHeader, Framing, DEVICE_HEADER};
 
 /// What a read or write gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,34 @@ enum Poll {
     Nested { epoll: OwnedFd, events: u32 },
 }
 
+/// What a packet read gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PacketIo {
+    /// A packet of this length, which may be 0.
+    Packet(usize),
+    /// A packet that did not fit.
+    Truncated,
+    /// No packet, but the report of one that was refused.
+    Refused(c_int),
+    /// EAGAIN: wait for readiness.
+    WouldBlock,
+    /// The end.
+    Eof,
+    /// A system error.
+    Failed(c_int),
+}
+
+/// Where boundaries are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Nowhere: a byte stream or a file.
+    Bytes,
+    /// SOCK_DGRAM.
+    Datagrams,
+    /// A TUN device (or TAP), and what it has before each packet.
+    Device(DeviceHeader),
+}
+
 /// Interest in POLLIN.
 pub const READABLE: u32 = 1;
 /// Interest in POLLOUT.
@@ -42,6 +71,7 @@ pub const WRITABLE: u32 = 2;
 pub struct Endpoint {
     fd: OwnedFd,
     socket: bool,
+    kind: Kind,
     poll: Poll,
     /// The description is shared, and its O_NONBLOCK is needed. Others may clear
     /// it at any time: another splice at its end, for one.
@@ -124,6 +154,64 @@ fn epoll_on(fd: RawFd) -> Result<OwnedFd, OpenError> {
     Ok(epoll)
 }
 
+/// A TUN or TAP device.
+#[derive(Clone, Copy)]
+struct Device {
+    header: DeviceHeader,
+    ethernet: bool,
+}
+
+/// `TUNGETIFF`, see Documentation/networking/tuntap.rst of Linux.
+#[cfg(target_os = "linux")]
+fn device(fd: RawFd) -> Result<Option<Device>, OpenError> {
+    // SAFETY: `request` is valid for the call, which only fills it in.
+    let flags = unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        match check(libc::ioctl(fd, libc::TUNGETIFF as _, &raw mut request)) {
+            Ok(_) => libc::c_int::from(request.ifr_ifru.ifru_flags),
+            // Not attached to a device yet.
+            Err(OpenError::System(libc::EBADFD)) => return Err(OpenError::System(libc::EBADFD)),
+            Err(_) => return Ok(None),
+        }
+    };
+    if flags & libc::IFF_VNET_HDR != 0 {
+        return Err(OpenError::VnetHeader);
+    }
+    let ethernet = flags & libc::IFF_TAP != 0;
+    let header = match (flags & libc::IFF_NO_PI != 0, ethernet) {
+        (true, _) => DeviceHeader::None,
+        (false, false) => DeviceHeader::PacketInfo,
+        (false, true) => DeviceHeader::PacketInfoEthernet,
+    };
+    Ok(Some(Device { header, ethernet }))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn device(_: RawFd) -> Result<Option<Device>, OpenError> {
+    Ok(None)
+}
+
+/// A SOCK_DGRAM socket, which is the utun of macOS if it belongs to the kernel.
+#[cfg(target_vendor = "apple")]
+fn datagrams(fd: RawFd) -> Result<(Kind, Framing), OpenError> {
+    // SAFETY: `address` and `len` are valid for the call and of the right size.
+    let family = unsafe {
+        let mut address: libc::sockaddr_storage = std::mem::zeroed();
+        let mut len = std::mem::size_of_val(&address) as libc::socklen_t;
+        check(libc::getpeername(fd, (&raw mut address).cast(), &raw mut len))
+            .map(|_| libc::c_int::from(address.ss_family))
+    };
+    Ok(match family {
+        Ok(libc::AF_SYSTEM) => (Kind::Device(DeviceHeader::Utun), Framing::Ip),
+        _ => (Kind::Datagrams, Framing::U16be),
+    })
+}
+
+#[cfg(not(target_vendor = "apple"))]
+fn datagrams(_: RawFd) -> Result<(Kind, Framing), OpenError> {
+    Ok((Kind::Datagrams, Framing::U16be))
+}
+
 /// Whether epoll takes `fd`.
 #[cfg(target_os = "linux")]
 fn is_pollable(fd: RawFd) -> Result<bool, OpenError> {
@@ -171,32 +259,63 @@ fn sigpipe_kills() -> bool {
 impl Endpoint {
     /// Takes a descriptor of its own to what `fd` refers to, so that the caller
     /// may close `fd` or reuse its number at any time.
-    pub fn open(fd: RawFd, readable: bool, writable: bool) -> Result<Endpoint, OpenError> {
+    ///
+    /// `framing` is how packets are told apart in the TLS stream, `None` for the one
+    /// that goes with the endpoint; what it comes to is returned.
+    pub fn open(
+        fd: RawFd,
+        readable: bool,
+        writable: bool,
+        framing: Option<Framing>,
+    ) -> Result<(Endpoint, Framing), OpenError> {
         let flags = flags_of(fd)?;
-        let mode = flags & libc::O_ACCMODE;
-        if readable && mode == libc::O_WRONLY || writable && mode == libc::O_RDONLY {
+        let access = flags & libc::O_ACCMODE;
+        if readable && access == libc::O_WRONLY || writable && access == libc::O_RDONLY {
             return Err(OpenError::AccessMode);
         }
         // SAFETY: `stat` is valid for the call, which only fills it in.
-        let kind = unsafe {
+        let mode = unsafe {
             let mut stat: libc::stat = std::mem::zeroed();
             check(libc::fstat(fd, &raw mut stat))?;
             stat.st_mode & libc::S_IFMT
         };
         // SAFETY: no memory is passed.
-        let tty = kind == libc::S_IFCHR && unsafe { libc::isatty(fd) } == 1;
-        let socket = kind == libc::S_IFSOCK;
-        if socket {
-            if socket_option(fd, libc::SO_TYPE)? != libc::SOCK_STREAM {
-                return Err(OpenError::Unsupported);
+        let tty = mode == libc::S_IFCHR && unsafe { libc::isatty(fd) } == 1;
+        let socket = mode == libc::S_IFSOCK;
+        let device = match mode {
+            libc::S_IFCHR if !tty => device(fd)?,
+            _ => None,
+        };
+        let mut kind = Kind::Bytes;
+        let mut own_framing = Framing::Raw;
+        if let Some(device) = device {
+            kind = Kind::Device(device.header);
+            own_framing = if device.ethernet { Framing::U16be } else { Framing::Ip };
+        } else if socket {
+            match socket_option(fd, libc::SO_TYPE)? {
+                libc::SOCK_STREAM => {}
+                libc::SOCK_DGRAM => {
+                    (kind, own_framing) = datagrams(fd)?;
+                }
+                _ => return Err(OpenError::Unsupported),
             }
             if socket_option(fd, libc::SO_ACCEPTCONN)? != 0 {
                 return Err(OpenError::System(libc::EINVAL));
             }
-        } else if kind == libc::S_IFDIR {
+        } else if mode == libc::S_IFDIR {
             return Err(OpenError::System(libc::EISDIR));
         }
-        let file = !socket && kind != libc::S_IFIFO && !tty;
+        let fits = match (kind, framing) {
+            (_, None) => true,
+            (Kind::Bytes, Some(framing)) => framing != Framing::U16be,
+            (_, Some(Framing::Raw)) => false,
+            (_, Some(Framing::Ip)) => device.is_none_or(|device| !device.ethernet),
+            (_, Some(Framing::U16be)) => true,
+        };
+        if !fits {
+            return Err(OpenError::Framing);
+        }
+        let file = !socket && mode != libc::S_IFIFO && !tty && device.is_none();
         if file && is_pollable(fd)? {
             return Err(OpenError::Unsupported);
         }
@@ -204,12 +323,12 @@ impl Endpoint {
         let mut borrowed = false;
         let fd_of_own;
         let mut poll = if file { Poll::Never } else { Poll::Direct };
-        let reopened = if socket || file {
+        let reopened = if socket || file || device.is_some() {
             None
         } else {
             reopen(fd, flags)
         };
-        let hides_eof = kind == libc::S_IFIFO && readable && reopened.is_some();
+        let hides_eof = mode == libc::S_IFIFO && readable && reopened.is_some();
         if let Some(reopened) = reopened {
             fd_of_own = reopened;
         } else {
@@ -223,6 +342,7 @@ impl Endpoint {
         let endpoint = Endpoint {
             fd: fd_of_own,
             socket,
+            kind,
             poll,
             borrowed,
             restore: Cell::new(false),
@@ -231,7 +351,12 @@ impl Endpoint {
             guard_sigpipe: writable && !socket && sigpipe_kills(),
         };
         endpoint.ensure_nonblocking()?;
-        Ok(endpoint)
+        Ok((endpoint, framing.unwrap_or(own_framing)))
+    }
+
+    /// Whether it takes and gives packets instead of bytes.
+    pub fn has_packets(&self) -> bool {
+        self.kind != Kind::Bytes
     }
 
     /// Sets O_NONBLOCK if it is needed and not there (any more).
@@ -388,6 +513,83 @@ impl Endpoint {
         retry(|| unsafe { libc::write(fd, buf, bytes.len()) })
     }
 
+    /// Reads one packet, never blocking.
+    pub fn read_packet(&self, out: &mut [u8]) -> PacketIo {
+        if let Err(OpenError::System(errno)) = self.ensure_nonblocking() {
+            return PacketIo::Failed(errno);
+        }
+        let fd = self.fd.as_raw_fd();
+        let buf = out.as_mut_ptr().cast::<c_void>();
+        let Kind::Device(device) = self.kind else {
+            // Its real length, even if it does not fit.
+            let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+            // SAFETY: `out` is writable for its length.
+            return match retry(|| unsafe { libc::recv(fd, buf, out.len(), flags) }) {
+                Io::Bytes(n) if n > out.len() => PacketIo::Truncated,
+                Io::Bytes(0) if self.is_shut_down() => PacketIo::Eof,
+                Io::Bytes(n) => PacketIo::Packet(n),
+                Io::WouldBlock => PacketIo::WouldBlock,
+                // ICMP has come back for a packet that was sent before.
+                Io::Failed(libc::ECONNREFUSED) => PacketIo::Refused(libc::ECONNREFUSED),
+                Io::Failed(errno) => PacketIo::Failed(errno),
+            };
+        };
+        let mut header = [0u8; DEVICE_HEADER];
+        let iov = [
+            libc::iovec {
+                iov_base: header.as_mut_ptr().cast(),
+                iov_len: device.len(),
+            },
+            libc::iovec {
+                iov_base: buf,
+                iov_len: out.len(),
+            },
+        ];
+        // SAFETY: both pieces are writable for their lengths.
+        match retry(|| unsafe { libc::readv(fd, iov.as_ptr(), 2) }) {
+            Io::Bytes(n) if n < device.len() => PacketIo::Eof,
+            Io::Bytes(_) if device.is_truncated(header) => PacketIo::Truncated,
+            Io::Bytes(n) => PacketIo::Packet(n - device.len()),
+            Io::WouldBlock => PacketIo::WouldBlock,
+            Io::Failed(errno) => PacketIo::Failed(errno),
+        }
+    }
+
+    /// Writes one packet, never blocking.
+    pub fn write_packet(&self, packet: &[u8]) -> Io {
+        let Kind::Device(device) = self.kind else {
+            return self.write(packet);
+        };
+        if let Err(OpenError::System(errno)) = self.ensure_nonblocking() {
+            return Io::Failed(errno);
+        }
+        let mut header = device.for_packet(packet);
+        let iov = [
+            libc::iovec {
+                iov_base: header.as_mut_ptr().cast(),
+                iov_len: device.len(),
+            },
+            libc::iovec {
+                iov_base: packet.as_ptr().cast_mut().cast(),
+                iov_len: packet.len(),
+            },
+        ];
+        // SAFETY: both pieces are readable for their lengths, and only read.
+        retry(|| unsafe { libc::writev(self.fd.as_raw_fd(), iov.as_ptr(), 2) })
+    }
+
+    /// Whether the receiving side of a datagram socket has been shut down: then it
+    /// gives empty datagrams for ever.
+    fn is_shut_down(&self) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.fd.as_raw_fd(),
+            events: SHUT_DOWN,
+            revents: 0,
+        };
+        // SAFETY: `poll` is valid for the call, which does not wait.
+        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 && poll.revents & SHUT_DOWN != 0 }
+    }
+
     /// shutdown(2) of a socket's write side; nothing for other endpoints, whose
     /// end a reader sees when they are closed.
     pub fn shutdown_write(&self) {
@@ -418,6 +620,11 @@ impl Drop for Endpoint {
 const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const SEND_FLAGS: c_int = libc::MSG_DONTWAIT;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const SHUT_DOWN: libc::c_short = libc::POLLRDHUP;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const SHUT_DOWN: libc::c_short = libc::POLLHUP;
 
 fn retry(mut call: impl FnMut() -> libc::ssize_t) -> Io {
     loop {
