@@ -203,7 +203,11 @@ fn a_stop_waits_for_the_transfers() {
     rig.end(READABLE, n);
     assert_ne!(rig.encrypt() & TLS_SPLICE_STEP_STOPPED, 0);
     rig.peer.give(&rig.ours.take(usize::MAX));
-    assert_eq!(rig.peer.read_all().0, contents[..400], "what was read is sent");
+    assert_eq!(
+        rig.peer.read_all().0,
+        contents[..400],
+        "what was read is sent"
+    );
     assert_eq!(rig.file.stream_position().unwrap(), 400);
 
     let n = unsafe { libc::write(write.fd, write.buf.base.cast(), 300) };
@@ -211,7 +215,11 @@ fn a_stop_waits_for_the_transfers() {
     assert_ne!(rig.decrypt() & TLS_SPLICE_STEP_STOPPED, 0);
     let mut rest = vec![0; 1000];
     let n = unsafe { tls_splice_take_undelivered(rig.splice, rest.as_mut_ptr(), rest.len()) };
-    assert_eq!(rest[..n], sent[300..], "what was not written is handed back");
+    assert_eq!(
+        rest[..n],
+        sent[300..],
+        "what was not written is handed back"
+    );
     assert_eq!(rig.interest(), 0);
 }
 

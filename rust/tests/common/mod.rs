@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 
 use libc::{c_int, c_long, c_ulong, c_void};
 use openssl_sys as ossl;
-use openssl_sys::{BIO, SSL};
+use openssl_sys::{BIO, SSL, SSL_CTX};
 
 use tls_splice::endpoint::{READABLE, WRITABLE};
 use tls_splice::error::{TLS_SPLICE_EBUSY, TLS_SPLICE_OK};
@@ -109,29 +109,48 @@ fn identity() -> &'static (Vec<u8>, Vec<u8>) {
     })
 }
 
+/// Made once for each kind: it takes longer than a handshake.
+fn context(version: c_int, server: bool) -> *mut SSL_CTX {
+    struct Context(*mut SSL_CTX);
+    // Nothing changes it once it is there, but for its count of references.
+    unsafe impl Send for Context {}
+    unsafe impl Sync for Context {}
+    static CONTEXTS: [OnceLock<Context>; 4] = [const { OnceLock::new() }; 4];
+    let i = usize::from(version == TLS1_3) * 2 + usize::from(server);
+    CONTEXTS[i]
+        .get_or_init(|| Context(new_context(version, server)))
+        .0
+}
+
+fn new_context(version: c_int, server: bool) -> *mut SSL_CTX {
+    let (key, cert) = identity();
+    unsafe {
+        let ctx = ossl::SSL_CTX_new(ossl::TLS_method());
+        assert_eq!(ossl::SSL_CTX_set_min_proto_version(ctx, version), 1);
+        assert_eq!(ossl::SSL_CTX_set_max_proto_version(ctx, version), 1);
+        ossl::SSL_CTX_set_options(ctx, SSL_OP_ALLOW_CLIENT_RENEGOTIATION);
+        ossl::SSL_CTX_set_session_cache_mode(ctx, ossl::SSL_SESS_CACHE_OFF);
+        if server {
+            let mut at = cert.as_ptr();
+            let cert = ossl::d2i_X509(ptr::null_mut(), &mut at, cert.len() as c_long);
+            assert_eq!(ossl::SSL_CTX_use_certificate(ctx, cert), 1);
+            ossl::X509_free(cert);
+            let mut at = key.as_ptr();
+            let key = ossl::d2i_AutoPrivateKey(ptr::null_mut(), &mut at, key.len() as c_long);
+            assert_eq!(ossl::SSL_CTX_use_PrivateKey(ctx, key), 1);
+            ossl::EVP_PKEY_free(key);
+        }
+        ctx
+    }
+}
+
 /// A session over memory BIOs, as TLSWrap has it.
 pub struct Tls(pub *mut SSL);
 
 impl Tls {
     pub fn new(version: c_int, server: bool) -> Tls {
-        let (key, cert) = identity();
         unsafe {
-            let ctx = ossl::SSL_CTX_new(ossl::TLS_method());
-            assert_eq!(ossl::SSL_CTX_set_min_proto_version(ctx, version), 1);
-            assert_eq!(ossl::SSL_CTX_set_max_proto_version(ctx, version), 1);
-            ossl::SSL_CTX_set_options(ctx, SSL_OP_ALLOW_CLIENT_RENEGOTIATION);
-            if server {
-                let mut at = cert.as_ptr();
-                let cert = ossl::d2i_X509(ptr::null_mut(), &mut at, cert.len() as c_long);
-                assert_eq!(ossl::SSL_CTX_use_certificate(ctx, cert), 1);
-                ossl::X509_free(cert);
-                let mut at = key.as_ptr();
-                let key = ossl::d2i_AutoPrivateKey(ptr::null_mut(), &mut at, key.len() as c_long);
-                assert_eq!(ossl::SSL_CTX_use_PrivateKey(ctx, key), 1);
-                ossl::EVP_PKEY_free(key);
-            }
-            let ssl = ossl::SSL_new(ctx);
-            ossl::SSL_CTX_free(ctx);
+            let ssl = ossl::SSL_new(context(version, server));
             // As Node does, but for writes with a moving buffer.
             ossl::SSL_ctrl(
                 ssl,
@@ -563,10 +582,9 @@ impl Rig {
         if self.in_over.is_some() {
             // As in TLSWrap, everything after the end is ignored.
             if self.attached {
-                unsafe {
-                    tls_splice_alloc(self.splice);
-                    tls_splice_commit(self.splice, 0);
-                }
+                let buf = unsafe { tls_splice_alloc(self.splice) };
+                assert!(buf.len > 0, "the stream would not be read to its end");
+                unsafe { tls_splice_commit(self.splice, 0) };
             }
             self.wire_in.drain(..n);
             return true;
