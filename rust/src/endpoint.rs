@@ -58,8 +58,8 @@ enum Kind {
     Bytes,
     /// SOCK_DGRAM.
     Datagrams,
-    /// A TUN device (or TAP), and what it has before each packet.
-    Device(DeviceHeader),
+    /// A TUN or TAP device.
+    Device(Device),
 }
 
 /// Interest in POLLIN.
@@ -155,9 +155,11 @@ fn epoll_on(fd: RawFd) -> Result<OwnedFd, OpenError> {
 }
 
 /// A TUN or TAP device.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Device {
+    /// What it has before each packet.
     header: DeviceHeader,
+    /// Whether the packets are Ethernet frames (TAP).
     ethernet: bool,
 }
 
@@ -193,23 +195,28 @@ fn device(_: RawFd) -> Result<Option<Device>, OpenError> {
 
 /// A SOCK_DGRAM socket, which is the utun of macOS if it belongs to the kernel.
 #[cfg(target_vendor = "apple")]
-fn datagrams(fd: RawFd) -> Result<(Kind, Framing), OpenError> {
+fn datagrams(fd: RawFd) -> Kind {
     // SAFETY: `address` and `len` are valid for the call and of the right size.
     let family = unsafe {
         let mut address: libc::sockaddr_storage = std::mem::zeroed();
         let mut len = std::mem::size_of_val(&address) as libc::socklen_t;
-        check(libc::getpeername(fd, (&raw mut address).cast(), &raw mut len))
-            .map(|_| libc::c_int::from(address.ss_family))
+        match libc::getpeername(fd, (&raw mut address).cast(), &raw mut len) {
+            0 => libc::c_int::from(address.ss_family),
+            _ => libc::AF_UNSPEC,
+        }
     };
-    Ok(match family {
-        Ok(libc::AF_SYSTEM) => (Kind::Device(DeviceHeader::Utun), Framing::Ip),
-        _ => (Kind::Datagrams, Framing::U16be),
+    if family != libc::AF_SYSTEM {
+        return Kind::Datagrams;
+    }
+    Kind::Device(Device {
+        header: DeviceHeader::Utun,
+        ethernet: false,
     })
 }
 
 #[cfg(not(target_vendor = "apple"))]
-fn datagrams(_: RawFd) -> Result<(Kind, Framing), OpenError> {
-    Ok((Kind::Datagrams, Framing::U16be))
+fn datagrams(_: RawFd) -> Kind {
+    Kind::Datagrams
 }
 
 /// Whether epoll takes `fd`.
@@ -259,15 +266,7 @@ fn sigpipe_kills() -> bool {
 impl Endpoint {
     /// Takes a descriptor of its own to what `fd` refers to, so that the caller
     /// may close `fd` or reuse its number at any time.
-    ///
-    /// `framing` is how packets are told apart in the TLS stream, `None` for the one
-    /// that goes with the endpoint; what it comes to is returned.
-    pub fn open(
-        fd: RawFd,
-        readable: bool,
-        writable: bool,
-        framing: Option<Framing>,
-    ) -> Result<(Endpoint, Framing), OpenError> {
+    pub fn open(fd: RawFd, readable: bool, writable: bool) -> Result<Endpoint, OpenError> {
         let flags = flags_of(fd)?;
         let access = flags & libc::O_ACCMODE;
         if readable && access == libc::O_WRONLY || writable && access == libc::O_RDONLY {
@@ -287,16 +286,12 @@ impl Endpoint {
             _ => None,
         };
         let mut kind = Kind::Bytes;
-        let mut own_framing = Framing::Raw;
         if let Some(device) = device {
-            kind = Kind::Device(device.header);
-            own_framing = if device.ethernet { Framing::U16be } else { Framing::Ip };
+            kind = Kind::Device(device);
         } else if socket {
             match socket_option(fd, libc::SO_TYPE)? {
                 libc::SOCK_STREAM => {}
-                libc::SOCK_DGRAM => {
-                    (kind, own_framing) = datagrams(fd)?;
-                }
+                libc::SOCK_DGRAM => kind = datagrams(fd),
                 _ => return Err(OpenError::Unsupported),
             }
             if socket_option(fd, libc::SO_ACCEPTCONN)? != 0 {
@@ -304,16 +299,6 @@ impl Endpoint {
             }
         } else if mode == libc::S_IFDIR {
             return Err(OpenError::System(libc::EISDIR));
-        }
-        let fits = match (kind, framing) {
-            (_, None) => true,
-            (Kind::Bytes, Some(framing)) => framing != Framing::U16be,
-            (_, Some(Framing::Raw)) => false,
-            (_, Some(Framing::Ip)) => device.is_none_or(|device| !device.ethernet),
-            (_, Some(Framing::U16be)) => true,
-        };
-        if !fits {
-            return Err(OpenError::Framing);
         }
         let file = !socket && mode != libc::S_IFIFO && !tty && device.is_none();
         if file && is_pollable(fd)? {
@@ -351,7 +336,24 @@ impl Endpoint {
             guard_sigpipe: writable && !socket && sigpipe_kills(),
         };
         endpoint.ensure_nonblocking()?;
-        Ok((endpoint, framing.unwrap_or(own_framing)))
+        Ok(endpoint)
+    }
+
+    /// How packets are told apart in the TLS stream: as `wanted`, or in the way that
+    /// goes with the endpoint.
+    pub fn framing(&self, wanted: Option<Framing>) -> Result<Framing, OpenError> {
+        let (own, others): (_, &[Framing]) = match self.kind {
+            Kind::Bytes => (Framing::Raw, &[Framing::Ip]),
+            Kind::Datagrams => (Framing::U16be, &[Framing::Ip]),
+            // Ethernet says nothing of its length.
+            Kind::Device(device) if device.ethernet => (Framing::U16be, &[]),
+            Kind::Device(_) => (Framing::Ip, &[Framing::U16be]),
+        };
+        match wanted {
+            None => Ok(own),
+            Some(framing) if framing == own || others.contains(&framing) => Ok(framing),
+            Some(_) => Err(OpenError::Framing),
+        }
     }
 
     /// Whether it takes and gives packets instead of bytes.
@@ -520,7 +522,7 @@ impl Endpoint {
         }
         let fd = self.fd.as_raw_fd();
         let buf = out.as_mut_ptr().cast::<c_void>();
-        let Kind::Device(device) = self.kind else {
+        let Kind::Device(Device { header: layout, .. }) = self.kind else {
             // Its real length, even if it does not fit.
             let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
             // SAFETY: `out` is writable for its length.
@@ -538,7 +540,7 @@ impl Endpoint {
         let iov = [
             libc::iovec {
                 iov_base: header.as_mut_ptr().cast(),
-                iov_len: device.len(),
+                iov_len: layout.len(),
             },
             libc::iovec {
                 iov_base: buf,
@@ -547,9 +549,9 @@ impl Endpoint {
         ];
         // SAFETY: both pieces are writable for their lengths.
         match retry(|| unsafe { libc::readv(fd, iov.as_ptr(), 2) }) {
-            Io::Bytes(n) if n < device.len() => PacketIo::Eof,
-            Io::Bytes(_) if device.is_truncated(header) => PacketIo::Truncated,
-            Io::Bytes(n) => PacketIo::Packet(n - device.len()),
+            Io::Bytes(n) if n < layout.len() => PacketIo::Eof,
+            Io::Bytes(_) if layout.is_truncated(header) => PacketIo::Truncated,
+            Io::Bytes(n) => PacketIo::Packet(n - layout.len()),
             Io::WouldBlock => PacketIo::WouldBlock,
             Io::Failed(errno) => PacketIo::Failed(errno),
         }
@@ -557,17 +559,17 @@ impl Endpoint {
 
     /// Writes one packet, never blocking.
     pub fn write_packet(&self, packet: &[u8]) -> Io {
-        let Kind::Device(device) = self.kind else {
+        let Kind::Device(Device { header: layout, .. }) = self.kind else {
             return self.write(packet);
         };
         if let Err(OpenError::System(errno)) = self.ensure_nonblocking() {
             return Io::Failed(errno);
         }
-        let mut header = device.for_packet(packet);
+        let mut header = layout.for_packet(packet);
         let iov = [
             libc::iovec {
                 iov_base: header.as_mut_ptr().cast(),
-                iov_len: device.len(),
+                iov_len: layout.len(),
             },
             libc::iovec {
                 iov_base: packet.as_ptr().cast_mut().cast(),

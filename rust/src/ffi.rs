@@ -126,8 +126,9 @@ pub unsafe extern "C" fn tls_splice_new(
             TLS_SPLICE_FRAMING_U16BE => Some(Framing::U16be),
             _ => return TLS_SPLICE_EARG,
         };
-        match Endpoint::open(config.fd, readable, writable, framing) {
-            Ok((endpoint, framing)) => {
+        let endpoint = Endpoint::open(config.fd, readable, writable);
+        match endpoint.and_then(|endpoint| Ok((endpoint.framing(framing)?, endpoint))) {
+            Ok((framing, endpoint)) => {
                 let splice = tls_splice::new(Pump::new(endpoint, framing, config.high_water_mark));
                 // SAFETY: `out` is writable by the contract above.
                 unsafe { *out = Box::into_raw(Box::new(splice)) };

@@ -13,7 +13,7 @@ use openssl_sys::SSL;
 use crate::buf::{Held, CHUNK_SIZE};
 use crate::endpoint::{Endpoint, Io, PacketIo, READABLE, WRITABLE};
 use crate::error::{Failure, Syscall};
-use crate::frame::{Desync, Follower, Framing, Packet, MAX_PACKET};
+use crate::frame::{Desync, Follower, Framing, Packet};
 use crate::rbio::Rbio;
 use crate::stats::Stats;
 use crate::tls;
@@ -595,7 +595,9 @@ impl Decrypt {
     fn deliver_bytes(&mut self, sink: &Endpoint, framing: Framing, stats: &mut Stats) -> Delivery {
         while !self.held.is_empty() {
             let front = self.held.front();
-            let wanted = self.track.good(framing, front, |packet| stats.count_in(packet.len));
+            let wanted = self
+                .track
+                .good(framing, front, |packet| stats.count_in(packet.len));
             if wanted == 0 {
                 return Delivery::Failed(self.out_of_step());
             }
@@ -615,7 +617,12 @@ impl Decrypt {
         Delivery::All
     }
 
-    fn deliver_packets(&mut self, sink: &Endpoint, framing: Framing, stats: &mut Stats) -> Delivery {
+    fn deliver_packets(
+        &mut self,
+        sink: &Endpoint,
+        framing: Framing,
+        stats: &mut Stats,
+    ) -> Delivery {
         loop {
             let front = self.held.front();
             match framing.parse(front) {
@@ -743,7 +750,8 @@ impl Encrypt {
     /// Bytes for the next SSL_write; 0 if they are no packets.
     fn next_bytes(&mut self, framing: Framing, stats: &mut Stats) -> usize {
         let front = self.held.front();
-        self.track.good(framing, front, |packet| stats.count_out(packet.len))
+        self.track
+            .good(framing, front, |packet| stats.count_out(packet.len))
     }
 
     fn out_of_step(&self) -> Failure {
