@@ -164,7 +164,9 @@ async function tlsPair({ server = {}, client = {}, raw, ...options } = {}) {
   listener.listen(0);
   await once(listener, 'listening');
   const { port } = listener.address();
-  const under = raw ? net.connect(port) : undefined;
+  // A TLSSocket is as half-open as what is under it.
+  const { allowHalfOpen } = { ...options, ...client };
+  const under = raw ? net.connect({ port, allowHalfOpen }) : undefined;
   const socket = tls.connect({
     ...(raw ? { socket: under } : { port }),
     rejectUnauthorized: false,

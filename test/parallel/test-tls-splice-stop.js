@@ -8,13 +8,15 @@ if (!common.hasCrypto)
   common.skip('missing crypto');
 
 const assert = require('assert');
+const fs = require('fs');
 const { once } = require('events');
 const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  MiB, Receiver, receive, record, run, send, settled, socketPair, tlsPair,
+  MiB, Receiver, fifo, pipeSocket, receive, record, run, send, settled,
+  socketPair, tlsPair, turns,
 } = require('../common/tls-splice');
 
 // Idempotent, in each state
@@ -142,3 +144,47 @@ run(async () => {
   await promise;
   await once(server, 'data');
 });
+
+// What JS had read to the end before it was taken over
+for (const stop of [true, false]) {
+  run(async () => {
+    const { reader, writer } = fifo();
+    const filler = Buffer.alloc(4096);
+    let filled = 0;
+    assert.throws(() => {
+      for (;;)
+        filled += fs.writeSync(writer, filler);
+    }, { code: 'EAGAIN' });
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const readable = () => {};
+    server.on('readable', readable);
+    send(client, 10_000);
+    await settled(() => server.readableLength + server._readableState.ended);
+    assert.strictEqual(server._readableState.ended, true);
+    server.removeListener('readable', readable);
+
+    const splice = server.spliceTo({ fd: writer, direction: 'in' }).start();
+    const received = receive(server);
+    await turns();
+    assert.strictEqual(server.readableEnded, false);
+    if (stop) {
+      await splice.stop();
+      (await received).check(10_000);
+    } else {
+      const source = pipeSocket(reader);
+      const sink = new Receiver();
+      let skip = filled;
+      source.on('data', (chunk) => {
+        const n = Math.min(skip, chunk.length);
+        skip -= n;
+        sink.update(chunk.subarray(n));
+      });
+      assert.strictEqual((await splice.finished).reason, 'end');
+      await sink.reached(10_000);
+      sink.check(10_000);
+      (await received).check(0);
+      source.destroy();
+    }
+    assert.strictEqual(server.readableEnded, true);
+  });
+}

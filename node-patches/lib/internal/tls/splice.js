@@ -177,6 +177,7 @@ class TLSSplice extends EventEmitter {
   #inBegun = false;
   #outBegun = false;
   #outWaits = false;
+  #endHeld = false;  // JS had read the end, but not what comes before it.
   #inOver = false;
   #outEnding = false;
   #outOver = false;
@@ -394,13 +395,28 @@ class TLSSplice extends EventEmitter {
 
   #beginIn() {
     const socket = this.#socket;
-    if (!this.#native.start(socket._handle, kIn, takeReadable(socket)))
+    const chunks = takeReadable(socket);
+    if (!this.#native.start(socket._handle, kIn, chunks))
       return this.#fail(new ERR_SOCKET_CLOSED());
     this.#inBegun = true;
     socket._handle.reading = true;
-    // If it has ended, 'end' waits for what was just taken.
-    if (socket._readableState.ended && !socket.readableEnded)
-      socket.read(0);
+    if (socket._readableState.ended) {
+      // 'end' waits for what was just taken, which may come back.
+      if (chunks.length > 0) {
+        socket._readableState.ended = false;
+        this.#endHeld = true;
+      } else if (!socket.readableEnded) {
+        socket.read(0);
+      }
+    }
+  }
+
+  #giveEnd() {
+    if (!this.#endHeld)
+      return;
+    this.#endHeld = false;
+    this.#socket.push(null);
+    this.#socket.read(0);
   }
 
   // What JS has written goes out first.
@@ -463,6 +479,7 @@ class TLSSplice extends EventEmitter {
     if (this.#inOver)
       return;
     this.#inOver = true;
+    this.#giveEnd();
     if (this.#end) {
       if (this.#endpoint)
         this.#endpoint.end();
@@ -564,6 +581,7 @@ class TLSSplice extends EventEmitter {
           socket._handle.reading = false;
           if (rest !== undefined)
             giveToReader(socket, rest);
+          this.#giveEnd();
           if (socket._handle)
             this.#native.resume(socket._handle);
           if (!socket[kSpliceIn])

@@ -1,0 +1,124 @@
+'use strict';
+
+// A socket that is read with the `onread` option: what comes between two
+// splices goes to its buffer, byte by byte in order, and what the sink did not
+// take does so too.
+
+const common = require('../common');
+if (!common.hasCrypto)
+  common.skip('missing crypto');
+
+const assert = require('assert');
+const { once } = require('events');
+const tls = require('tls');
+if (tls.TLSSplice === undefined)
+  common.skip('built without TLSSplice');
+
+const {
+  MiB, Receiver, receive, run, send, settled, socketPair, tlsPair, turns,
+} = require('../common/tls-splice');
+
+const kSize = 6 * MiB + 1;
+
+function onread(callback, length = 1000) {
+  return { buffer: Buffer.alloc(length), callback };
+}
+
+// start() inside the callback, and stop() again and again. JS passes on to the
+// same endpoint what it gets between the splices.
+run(async () => {
+  const { 0: endpoint, 1: other } = await socketPair();
+  let fromJS = 0;
+  const splices = [];
+  let running = false;
+  const { client, server } = await tlsPair({
+    allowHalfOpen: true,
+    client: {
+      onread: onread((n, buffer) => {
+        endpoint.write(Buffer.from(buffer.subarray(0, n)));
+        fromJS += n;
+        // In the middle of a record, most of which is still to be passed on
+        if (!running && endpoint.writableLength === 0) {
+          running = true;
+          splices.push(client.spliceTo({
+            stream: endpoint, direction: 'in', end: false, highWaterMark: 5000,
+          }).start());
+        }
+      }),
+    },
+  });
+  client.on('data', common.mustNotCall());
+  client.on('end', common.mustCall(() => endpoint.end()));
+  const received = receive(other);
+  const sending = send(server, kSize);
+  while (!client.readableEnded) {
+    await turns(2);
+    if (running) {
+      await splices.at(-1).stop();
+      running = false;
+    }
+  }
+  await sending;
+  (await received).check(kSize);
+  const spliced = splices.reduce((sum, { stats }) => sum + stats.bytesIn, 0);
+  assert.strictEqual(fromJS + spliced, kSize);
+  assert.strictEqual(client.bytesRead, kSize);
+  assert(splices.length > 3);
+});
+
+// What a full sink leaves behind
+run(async () => {
+  const { 0: other, 1: endpoint } = await socketPair('unix', { pauseOnConnect: true });
+  other.pause();
+  const receiver = new Receiver();
+  let spliced = true;
+  const { client, server } = await tlsPair({
+    allowHalfOpen: true,
+    client: {
+      onread: onread((n, buffer) => {
+        assert.strictEqual(spliced, false);
+        receiver.update(buffer.subarray(0, n));
+      }, 777),
+    },
+  });
+  const size = 16 * MiB;
+  const sending = send(server, size);
+  const splice = client.spliceTo({ stream: endpoint, direction: 'in' }).start();
+  await settled(() => splice.stats.bytesIn);
+  const ended = once(client, 'end');
+  const stopped = splice.stop();
+  spliced = false;
+  endpoint.end();
+  const { bytesIn } = await stopped;
+  assert(bytesIn < size);
+  // First what the sink got: JS's bytes wait for that.
+  const first = new Receiver();
+  await receive(other, first);
+  assert.strictEqual(first.bytes, bytesIn);
+  await sending;
+  await ended;
+  assert.strictEqual(receiver.bytes, size - bytesIn);
+  assert.strictEqual(client.bytesRead, size);
+});
+
+// A callback that returns false reads no more, also of what was left behind.
+run(async () => {
+  const { 0: other, 1: endpoint } = await socketPair('unix', { pauseOnConnect: true });
+  other.pause();
+  let calls = 0;
+  let asked = 0;
+  const { client, server } = await tlsPair({
+    allowHalfOpen: true,
+    client: { onread: onread(() => { calls++; return false; }, 64 * 1024) },
+  });
+  send(server, 32 * MiB).catch(() => {});  // It is cut off.
+  const splice = client.spliceTo({ stream: endpoint, direction: 'in' }).start();
+  await settled(() => splice.stats.bytesIn);
+  await splice.stop();
+  await settled(() => calls);
+  assert(calls > 0);
+  asked = client.bytesRead;
+  await settled(() => client.bytesRead);
+  assert.strictEqual(client.bytesRead, asked);
+  assert(asked < 32 * MiB);
+});
