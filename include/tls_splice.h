@@ -356,6 +356,19 @@ uint32_t tls_splice_encrypt(struct tls_splice *splice, SSL *ssl);
 // `splice` must be NULL or valid.
 void tls_splice_shutdown_write(struct tls_splice *splice);
 
+// Whether the endpoint has not taken all that it could be given.
+//
+// # Safety
+// `splice` must be NULL or valid.
+bool tls_splice_is_blocked(struct tls_splice *splice);
+
+// Says that no more will be decrypted, since the stream has ended without a
+// close_notify. False if that was within a packet: then the splice has failed.
+//
+// # Safety
+// `splice` must be NULL or valid.
+bool tls_splice_end_decrypt(struct tls_splice *splice);
+
 // Cleartext that was decrypted and not taken by the endpoint, in bytes.
 //
 // # Safety

@@ -540,7 +540,7 @@ impl Endpoint {
         let iov = [
             libc::iovec {
                 iov_base: header.as_mut_ptr().cast(),
-                iov_len: layout.len(),
+                iov_len: layout.size(),
             },
             libc::iovec {
                 iov_base: buf,
@@ -549,9 +549,9 @@ impl Endpoint {
         ];
         // SAFETY: both pieces are writable for their lengths.
         match retry(|| unsafe { libc::readv(fd, iov.as_ptr(), 2) }) {
-            Io::Bytes(n) if n < layout.len() => PacketIo::Eof,
+            Io::Bytes(n) if n < layout.size() => PacketIo::Eof,
             Io::Bytes(_) if layout.is_truncated(header) => PacketIo::Truncated,
-            Io::Bytes(n) => PacketIo::Packet(n - layout.len()),
+            Io::Bytes(n) => PacketIo::Packet(n - layout.size()),
             Io::WouldBlock => PacketIo::WouldBlock,
             Io::Failed(errno) => PacketIo::Failed(errno),
         }
@@ -569,7 +569,7 @@ impl Endpoint {
         let iov = [
             libc::iovec {
                 iov_base: header.as_mut_ptr().cast(),
-                iov_len: layout.len(),
+                iov_len: layout.size(),
             },
             libc::iovec {
                 iov_base: packet.as_ptr().cast_mut().cast(),

@@ -463,6 +463,27 @@ pub unsafe extern "C" fn tls_splice_shutdown_write(splice: *mut tls_splice) {
     unsafe { with(splice, (), |pump, _| pump.endpoint().shutdown_write()) }
 }
 
+/// Whether the endpoint has not taken all that it could be given.
+///
+/// # Safety
+/// `splice` must be NULL or valid.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_is_blocked(splice: *mut tls_splice) -> bool {
+    // SAFETY: passed on.
+    unsafe { with(splice, false, |pump, _| pump.is_blocked()) }
+}
+
+/// Says that no more will be decrypted, since the stream has ended without a
+/// close_notify. False if that was within a packet: then the splice has failed.
+///
+/// # Safety
+/// `splice` must be NULL or valid.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_end_decrypt(splice: *mut tls_splice) -> bool {
+    // SAFETY: passed on.
+    unsafe { with(splice, true, |pump, _| pump.end_decrypt()) }
+}
+
 /// Cleartext that was decrypted and not taken by the endpoint, in bytes.
 ///
 /// # Safety

@@ -140,8 +140,8 @@ const UTUN_INET: u32 = 2;
 const UTUN_INET6: u32 = 30;
 
 impl DeviceHeader {
-    /// Length in bytes.
-    pub fn len(self) -> usize {
+    /// Its length in bytes.
+    pub fn size(self) -> usize {
         match self {
             DeviceHeader::None => 0,
             _ => DEVICE_HEADER,

@@ -260,6 +260,22 @@ impl Pump {
         }
     }
 
+    /// Whether the endpoint has not taken all that it could be given.
+    pub fn is_blocked(&self) -> bool {
+        self.decrypt
+            .as_ref()
+            .is_some_and(|d| d.blocked || d.error.is_some())
+    }
+
+    /// Says that no more will be decrypted. False if that is within a packet.
+    pub fn end_decrypt(&mut self) -> bool {
+        if let Some(decrypt) = self.decrypt.as_ref().filter(|d| !d.is_at_boundary()) {
+            self.failure = Some(decrypt.out_of_step());
+            return false;
+        }
+        true
+    }
+
     /// Cleartext that was decrypted and not taken by the endpoint.
     pub fn undelivered(&mut self) -> Option<&mut Held> {
         self.decrypt.as_mut().map(|decrypt| &mut decrypt.held)
