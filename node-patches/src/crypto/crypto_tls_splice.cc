@@ -283,6 +283,7 @@ void TLSSplice::GetState(const FunctionCallbackInfo<Value>& args) {
   // How much of it is delivered is not known yet.
   if ((splice->transfers_ & UV_WRITABLE) != 0) state &= ~kInStopped;
   if (splice->depth_ > 0) state |= kBusy;
+  if (splice->transfers_ != 0) state |= kTransferring;
   args.GetReturnValue().Set(state);
 }
 
@@ -366,6 +367,10 @@ void TLSSplice::Close(Local<Value> close_callback) {
     Detach(spliced_);
     if (depth_ > 0) tls_splice_cancel(pump_);
     HandleWrap::Close(close_callback);
+    if (turn_ != nullptr) {
+      env()->CloseHandle(turn_, [](uv_idle_t* handle) { delete handle; });
+      turn_ = nullptr;
+    }
     // libuv is done with the file descriptor.
     FreePump();
   }
@@ -395,8 +400,10 @@ uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
 
 void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
+  // read(2) can fail with that, too.
+  const bool had_no_room = nread == UV_ENOBUFS && buf.len == 0;
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) {
-    if (nread < 0 && nread != UV_EOF && nread != UV_ENOBUFS) {
+    if (nread < 0 && nread != UV_EOF && !had_no_room) {
       state_bits_ |= kTLSFailed;
       Notify();
     }
@@ -404,7 +411,7 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   } else if ((state_bits_ & kInOver) != 0) {
     // As in TLSWrap, everything after close_notify is ignored.
     if (rbio_attached_) tls_splice_commit(pump_, 0);
-  } else if (nread == UV_ENOBUFS) {
+  } else if (had_no_room) {
     // Before the first turn, or somebody else has resumed the stream while the
     // sink is full: the pump's buffer is full, too.
     reading_ = false;
@@ -577,20 +584,32 @@ void TLSSplice::OnTransfer(uv_fs_t* req) {
   if (splice->transfers_ == 0) splice->keep_alive_.reset();
   tls_splice_end_transfer(splice->pump_, event, req->result);
   uv_fs_req_cleanup(req);
-  if (splice->IsHandleClosing()) return splice->FreePump();
+  if (splice->IsHandleClosing()) {
+    splice->FreePump();
+    if (splice->transfers_ == 0 && env->can_call_into_js())
+      splice->MakeCallback(env->onchange_string(), 0, nullptr);
+    return;
+  }
   if ((splice->state_bits_ & kInStopped) != 0) splice->Notify();
   splice->OnReady(event);
 }
 
+// Not SetImmediate(): what that is given while it runs, it runs at once.
 void TLSSplice::ScheduleTurn() {
-  if (turn_scheduled_) return;
-  turn_scheduled_ = true;
-  BaseObjectPtr<TLSSplice> strong_ref{this};
-  env()->SetImmediate([strong_ref](Environment* env) {
+  if (IsHandleClosing()) return;
+  if (turn_ == nullptr) {
+    turn_ = new uv_idle_t;
+    turn_->data = this;
+    CHECK_EQ(uv_idle_init(env()->event_loop(), turn_), 0);
+  }
+  uv_idle_start(turn_, [](uv_idle_t* handle) {
+    TLSSplice* splice = static_cast<TLSSplice*>(handle->data);
+    BaseObjectPtr<TLSSplice> strong_ref{splice};
+    Environment* env = splice->env();
     HandleScope handle_scope(env->isolate());
     Context::Scope context_scope(env->context());
-    strong_ref->turn_scheduled_ = false;
-    strong_ref->Turn();
+    uv_idle_stop(handle);
+    splice->Turn();
   });
 }
 
@@ -692,13 +711,11 @@ void TLSSplice::Encrypt() {
     flushing_ = false;
     if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
   }
-  if (stop_requested_ && (step & TLS_SPLICE_STEP_STOPPED) == 0) {
+  if (stop_requested_ && (state_bits_ & kInStopped) == 0) {
     // Asked for inside. The next turn finishes what OpenSSL has begun.
-    if ((state_bits_ & kInStopped) == 0) {
-      tls_splice_stop(pump_);
-      state_bits_ |= kInStopped;
-      Notify();
-    }
+    tls_splice_stop(pump_);
+    state_bits_ |= kInStopped;
+    Notify();
     out_more_ = true;
     ScheduleTurn();
     return SetReading(false);
@@ -808,6 +825,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, kFailed);
   NODE_DEFINE_CONSTANT(constants, kTLSFailed);
   NODE_DEFINE_CONSTANT(constants, kBusy);
+  NODE_DEFINE_CONSTANT(constants, kTransferring);
   NODE_DEFINE_CONSTANT(constants, kBytesIn);
   NODE_DEFINE_CONSTANT(constants, kBytesOut);
   NODE_DEFINE_CONSTANT(constants, kStallsIn);

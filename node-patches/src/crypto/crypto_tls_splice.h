@@ -68,6 +68,7 @@ class TLSSplice final : public HandleWrap, public StreamListener {
     kFailed = 1 << 4,      // The endpoint failed, see getFailure().
     kTLSFailed = 1 << 5,   // TLS or the stream below failed.
     kBusy = 1 << 6,        // This is a callback of OpenSSL, in the pump.
+    kTransferring = 1 << 7,  // The file is in use, and stays open for that.
   };
 
   // Indices of the array that readStats() fills.
@@ -151,6 +152,8 @@ class TLSSplice final : public HandleWrap, public StreamListener {
     uv_idle_t idle_;
   };
   bool is_file_ = false;
+  // Runs the next turn; nullptr until there is one.
+  uv_idle_t* turn_ = nullptr;
   int poll_events_ = 0;
   uv_fs_t file_read_;
   uv_fs_t file_write_;
@@ -181,7 +184,6 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   bool out_more_ = false;
   bool want_tls_ = false;
   bool stop_requested_ = false;
-  bool turn_scheduled_ = false;
   bool in_turn_ = false;
   bool notify_scheduled_ = false;
   // A negative status that the stream below has reported, or 0.

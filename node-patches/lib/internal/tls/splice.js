@@ -74,6 +74,7 @@ const {
     kFailed,
     kTLSFailed,
     kBusy,
+    kTransferring,
     kBytesIn,
     kBytesOut,
     kStallsIn,
@@ -723,7 +724,11 @@ class TLSSplice extends EventEmitter {
     const onFinal = this.#onFinal;
     this.#onFinal = null;
     onFinal?.(error);
-    process.nextTick(() => this.#emitOutcome(error));
+    const emit = () => process.nextTick(() => this.#emitOutcome(error));
+    if (this.#native.getState() & kTransferring)
+      this.#native.onchange = emit;
+    else
+      emit();
   }
 
   #emitOutcome(error) {

@@ -1,0 +1,743 @@
+'use strict';
+
+// What a splice makes of system calls that come back short, interrupted, too
+// early, or with an error. shim.c does that to the calls on the endpoint and on
+// the TCP connection under TLS; here is where, and what must come of it. A fault
+// that never struck is a failure, too.
+//
+// usage: test/fault/run [--seed NUMBER] [--only WORD]
+
+// The shim is for this process, not for its children.
+const shimPath = process.env.LD_PRELOAD;
+delete process.env.LD_PRELOAD;
+const addon = { exports: {} };
+process.dlopen(addon, shimPath);
+const shim = addon.exports;
+
+const assert = require('assert');
+const { once } = require('events');
+const fs = require('fs');
+const net = require('net');
+const os = require('os');
+const path = require('path');
+const { Readable } = require('stream');
+const { parseArgs } = require('util');
+const { Worker } = require('worker_threads');
+
+const common = path.join(__dirname, '../../out/tree/test/common');
+const {
+  MiB, Receiver, closing, fifo, isOpen, payload, pipeSocket, receive, record, send, settled, socketPair,
+  tlsPair, turns,
+} = require(`${common}/tls-splice`);
+const tmpdir = require(`${common}/tmpdir`);
+
+const { values: { seed, only } } = parseArgs({
+  options: {
+    seed: { type: 'string', default: `${process.hrtime.bigint() % 1000000n}` },
+    only: { type: 'string', default: '' },
+  },
+});
+const kSize = MiB + 77;
+const kSeedIn = 1;
+const kSeedOut = 2;
+
+// --- Faults --------------------------------------------------------------------
+
+const kFunctions = [
+  'read', 'readv', 'pread', 'recv', 'recvmsg', 'write', 'writev', 'pwrite', 'send', 'sendmsg',
+];
+const kKinds = { short: 0, fail: 1, hold: 2 };
+
+// How often each fault struck in each function, over all cases.
+const injected = {};
+
+class Fault {
+  #id;
+
+  // On what `fd` refers to. `name` is 'short', 'hold', or the error.
+  constructor(fd, access, name, { rate = 1, after = 0, times = Number.MAX_SAFE_INTEGER } = {}) {
+    const kind = kKinds[name] ?? kKinds.fail;
+    const errno = kind === kKinds.fail ? os.constants.errno[name] : 0;
+    assert(errno !== undefined, name);
+    this.name = `${name} in ${access}`;
+    this.kind = name;
+    this.#id = shim.add(fd, access === 'write' ? 1 : 0, kind, errno, rate, after, times);
+  }
+
+  get state() {
+    const { 0: bytes, 1: held, 2: onMainThread, ...counts } = shim.state(this.#id);
+    const functions = {};
+    for (const [i, count] of Object.entries(counts)) {
+      if (count > 0)
+        functions[kFunctions[i - 3]] = count;
+    }
+    return { bytes, held, onMainThread, functions };
+  }
+
+  release() {
+    shim.release(this.#id);
+  }
+
+  check() {
+    const { functions } = this.state;
+    const all = injected[this.kind] ??= {};
+    let sum = 0;
+    for (const [name, count] of Object.entries(functions)) {
+      all[name] = (all[name] ?? 0) + count;
+      sum += count;
+    }
+    assert(sum > 0, `${this.name} was never injected`);
+  }
+}
+
+// Those of the case that runs.
+let faults = [];
+
+function inject(...args) {
+  const fault = new Fault(...args);
+  faults.push(fault);
+  return fault;
+}
+
+// What a caller that does it right does not notice.
+function injectTransparent(fd, access, names) {
+  for (const name of names) {
+    if (name === 'storm')
+      inject(fd, access, 'EAGAIN', { times: 1000 });
+    else
+      inject(fd, access, name, { rate: 0.4 });
+  }
+}
+
+// --- Cases ---------------------------------------------------------------------
+
+const cases = [];
+let passed = 0;
+let failed = 0;
+
+function test(name, run) {
+  if (name.includes(only))
+    cases.push({ name, run });
+}
+
+// What the case that runs has opened.
+const cleanup = [];
+
+function defer(close) {
+  cleanup.push(close);
+}
+
+// The cases that have ended, and those that passed, for watchdog.js.
+const progress = new Int32Array(new SharedArrayBuffer(8));
+
+async function runAll() {
+  console.log(`seed ${seed}`);
+  const names = cases.map(({ name }) => name);
+  new Worker(path.join(__dirname, 'watchdog.js'), { workerData: { progress, names, seed } }).unref();
+  shim.seed(Number(seed));
+  tmpdir.refresh();
+  for (const { name, run } of cases) {
+    try {
+      await run();
+      faults.forEach((fault) => fault.check());
+      passed++;
+      console.log(`ok - ${name}`);
+    } catch (err) {
+      failed++;
+      console.log(`not ok - ${name} (seed ${seed})`, err);
+    }
+    progress[0]++;
+    progress[1] = passed;
+    Atomics.notify(progress, 0);
+    faults.forEach((fault) => fault.release());
+    for (const close of cleanup.splice(0))
+      close();
+    await turns();
+    faults = [];
+    shim.clear();
+  }
+  // That the faults were where they were meant to be.
+  if (only === '') {
+    for (const name of ['short', 'EINTR', 'EAGAIN']) {
+      for (const call of ['read', 'recv', 'write', 'writev', 'send']) {
+        if (injected[name]?.[call] > 0)
+          continue;
+        failed++;
+        console.log(`not ok - ${name} was never injected in ${call}()`);
+      }
+    }
+  }
+  for (const [name, functions] of Object.entries(injected)) {
+    const text = Object.entries(functions).map(([call, n]) => `${call} ${n}`);
+    console.log(`${name}: ${text.join(', ')}`);
+  }
+  console.log(`${passed} passed, ${failed} failed`);
+  process.exit(failed === 0 ? 0 : 1);
+}
+
+async function openTLS(options) {
+  const pair = await tlsPair({ allowHalfOpen: true, ...options });
+  for (const socket of [pair.client, pair.server]) {
+    defer(() => socket.destroy());
+    // It is looked at where one is expected.
+    socket.on('error', () => {});
+  }
+  return pair;
+}
+
+function closeFd(fd) {
+  defer(() => { if (isOpen(fd)) fs.closeSync(fd); });
+}
+
+let files = 0;
+
+// Endpoints for one direction, or for both.
+//   target: what is given to spliceTo()
+//   fd: whose calls the faults befall
+//   other: what reads or writes the other side; a file has none
+//   left(): a stream of what a source has left, or of what a sink could not be given
+//   isOpen(): whether it is left to its owner
+const endpoints = {
+  fifo(direction) {
+    const { reader, writer } = fifo();
+    const isIn = direction === 'in';
+    const fd = isIn ? writer : reader;
+    const other = isIn ? pipeSocket(reader, { writable: false }) : pipeSocket(writer, { readable: false });
+    closeFd(fd);
+    defer(() => other.destroy());
+    return {
+      target: { fd },
+      fd,
+      other,
+      isOpen: () => isOpen(fd),
+      left: () => pipeSocket(fd, { writable: false }),
+      end: () => fs.closeSync(fd),
+    };
+  },
+
+  // A socket that blocks, and stays so.
+  blocking() {
+    const { 0: fd, 1: peer } = shim.socketPair();
+    const other = new net.Socket({ fd: peer, allowHalfOpen: true });
+    closeFd(fd);
+    defer(() => other.destroy());
+    return {
+      target: { fd },
+      fd,
+      other,
+      isOpen: () => isOpen(fd) && shim.isBlocking(fd) === 1,
+      left: () => new net.Socket({ fd, allowHalfOpen: true }),
+      end: () => fs.closeSync(fd),
+    };
+  },
+
+  async unix(direction, kind = 'unix') {
+    const { 0: stream, 1: other } = await socketPair(kind);
+    defer(() => { stream.destroy(); other.destroy(); });
+    return {
+      target: { stream },
+      fd: stream._handle.fd,
+      other,
+      isOpen: () => !stream.destroyed,
+      left: () => stream,
+      end: () => stream.end(),
+    };
+  },
+
+  tcp: (direction) => endpoints.unix(direction, 'tcp'),
+
+  file(direction) {
+    const name = path.join(tmpdir.path, `file${++files}`);
+    if (direction === 'out')
+      fs.writeFileSync(name, Buffer.concat([...payload(kSize, kSeedOut)]));
+    const fd = fs.openSync(name, direction === 'in' ? 'w+' : 'r');
+    closeFd(fd);
+    return {
+      target: { fd },
+      fd,
+      name,
+      isOpen: () => isOpen(fd),
+      left: () => Readable.from([fs.readFileSync(fd)]),
+      end() {},
+    };
+  },
+};
+
+// What a sink has got, once it has ended.
+async function delivered(endpoint, received) {
+  if (endpoint.other)
+    return received;
+  const receiver = new Receiver();
+  receiver.update(fs.readFileSync(endpoint.name));
+  return receiver;
+}
+
+function sourceOf(endpoint, size = kSize) {
+  if (endpoint.other)
+    return send(endpoint.other, size, { seed: kSeedOut });
+}
+
+// --- Faults that lose nothing ---------------------------------------------------
+
+function directionsOf(direction) {
+  return direction === 'duplex' ? ['in', 'out'] : [direction];
+}
+
+// A transfer in each of the directions, through one splice if the endpoint can
+// do both.
+async function transfer(kind, direction, inEndpoint, inTLS, options) {
+  const { client, server } = await openTLS(options);
+  const spliced = [];
+  if (direction === 'duplex' && kind !== 'fifo' && kind !== 'file') {
+    spliced.push({ direction, endpoint: await endpoints[kind](direction) });
+  } else {
+    for (const one of directionsOf(direction))
+      spliced.push({ direction: one, endpoint: await endpoints[kind](one) });
+  }
+  const sinks = [];
+  const pending = [];
+  for (const each of spliced) {
+    const { endpoint } = each;
+    each.splice = server.spliceTo({ ...endpoint.target, direction: each.direction });
+    for (const one of directionsOf(each.direction)) {
+      injectTransparent(endpoint.fd, one === 'in' ? 'write' : 'read', inEndpoint);
+      injectTransparent(server._handle.fd, one === 'in' ? 'read' : 'write', inTLS);
+      if (one === 'in')
+        sinks.push({ endpoint, received: endpoint.other && receive(endpoint.other) });
+    }
+  }
+  for (const { splice } of spliced)
+    splice.start();
+  for (const each of spliced) {
+    for (const one of directionsOf(each.direction))
+      pending.push(one === 'in' ? send(client, kSize, { seed: kSeedIn }) : sourceOf(each.endpoint));
+  }
+  const fromServer = direction === 'in' ? undefined : receive(client);
+  await Promise.all(pending);
+  for (const { splice, endpoint, direction } of spliced) {
+    const stats = await splice.finished;
+    assert.strictEqual(stats.reason, 'end');
+    assert.strictEqual(stats.bytesIn, direction === 'out' ? 0 : kSize);
+    assert.strictEqual(stats.bytesOut, direction === 'in' ? 0 : kSize);
+    assert.strictEqual(stats.closeNotify, direction !== 'out');
+    if (!endpoint.target.stream)
+      assert(endpoint.isOpen());
+    if (direction === 'in')
+      endpoint.end();
+  }
+  for (const { endpoint, received } of sinks)
+    (await delivered(endpoint, received)).check(kSize, kSeedIn);
+  (await fromServer)?.check(kSize, kSeedOut);
+}
+
+const kTransparent = ['short', 'EINTR', 'EAGAIN'];
+
+for (const kind of Object.keys(endpoints)) {
+  for (const direction of ['in', 'out', 'duplex']) {
+    for (const name of [...kTransparent, 'storm']) {
+      test(`${kind}, ${direction}: ${name} at the endpoint`,
+           () => transfer(kind, direction, [name], []));
+    }
+    test(`${kind}, ${direction}: all of them at the endpoint and under TLS`,
+         () => transfer(kind, direction, kTransparent, kTransparent));
+  }
+}
+for (const version of ['TLSv1.2', 'TLSv1.3']) {
+  for (const direction of ['in', 'out', 'duplex']) {
+    for (const name of [...kTransparent, 'storm']) {
+      test(`${version}, ${direction}: ${name} under TLS`,
+           () => transfer('unix', direction, [], [name], { minVersion: version, maxVersion: version }));
+    }
+  }
+  // libuv waits until the network interface has room.
+  test(`${version}, out: ENOBUFS under TLS`,
+       () => transfer('tcp', 'out', [], ['ENOBUFS'], { minVersion: version, maxVersion: version }));
+}
+
+// Cut into pieces by stop(), each of which is delivered or handed back, while the
+// calls are cut and delayed as well.
+async function inPieces(kind, direction) {
+  const { client, server } = await openTLS();
+  const endpoint = await endpoints[kind](direction);
+  const isIn = direction === 'in';
+  const atSink = isIn && endpoint.other ? receive(endpoint.other) : undefined;
+  injectTransparent(endpoint.fd, isIn ? 'write' : 'read', kTransparent);
+  injectTransparent(server._handle.fd, isIn ? 'read' : 'write', kTransparent);
+  const sending = isIn ? send(client, kSize, { seed: kSeedIn }) : sourceOf(endpoint);
+  const fromServer = isIn ? undefined : receive(client);
+  // stop() may come when the source has ended, but not yet the socket.
+  for (let pieces = 0, reason; reason !== 'end' && !server.writableEnded; pieces++) {
+    const splice = server.spliceTo({ ...endpoint.target, direction }).start();
+    if (pieces < 20) {
+      await turns(2);
+      ({ reason } = await splice.stop());
+    } else {
+      ({ reason } = await splice.finished);
+    }
+  }
+  await sending;
+  if (isIn) {
+    endpoint.end();
+    (await delivered(endpoint, atSink)).check(kSize, kSeedIn);
+  } else {
+    (await fromServer).check(kSize, kSeedOut);
+  }
+}
+
+for (const kind of Object.keys(endpoints)) {
+  for (const direction of ['in', 'out'])
+    test(`${kind}, ${direction}: all of them, and stop() again and again`, () => inPieces(kind, direction));
+}
+
+// --- The endpoint fails ----------------------------------------------------------
+
+const kAfter = 300_001;
+
+function outcomeOf(splice) {
+  const events = record(splice, ['error', 'close']);
+  const outcome = Promise.all([
+    new Promise((resolve) => splice.once('error', resolve)), closing(splice),
+  ]);
+  return async (code, syscall) => {
+    const { 0: error, 1: stats } = await outcome;
+    assert.strictEqual(error.code, code);
+    assert.strictEqual(error.syscall, syscall);
+    assert.strictEqual(error.errno, -os.constants.errno[code]);
+    assert.match(error.message, new RegExp(`^${syscall} ${code}`));
+    assert.deepStrictEqual(events, ['error', 'close']);
+    assert.strictEqual(stats.reason, 'error');
+    assert.strictEqual(stats.closeNotify, false);
+    await assert.rejects(splice.finished, error);
+    return stats;
+  };
+}
+
+// A stream is ended first, and so takes a few turns to close.
+async function checkOpen(endpoint, expected) {
+  const { stream } = endpoint.target;
+  if (stream && !expected && !stream.closed)
+    await closing(stream);
+  assert.strictEqual(endpoint.isOpen(), expected);
+}
+
+// Both directions are JS's again.
+async function talk(from, to) {
+  const data = once(to, 'data');
+  from.write('still there');
+  assert.strictEqual(`${(await data)[0]}`, 'still there');
+}
+
+// A sink that takes `kAfter` bytes, and then fails.
+async function sinkFails(kind, code, { autoClose, after = kAfter, direction = 'in' }) {
+  const { client, server } = await openTLS();
+  const endpoint = await endpoints[kind](direction);
+  const atSink = endpoint.other && receive(endpoint.other);
+  // libuv tells of an error behind a partial write to a file at the next one.
+  inject(endpoint.fd, 'write', code, { after });
+  const splice = server.spliceTo({ ...endpoint.target, direction, autoClose });
+  const outcome = outcomeOf(splice);
+  splice.start();
+  const sending = send(client, kSize, { seed: kSeedIn, end: false });
+  const stats = await outcome(code, 'write');
+  assert.strictEqual(stats.bytesIn, after);
+  await checkOpen(endpoint, !autoClose);
+  assert.strictEqual(server.destroyed, false);
+  if (!autoClose)
+    endpoint.end();
+  const sink = await delivered(endpoint, atSink);
+  sink.check(after, kSeedIn);
+
+  // What it did not take is JS's, and so is all that comes later.
+  const rest = receive(server, sink);
+  await sending;
+  await talk(server, client);
+  client.end();
+  (await rest).check(kSize, kSeedIn);
+}
+
+// A source that yields `after` bytes, and then fails, once.
+async function sourceFails(kind, code, { autoClose, after = kAfter, direction = 'out' }) {
+  const { client, server } = await openTLS();
+  const endpoint = await endpoints[kind](direction);
+  const fault = inject(endpoint.fd, 'read', code, { after, times: 1 });
+  const splice = server.spliceTo({ ...endpoint.target, direction, autoClose });
+  const outcome = outcomeOf(splice);
+  const received = receive(client).receiver;
+  splice.start();
+  const sending = sourceOf(endpoint);
+  // With autoClose it is not all taken.
+  sending?.catch(() => {});
+  endpoint.other?.on('error', () => {});
+  const stats = await outcome(code, 'read');
+  assert.strictEqual(fault.state.bytes, after);
+  assert.strictEqual(stats.bytesOut, after);
+  await checkOpen(endpoint, !autoClose);
+  assert.strictEqual(server.destroyed, false);
+  assert.strictEqual(server.writableEnded, false);
+  await received.reached(after);
+  received.check(after, kSeedOut);
+  if (autoClose) {
+    // Not an end, and JS writes what comes next.
+    await talk(server, client);
+    assert.strictEqual(received.bytes, after + 'still there'.length);
+  } else {
+    // The rest is where it was.
+    const left = endpoint.left();
+    defer(() => left.destroy());
+    left.pipe(server);
+    await received.reached(kSize);
+    received.check(kSize, kSeedOut);
+  }
+  // The other direction
+  await talk(client, server);
+}
+
+// pipeToNative() rejects, and destroys the socket.
+async function pipeFails(kind, code, direction) {
+  const { client, server } = await openTLS();
+  const endpoint = await endpoints[kind](direction);
+  const isIn = direction === 'in';
+  inject(endpoint.fd, isIn ? 'write' : 'read', code, { after: kAfter });
+  const { fd, stream } = endpoint.target;
+  if (isIn)
+    endpoint.other?.resume();
+  else
+    client.resume();
+  const done = server.pipeToNative(fd ?? stream, { direction });
+  const closed = closing(server);
+  const sending = isIn ? send(client, kSize) : sourceOf(endpoint);
+  sending?.catch(() => {});
+  await assert.rejects(done, { code, syscall: isIn ? 'write' : 'read' });
+  assert.strictEqual(server.destroyed, true);
+  await closed;
+  assert(endpoint.isOpen());
+}
+
+const kErrors = {
+  fifo: { write: ['EPIPE', 'EIO'], read: ['EIO'] },
+  blocking: { write: ['EPIPE', 'ECONNRESET', 'ENOBUFS'], read: ['ECONNRESET', 'ENOBUFS'] },
+  unix: { write: ['EPIPE', 'ECONNRESET', 'ENOBUFS'], read: ['ECONNRESET', 'ENOBUFS'] },
+  tcp: { write: ['EPIPE', 'ECONNRESET', 'ENOBUFS', 'ETIMEDOUT'], read: ['ECONNRESET', 'ENOBUFS', 'ETIMEDOUT'] },
+  file: { write: ['ENOSPC', 'EIO', 'EFBIG'], read: ['EIO'] },
+};
+
+for (const [kind, { write, read }] of Object.entries(kErrors)) {
+  for (const code of write) {
+    for (const autoClose of [false, true]) {
+      const title = autoClose ? ', autoClose' : '';
+      test(`${kind}, in: ${code}${title}`, () => sinkFails(kind, code, { autoClose }));
+    }
+    test(`${kind}, in: ${code} at the first byte`, () => sinkFails(kind, code, { after: 0 }));
+    test(`${kind}, in: ${code} with pipeToNative()`, () => pipeFails(kind, code, 'in'));
+  }
+  for (const code of read) {
+    for (const autoClose of [false, true]) {
+      const title = autoClose ? ', autoClose' : '';
+      test(`${kind}, out: ${code}${title}`, () => sourceFails(kind, code, { autoClose }));
+    }
+    test(`${kind}, out: ${code} at the first byte`, () => sourceFails(kind, code, { after: 0 }));
+    test(`${kind}, out: ${code} with pipeToNative()`, () => pipeFails(kind, code, 'out'));
+  }
+}
+for (const kind of ['blocking', 'unix', 'tcp']) {
+  // One of the directions fails: both are over.
+  test(`${kind}, duplex: ECONNRESET at the sink`, () => sinkFails(kind, 'ECONNRESET', { direction: 'duplex' }));
+  test(`${kind}, duplex: ECONNRESET at the source`, () => sourceFails(kind, 'ECONNRESET', { direction: 'duplex' }));
+}
+
+// --- The connection under TLS fails -----------------------------------------------
+
+async function tlsReadFails(kind, code, direction) {
+  const { client, server } = await openTLS();
+  const endpoint = await endpoints[kind](direction);
+  const isOut = direction === 'out';
+  const atSink = !isOut && endpoint.other ? receive(endpoint.other) : undefined;
+  inject(server._handle.fd, 'read', code, { after: kAfter, times: 1 });
+  const splice = server.spliceTo({ ...endpoint.target, direction });
+  const outcome = outcomeOf(splice);
+  const failing = new Promise((resolve) => server.once('error', resolve));
+  splice.start();
+  if (isOut)
+    server.resume();
+  send(client, kSize, { seed: kSeedIn }).catch(() => {});
+  const stats = await outcome(code, 'read');
+  const error = await failing;
+  assert.strictEqual(error.code, code);
+  assert.strictEqual(error.syscall, 'read');
+  assert.strictEqual(server.destroyed, true);
+  assert(endpoint.isOpen());
+  if (isOut)
+    return;
+  // Every byte of the records that had come whole.
+  endpoint.end();
+  const sink = await delivered(endpoint, atSink);
+  sink.check(stats.bytesIn, kSeedIn);
+  assert(stats.bytesIn > kAfter - 20_000 && stats.bytesIn < kAfter, `${stats.bytesIn}`);
+}
+
+async function tlsWriteFails(kind, code, direction) {
+  const { client, server } = await openTLS();
+  const endpoint = await endpoints[kind](direction);
+  inject(server._handle.fd, 'write', code, { after: kAfter, times: 1 });
+  const splice = server.spliceTo({ ...endpoint.target, direction });
+  const outcome = outcomeOf(splice);
+  const failing = new Promise((resolve) => server.once('error', resolve));
+  const { receiver } = receive(client);
+  const ended = new Promise((resolve) => { client.on('end', resolve); client.on('close', resolve); });
+  splice.start();
+  sourceOf(endpoint)?.catch(() => {});
+  endpoint.other?.on('error', () => {});
+  await outcome(code, 'write');
+  assert.strictEqual((await failing).code, code);
+  assert.strictEqual(server.destroyed, true);
+  assert(endpoint.isOpen());
+  // The peer has got what had gone out, and no more.
+  await ended;
+  const { bytes } = receiver;
+  receiver.check(bytes, kSeedOut);
+  assert(bytes > kAfter - 40_000 && bytes < kAfter, `${bytes}`);
+}
+
+for (const kind of Object.keys(endpoints)) {
+  for (const code of ['ECONNRESET', 'ETIMEDOUT', 'EIO']) {
+    test(`${kind}, in: ${code} under TLS, reading`, () => tlsReadFails(kind, code, 'in'));
+    test(`${kind}, out: ${code} under TLS, reading`, () => tlsReadFails(kind, code, 'out'));
+  }
+  for (const code of ['ECONNRESET', 'EPIPE', 'ETIMEDOUT'])
+    test(`${kind}, out: ${code} under TLS, writing`, () => tlsWriteFails(kind, code, 'out'));
+}
+for (const kind of ['blocking', 'unix', 'tcp']) {
+  test(`${kind}, duplex: ECONNRESET under TLS, reading`, () => tlsReadFails(kind, 'ECONNRESET', 'duplex'));
+  test(`${kind}, duplex: EPIPE under TLS, writing`, () => tlsWriteFails(kind, 'EPIPE', 'duplex'));
+}
+
+// --- Files that take their time -----------------------------------------------------
+
+// Resolves when the shim holds a call. Never on the thread of the loop, which
+// turns meanwhile: that is what gets us there.
+async function holding(fault) {
+  while (fault.state.held === 0)
+    await turns(1);
+  // A connection that has nothing to do with it is served.
+  const { client, server } = await openTLS();
+  await talk(client, server);
+  await turns(100);
+  assert.strictEqual(fault.state.held, 1);
+  assert.strictEqual(fault.state.onMainThread, 0);
+}
+
+test('file, in: a write that takes its time', async () => {
+  const { client, server } = await openTLS();
+  const endpoint = endpoints.file('in');
+  const fault = inject(endpoint.fd, 'write', 'hold', { times: 3 });
+  const splice = server.spliceTo({ ...endpoint.target, direction: 'in', highWaterMark: 65536 }).start();
+  // More than the buffers of both ends of the connection take.
+  const size = 32 * MiB;
+  const sending = send(client, size);
+  for (let i = 0; i < 3; i++) {
+    await holding(fault);
+    // Memory is bounded: the sender waits.
+    await settled(() => client.bytesWritten - client.writableLength);
+    assert(client.writableLength > 0);
+    assert(splice.stats.peakBufferedIn <= 65536);
+    fault.release();
+  }
+  await sending;
+  await splice.finished;
+  (await delivered(endpoint)).check(size);
+  assert.strictEqual(fault.state.onMainThread, 0);
+});
+
+test('file, out: a read that takes its time', async () => {
+  const { client, server } = await openTLS();
+  const endpoint = endpoints.file('out');
+  const fault = inject(endpoint.fd, 'read', 'hold', { times: 3 });
+  const splice = server.spliceTo({ ...endpoint.target, direction: 'out' }).start();
+  const received = receive(client);
+  for (let i = 0; i < 3; i++) {
+    await holding(fault);
+    fault.release();
+  }
+  await splice.finished;
+  (await received).check(kSize, kSeedOut);
+  assert.strictEqual(fault.state.onMainThread, 0);
+});
+
+test('file, in: stop() during a write', async () => {
+  const { client, server } = await openTLS();
+  const endpoint = endpoints.file('in');
+  const fault = inject(endpoint.fd, 'write', 'hold', { times: 1 });
+  const splice = server.spliceTo({ ...endpoint.target, direction: 'in' }).start();
+  send(client, kSize);
+  await holding(fault);
+  let isStopped = false;
+  const stopping = splice.stop().then((stats) => {
+    isStopped = true;
+    return stats;
+  });
+  await turns(100);
+  // How much was written is not known yet.
+  assert.strictEqual(isStopped, false);
+  fault.release();
+  const stats = await stopping;
+  assert.strictEqual(stats.reason, 'stopped');
+  const sink = await delivered(endpoint);
+  sink.check(stats.bytesIn);
+  assert(sink.bytes > 0 && sink.bytes < kSize);
+  (await receive(server, sink)).check(kSize);
+});
+
+test('file, out: stop() during a read', async () => {
+  const { client, server } = await openTLS();
+  const endpoint = endpoints.file('out');
+  const fault = inject(endpoint.fd, 'read', 'hold', { times: 1 });
+  const splice = server.spliceTo({ ...endpoint.target, direction: 'out' }).start();
+  await holding(fault);
+  const stopping = splice.stop();
+  await turns(100);
+  fault.release();
+  const { bytesOut } = await stopping;
+  // What was read is sent, and JS goes on behind it.
+  assert.strictEqual(bytesOut, fault.state.bytes);
+  endpoint.left().pipe(server);
+  (await receive(client)).check(kSize, kSeedOut);
+});
+
+for (const [direction, access] of [['in', 'write'], ['out', 'read']]) {
+  test(`file, ${direction}: destroy() during a ${access}`, async () => {
+    const { client, server } = await openTLS();
+    const endpoint = endpoints.file(direction);
+    const fault = inject(endpoint.fd, access, 'hold', { times: 1 });
+    const splice = server.spliceTo({ ...endpoint.target, direction, autoClose: true }).start();
+    const closed = closing(splice);
+    if (direction === 'in')
+      send(client, kSize).catch(() => {});
+    await holding(fault);
+    server.destroy();
+    const stats = await closed;
+    assert.strictEqual(stats.reason, 'destroyed');
+    fault.release();
+    // The thread still has it; nobody but us.
+    while (isOpen(endpoint.fd))
+      await turns(1);
+  });
+}
+
+test('file, in: a slow write that fails', async () => {
+  const { client, server } = await openTLS();
+  const endpoint = endpoints.file('in');
+  const hold = inject(endpoint.fd, 'write', 'hold', { times: 1 });
+  inject(endpoint.fd, 'write', 'ENOSPC', { times: 1 });
+  const splice = server.spliceTo({ ...endpoint.target, direction: 'in' });
+  const outcome = outcomeOf(splice);
+  splice.start();
+  send(client, kSize);
+  await holding(hold);
+  hold.release();
+  const { bytesIn } = await outcome('ENOSPC', 'write');
+  assert.strictEqual(bytesIn, 0);
+  (await receive(server)).check(kSize);
+  assert.strictEqual(fs.statSync(endpoint.name).size, 0);
+});
+
+runAll();
