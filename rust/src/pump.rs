@@ -82,6 +82,8 @@ struct Encrypt {
     track: Track,
     /// Of what is held, the packets for the next record.
     batch: usize,
+    /// Length of an SSL_write that has begun and is to be tried again, else 0.
+    begun: usize,
     eof: bool,
     /// The write BIO is so full that the source is not read.
     stalled: bool,
@@ -493,25 +495,34 @@ impl Pump {
             // What was read must be sent, even when stopping: OpenSSL may have
             // begun with it, and the source cannot take it back.
             while !encrypt.held.is_empty() {
-                let n = match packets {
-                    true if encrypt.batch == 0 && !stopping => break,
-                    true => encrypt.next_batch(),
-                    false => encrypt.next_bytes(self.framing, &mut self.stats),
+                // More that is ready shares its record.
+                if packets && encrypt.batch == 0 && !stopping && !encrypt.eof {
+                    break;
+                }
+                // SAFETY: by the contract above.
+                let pending = unsafe { tls::pending_ciphertext(ssl) };
+                let room = room(self.high_water_mark, pending);
+                // A stop does not wait for the peer to read.
+                if room == 0 && !stopping {
+                    return TLS_SPLICE_STEP_MORE | TLS_SPLICE_STEP_FLUSH;
+                }
+                let n = match encrypt.begun {
+                    0 if packets => encrypt.next_batch(),
+                    // What JavaScript had read can be more than there is room for.
+                    0 if stopping => encrypt.next_bytes(self.framing, usize::MAX, &mut self.stats),
+                    0 => encrypt.next_bytes(self.framing, read_limit(room), &mut self.stats),
+                    begun => begun,
                 };
                 if n == 0 {
                     self.failure = Some(encrypt.out_of_step());
                     encrypt.held = Held::default();
                     return TLS_SPLICE_STEP_FAILED | TLS_SPLICE_STEP_FLUSH;
                 }
-                // SAFETY: by the contract above.
-                let pending = unsafe { tls::pending_ciphertext(ssl) };
-                // A stop does not wait for the peer to read.
-                if pending >= self.high_water_mark && !stopping {
-                    return TLS_SPLICE_STEP_MORE | TLS_SPLICE_STEP_FLUSH;
-                }
+                encrypt.begun = n;
                 // SAFETY: by the contract above; the slice is the same at a retry.
                 let write = unsafe { tls::write(ssl, &encrypt.held.front()[..n]) };
                 if write == tls::Write::All {
+                    encrypt.begun = 0;
                     encrypt.held.consume(n);
                     encrypt.track.consume(n);
                     encrypt.batch = 0;
@@ -538,7 +549,8 @@ impl Pump {
             }
             // SAFETY: by the contract above.
             let pending = unsafe { tls::pending_ciphertext(ssl) };
-            self.stats.peak_buffered_out = self.stats.peak_buffered_out.max(pending as u64);
+            let held = (encrypt.held.len() + pending) as u64;
+            self.stats.peak_buffered_out = self.stats.peak_buffered_out.max(held);
             if dry {
                 return TLS_SPLICE_STEP_FLUSH;
             }
@@ -763,11 +775,12 @@ impl Encrypt {
         self.batch
     }
 
-    /// Bytes for the next SSL_write; 0 if they are no packets.
-    fn next_bytes(&mut self, framing: Framing, stats: &mut Stats) -> usize {
+    /// Bytes for the next SSL_write, at most `limit`; 0 if they are no packets.
+    fn next_bytes(&mut self, framing: Framing, limit: usize, stats: &mut Stats) -> usize {
         let front = self.held.front();
         self.track
             .good(framing, front, |packet| stats.count_out(packet.len))
+            .min(limit)
     }
 
     fn out_of_step(&self) -> Failure {

@@ -1083,3 +1083,33 @@ fn what_follows_close_notify_is_read_and_dropped() {
         unsafe { tls_splice_commit(rig.splice, buf.len) };
     }
 }
+
+#[test]
+fn bytes_read_before_the_splice_stay_under_the_high_water_mark() {
+    for high_water_mark in [1000, 16_384, 100_000] {
+        let mut rig = Rig::new(Options {
+            directions: TLS_SPLICE_ENCRYPT,
+            attach: false,
+            high_water_mark,
+            ..Options::default()
+        });
+        let before = rig.sent_out.take(200_000);
+        rig.start_quietly();
+        unsafe {
+            tls_splice_push_before(
+                rig.splice,
+                TLS_SPLICE_ENCRYPT,
+                before.as_ptr(),
+                before.len(),
+            );
+        }
+        rig.tcp_open = false;
+        rig.encrypt();
+        let pending = rig.ours.pending();
+        assert!(pending > 0 && pending <= high_water_mark, "{pending}");
+        rig.tcp_open = true;
+        rig.drain();
+        assert_eq!(rig.from_us.at, 200_000);
+        assert!(rig.stats().peak_buffered_out <= high_water_mark as u64);
+    }
+}

@@ -173,11 +173,12 @@ async function tlsPair({ server = {}, client = {}, raw, ...options } = {}) {
     ...options,
     ...client,
   });
+  track(socket);
+  // A handshake may fail on purpose.
   const { 0: { 0: serverSide } } = await Promise.all([
     accepted, once(socket, 'secureConnect'),
-  ]);
-  listener.close();
-  track(socket, serverSide);
+  ]).finally(() => listener.close());
+  track(serverSide);
   return { client: socket, server: serverSide, raw: under };
 }
 
@@ -258,8 +259,10 @@ function run(test) {
 }
 
 function track(...pair) {
-  for (const socket of pair)
+  for (const socket of pair) {
     sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+  }
 }
 
 module.exports = {

@@ -78,6 +78,17 @@ const scenarios = {
     await done;
   },
 
+  // Then there is one more turn, in which the next can start.
+  async beforeExit() {
+    let rounds = 0;
+    process.on('beforeExit', () => {
+      if (++rounds < 3)
+        scenarios.ended();
+    });
+    process.on('exit', () => assert.strictEqual(rounds, 3));
+    await scenarios.ended();
+  },
+
   async exit() {
     const { client, server } = await tlsPair();
     const { 0: endpoint, 1: other } = await socketPair();

@@ -153,3 +153,43 @@ run(async () => {
     assert.strictEqual(data, 'for JS');
   }));
 });
+
+// Right after it: in the listeners that Node itself calls, with what the peer
+// has sent along already there.
+for (const version of ['TLSv1.2', 'TLSv1.3']) {
+  for (const event of ['secure', 'secureConnect', 'secureConnection']) {
+    run(async () => {
+      const listener = tls.createServer({
+        key, cert, minVersion: version, maxVersion: version, allowHalfOpen: true,
+      }).listen(0);
+      await once(listener, 'listening');
+      const accepted = once(listener, 'secureConnection');
+      const { 0: endpoint, 1: other } = await socketPair();
+      const client = tls.connect({
+        port: listener.address().port, rejectUnauthorized: false, allowHalfOpen: true,
+      });
+      const received = receive(other);
+      const done = Promise.withResolvers();
+      const start = common.mustCall((socket) => {
+        socket.on('data', common.mustNotCall());
+        done.resolve(socket.pipeToNative(endpoint));
+      });
+      if (event === 'secureConnection') {
+        listener.on(event, start);
+        await Promise.all([send(client, kSize), accepted]);
+        client.resume();
+      } else {
+        client.on(event, () => start(client));
+        const { 0: server } = await accepted;
+        await send(server, kSize);
+        server.resume();
+      }
+      other.end();
+      (await received).check(kSize);
+      const stats = await done.promise;
+      assert.strictEqual(stats.bytesIn, kSize);
+      assert.strictEqual(stats.reason, 'end');
+      listener.close();
+    });
+  }
+}

@@ -9,12 +9,14 @@ if (!common.hasCrypto)
 
 const assert = require('assert');
 const { once } = require('events');
+const { Duplex } = require('stream');
 const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  MiB, closing, receive, record, run, send, settled, socketPair, tlsPair,
+  MiB, closing, receive, record, run, send, settled, socketPair, tlsOver,
+  tlsPair,
 } = require('../common/tls-splice');
 
 const damages = {
@@ -104,3 +106,41 @@ for (const separate of [false, true]) {
     assert.strictEqual(received.receiver.bytes, bytesRead);
   });
 }
+
+// The end of the handshake, data, close_notify and a reset arrive together. What
+// the server then writes, session tickets, fails while the data is on its way.
+run(async () => {
+  const { 0: endpoint, 1: other } = await socketPair();
+  const { 0: wire, 1: under } = await socketPair();
+  let held;
+  const duplex = new Duplex({
+    read() {},
+    write(chunk, encoding, callback) {
+      if (held)
+        held.push(chunk);
+      else
+        wire.write(chunk);
+      callback();
+    },
+    final(callback) {
+      wire.write(Buffer.concat(held), () => wire.resetAndDestroy());
+      callback();
+    },
+  });
+  wire.on('error', () => {});
+  wire.on('data', (chunk) => {
+    held ??= [];  // All after ClientHello
+    duplex.push(chunk);
+  });
+  const { client, server } = tlsOver(duplex, under, { minVersion: 'TLSv1.3' });
+  client.on('error', () => {});
+  client.once('secureConnect', () => client.end('x'.repeat(133)));
+  server.on('error', () => {});
+  await once(server, 'secure');
+  const splice = server.spliceTo({ stream: endpoint }).start();
+  const received = once(other, 'data');
+  other.end('y'.repeat(10_000));
+  await assert.rejects(splice.finished, { code: /^(ECONNRESET|EPIPE)$/ });
+  assert.strictEqual((await received)[0].length, 133);
+  assert.strictEqual(server.destroyed, true);
+});

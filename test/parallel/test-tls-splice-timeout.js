@@ -48,6 +48,10 @@ for (const direction of ['in', 'out']) {
       await once(server, 'timeout');
     assert.strictEqual(splice.state, 'running');
     assert.strictEqual(server.destroyed, false);
+
+    // The time starts over when JS has the socket again.
+    const timedOut = once(server, 'timeout');
     await splice.stop();
+    await timedOut;
   });
 }

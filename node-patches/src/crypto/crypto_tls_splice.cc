@@ -117,7 +117,11 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
     return args.GetReturnValue().Set(err);
   }
   splice->MarkAsInitialized();
-  if (args[4]->IsTrue()) tls_splice_adopt_fd(splice->pump_, fd);
+  if (args[4]->IsTrue()) {
+    tls_splice_adopt_fd(splice->pump_, fd);
+    // A Worker does not close it too when it exits.
+    splice->env()->RemoveUnmanagedFd(fd);
+  }
   args.GetReturnValue().Set(0);
 }
 
@@ -474,7 +478,14 @@ bool TLSSplice::HoldError(int err) {
     return false;
   SetReading(false);
   if (held_read_ == 0) held_read_ = err;
+  write_error_ = err;
   return true;
+}
+
+void TLSSplice::FailIfOver() {
+  if (write_error_ == 0 || (state_bits_ & kInOver) == 0) return;
+  state_bits_ |= kTLSFailed;
+  Notify();
 }
 
 bool TLSSplice::IsHolding() const {
@@ -486,12 +497,16 @@ void TLSSplice::DeliverHeldRead() {
   // A stream of JS can get here from inside TLSWrap::Cycle(), when that resumes
   // it. Then what came before has not been decrypted yet.
   if (tls_wrap_->cycle_depth_ > 0) return ScheduleTurn();
-  if (tls_wrap_->eof_) return DeliverAfterEOF();
+  if (tls_wrap_->eof_) {
+    DeliverAfterEOF();
+    return FailIfOver();
+  }
   if (held_read_ == 0) return;
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
   // The last of the ciphertext may still be there.
   if (tls_wrap->ssl_) tls_wrap->Cycle();
   if (held_read_ == 0 || IsHolding()) return;
+  FailIfOver();
   if ((state_bits_ & (kInOver | kInStopped | kFailed)) != 0) return;
   const ssize_t nread = held_read_;
   if (nread == UV_EOF && !tls_splice_end_decrypt(pump_)) {

@@ -140,6 +140,8 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   // Keeps `err` back as if it had been read, while there is something to
   // deliver before it.
   bool HoldError(int err);
+  // An error that was held back, and is not hidden by a close_notify before it.
+  void FailIfOver();
   bool IsHolding() const;
   // Tell JS that getState() has changed, from the top of the stack.
   void Notify();

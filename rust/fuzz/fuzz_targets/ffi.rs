@@ -1,0 +1,623 @@
+//! Calls of the C ABI in any order that its contract allows, with NULL for the
+//! handle too, on endpoints of every kind, and from inside OpenSSL's callbacks.
+
+#![no_main]
+#![allow(clippy::undocumented_unsafe_blocks)]
+
+#[allow(dead_code)]
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::mem::{offset_of, size_of};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::ptr;
+use std::sync::Once;
+
+use libc::c_int;
+use libfuzzer_sys::fuzz_target;
+use openssl_sys as ossl;
+use openssl_sys::SSL;
+
+use common::{connect, SSL_set_info_callback, Tls, DUPLEX, TLS1_2, TLS1_3};
+use tls_splice::endpoint::{READABLE, WRITABLE};
+use tls_splice::error::*;
+use tls_splice::ffi::*;
+use tls_splice::handle::tls_splice as Splice;
+use tls_splice::pump::*;
+use tls_splice::stats::Stats;
+use tls_splice_fuzz::{Counter, Input};
+
+const DIRECTIONS: [u32; 2] = [TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT];
+
+/// What `new` must say of an endpoint, for either direction.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Stream,
+    ReadOnly,
+    WriteOnly,
+    Unsupported,
+    Invalid(c_int),
+}
+
+struct Endpoint {
+    fd: RawFd,
+    kind: Kind,
+    /// What is at its other end, if anything.
+    far: Option<File>,
+    _owned: Option<OwnedFd>,
+}
+
+impl Endpoint {
+    fn open(input: &mut Input) -> Endpoint {
+        let nonblocking = input.flag();
+        let (owned, kind, far): (OwnedFd, _, Option<OwnedFd>) = match input.byte() % 10 {
+            0..=2 => {
+                let (near, far) = UnixStream::pair().unwrap();
+                near.set_nonblocking(nonblocking).unwrap();
+                (near.into(), Kind::Stream, Some(far.into()))
+            }
+            3 => {
+                let (read, write) = pipe();
+                (read, Kind::ReadOnly, Some(write))
+            }
+            4 => {
+                let (read, write) = pipe();
+                (write, Kind::WriteOnly, Some(read))
+            }
+            5 => {
+                let fd = unsafe { libc::memfd_create(c"file".as_ptr(), libc::MFD_CLOEXEC) };
+                assert!(fd >= 0);
+                let mut file = unsafe { File::from_raw_fd(fd) };
+                file.write_all(&[7; 5000]).unwrap();
+                let at = input.size(6000) as libc::off_t;
+                assert_eq!(unsafe { libc::lseek(fd, at, libc::SEEK_SET) }, at);
+                (file.into(), Kind::Stream, None)
+            }
+            6 => {
+                let null = File::options().read(true).write(true).open("/dev/null");
+                (null.unwrap().into(), Kind::Stream, None)
+            }
+            7 => {
+                let (near, far) = UnixDatagram::pair().unwrap();
+                (near.into(), Kind::Unsupported, Some(far.into()))
+            }
+            8 => {
+                let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+                let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+                (owned, Kind::Unsupported, None)
+            }
+            _ => return Endpoint::invalid(input),
+        };
+        if let Some(far) = &far {
+            let fd = far.as_raw_fd();
+            assert_eq!(unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) }, 0);
+        }
+        Endpoint {
+            fd: owned.as_raw_fd(),
+            kind,
+            far: far.map(File::from),
+            _owned: Some(owned),
+        }
+    }
+
+    fn invalid(input: &mut Input) -> Endpoint {
+        let (fd, errno, owned): (RawFd, _, Option<OwnedFd>) = match input.byte() % 4 {
+            0 => {
+                let listener = UnixListener::bind_addr(&unnamed()).unwrap();
+                (listener.as_raw_fd(), libc::EINVAL, Some(listener.into()))
+            }
+            1 => {
+                let folder = File::open("/").unwrap();
+                (folder.as_raw_fd(), libc::EISDIR, Some(folder.into()))
+            }
+            2 => (-1, libc::EBADF, None),
+            _ => (c_int::MAX - c_int::from(input.byte()), libc::EBADF, None),
+        };
+        Endpoint {
+            fd,
+            kind: Kind::Invalid(errno),
+            far: None,
+            _owned: owned,
+        }
+    }
+
+    /// What `new` answers to a config that is in order.
+    fn answer(&self, directions: u32) -> c_int {
+        let encrypts = directions & TLS_SPLICE_ENCRYPT != 0;
+        let decrypts = directions & TLS_SPLICE_DECRYPT != 0;
+        match self.kind {
+            Kind::ReadOnly if decrypts => TLS_SPLICE_EACCMODE,
+            Kind::WriteOnly if encrypts => TLS_SPLICE_EACCMODE,
+            Kind::Unsupported => TLS_SPLICE_ENOTSUP,
+            // A folder can only be opened for reading.
+            Kind::Invalid(libc::EISDIR) if decrypts => TLS_SPLICE_EACCMODE,
+            Kind::Invalid(errno) => -errno,
+            _ => TLS_SPLICE_OK,
+        }
+    }
+}
+
+fn unnamed() -> std::os::unix::net::SocketAddr {
+    use std::os::linux::net::SocketAddrExt;
+    // Abstract: no file is left behind, and no other process has this number.
+    let name = format!("tls-splice-fuzz-{}", std::process::id());
+    std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap()
+}
+
+fn pipe() -> (OwnedFd, OwnedFd) {
+    let mut fds = [0; 2];
+    assert_eq!(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+    unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) }
+}
+
+/// One handle, and what is known of it.
+struct Handle {
+    splice: *mut Splice,
+    started: u32,
+    /// Directions that have moved bytes, perhaps.
+    moved: u32,
+    attached: bool,
+    /// Transfers that have begun: the event, and how much at most.
+    transfers: Vec<(u32, usize)>,
+    /// Cleartext handed over for the endpoint, and taken back.
+    before: u64,
+    taken: u64,
+    last: Stats,
+}
+
+thread_local! {
+    /// The handle that is inside a call, for the callback.
+    static INSIDE: Cell<*mut Splice> = const { Cell::new(ptr::null_mut()) };
+    static CANCELS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whatever is called from inside a callback is refused, but for `cancel`.
+unsafe extern "C" fn reenter(ssl: *const SSL, _: c_int, _: c_int) {
+    let splice = INSIDE.get();
+    if splice.is_null() {
+        return;
+    }
+    let ssl = ssl.cast_mut();
+    unsafe {
+        refused(splice, ssl);
+        if CANCELS.get() {
+            tls_splice_cancel(splice);
+        }
+    }
+}
+
+/// What every call answers when the handle is NULL or busy.
+unsafe fn refused(splice: *mut Splice, ssl: *mut SSL) {
+    let mut ret = 77;
+    let mut stats = Stats::default();
+    let mut failure = tls_splice_failure::default();
+    let mut out = [0u8; 4];
+    unsafe {
+        assert_eq!(tls_splice_decrypt(splice, ssl, &mut ret), 0);
+        assert_eq!(ret, 1);
+        assert_eq!(tls_splice_encrypt(splice, ssl), 0);
+        assert_eq!(tls_splice_interest(splice, ssl), 0);
+        assert_eq!(tls_splice_ready(splice, 3), 0);
+        assert_eq!(tls_splice_poll_fd(splice), -1);
+        assert_eq!(tls_splice_begin_transfer(splice, ssl, READABLE).buf.len, 0);
+        tls_splice_end_transfer(splice, READABLE, 1);
+        tls_splice_start(splice, DUPLEX);
+        tls_splice_push_before(splice, TLS_SPLICE_ENCRYPT, out.as_ptr(), out.len());
+        tls_splice_end_encrypt(splice);
+        tls_splice_shutdown_write(splice);
+        assert_eq!(tls_splice_attach_rbio(splice, ssl), TLS_SPLICE_EBUSY);
+        tls_splice_detach_rbio(splice, ssl);
+        let buf = tls_splice_alloc(splice);
+        assert!(buf.base.is_null() && buf.len == 0);
+        tls_splice_commit(splice, 1);
+        assert_eq!(tls_splice_undelivered(splice), 0);
+        assert_eq!(tls_splice_take_undelivered(splice, out.as_mut_ptr(), 4), 0);
+        assert!(!tls_splice_get_stats(splice, &mut stats));
+        assert!(!tls_splice_get_failure(splice, &mut failure));
+        tls_splice_stop(splice);
+    }
+}
+
+struct World {
+    ours: Tls,
+    peer: Tls,
+    endpoint: Endpoint,
+    handles: [Option<Handle>; 2],
+    stream: Counter,
+}
+
+impl World {
+    fn new(input: &mut Input) -> World {
+        let flags = input.byte();
+        let version = if flags & 1 == 0 { TLS1_3 } else { TLS1_2 };
+        let server = flags & 2 != 0;
+        // With the handshake behind it, as a rule.
+        let (ours, peer) = if flags & 0x1c == 0x1c {
+            (Tls::new(version, server), Tls::new(version, !server))
+        } else {
+            connect(version, server)
+        };
+        if flags & 0x20 == 0 {
+            unsafe { SSL_set_info_callback(ours.0, Some(reenter)) };
+        }
+        CANCELS.set(flags & 0x40 != 0);
+        World {
+            ours,
+            peer,
+            endpoint: Endpoint::open(input),
+            handles: [None, None],
+            stream: Counter::default(),
+        }
+    }
+
+    fn create(&mut self, i: usize, input: &mut Input) {
+        let directions = input.pick(&[DUPLEX, TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT, 0, 4, 7]);
+        let high_water_mark = input.pick(&[1 << 18, 1, 37, 5000, 65_536, 0, usize::MAX]);
+        let right = size_of::<tls_splice_config>();
+        let struct_size = match input.byte() {
+            n @ 1..=7 => [0, size_of::<usize>(), right - 1, right + 1][usize::from(n) % 4],
+            _ => right,
+        };
+        // As large as it says and no larger, as from another version's header; the
+        // first field is always there.
+        let mut config = vec![0u8; struct_size.max(size_of::<usize>())].into_boxed_slice();
+        let mut put = |at: usize, bytes: &[u8]| {
+            if let Some(to) = config.get_mut(at..at + bytes.len()) {
+                to.copy_from_slice(bytes);
+            }
+        };
+        put(0, &struct_size.to_ne_bytes());
+        put(offset_of!(tls_splice_config, fd), &self.endpoint.fd.to_ne_bytes());
+        put(offset_of!(tls_splice_config, directions), &directions.to_ne_bytes());
+        put(
+            offset_of!(tls_splice_config, high_water_mark),
+            &high_water_mark.to_ne_bytes(),
+        );
+        let config: *const tls_splice_config = config.as_ptr().cast();
+        let mut splice = ptr::null_mut();
+        unsafe {
+            assert_eq!(tls_splice_new(ptr::null(), &mut splice), TLS_SPLICE_EARG);
+            assert_eq!(tls_splice_new(config, ptr::null_mut()), TLS_SPLICE_EARG);
+        }
+        let expected = if struct_size != right {
+            TLS_SPLICE_EABI
+        } else if directions == 0 || directions > DUPLEX || high_water_mark == 0 {
+            TLS_SPLICE_EARG
+        } else {
+            self.endpoint.answer(directions)
+        };
+        assert_eq!(unsafe { tls_splice_new(config, &mut splice) }, expected);
+        assert_eq!(splice.is_null(), expected != TLS_SPLICE_OK);
+        if !splice.is_null() {
+            self.handles[i] = Some(Handle {
+                splice,
+                started: 0,
+                moved: 0,
+                attached: false,
+                transfers: Vec::new(),
+                before: 0,
+                taken: 0,
+                last: Stats::default(),
+            });
+        }
+    }
+
+    fn free(&mut self, i: usize) {
+        let Some(mut handle) = self.handles[i].take() else {
+            return;
+        };
+        handle.end_transfers();
+        unsafe {
+            if handle.attached {
+                tls_splice_detach_rbio(handle.splice, self.ours.0);
+            }
+            tls_splice_free(handle.splice);
+        }
+    }
+
+    /// One of the two attaches at a time, as only one can have the direction.
+    fn attach(&mut self, i: usize) {
+        if self.handles.iter().flatten().any(|handle| handle.attached) {
+            return;
+        }
+        if let Some(handle) = &mut self.handles[i] {
+            let rc = unsafe { tls_splice_attach_rbio(handle.splice, self.ours.0) };
+            let in_init = unsafe { tls_splice::sys::SSL_in_init(self.ours.0) } != 0;
+            assert_eq!(rc, if in_init { TLS_SPLICE_EBUSY } else { TLS_SPLICE_OK });
+            handle.attached = rc == TLS_SPLICE_OK;
+        }
+    }
+
+    /// Ciphertext arrives, whatever it is, at whoever reads it.
+    fn stream_read(&mut self, i: usize, garbage: bool, most: usize) {
+        let bytes = if garbage {
+            self.stream.take(most)
+        } else {
+            self.peer.take(most)
+        };
+        match &self.handles[i] {
+            Some(handle) if handle.attached => {
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    let buf = unsafe { tls_splice_alloc(handle.splice) };
+                    let n = rest.len().min(buf.len);
+                    unsafe {
+                        if n > 0 {
+                            ptr::copy_nonoverlapping(rest.as_ptr(), buf.base, n);
+                        }
+                        tls_splice_commit(handle.splice, n);
+                    }
+                    // Full: the wire would wait, and here it breaks.
+                    if n == 0 {
+                        return;
+                    }
+                    rest = &rest[n..];
+                }
+            }
+            _ if self.handles.iter().flatten().any(|handle| handle.attached) => {}
+            _ => self.ours.give(&bytes),
+        }
+    }
+
+    fn step(&mut self, input: &mut Input) {
+        let op = input.byte();
+        let i = usize::from(op >> 7);
+        let ssl = self.ours.0;
+        if self.handles[i].is_none() && op & 3 == 0 {
+            return self.create(i, input);
+        }
+        match op & 31 {
+            0 => self.free(i),
+            1 => self.attach(i),
+            2 | 3 => self.stream_read(i, false, input.size(100_000)),
+            4 => self.stream_read(i, true, input.size(1000)),
+            5 | 6 => {
+                let bytes = self.stream.take(input.size(60_000));
+                self.peer.write(&bytes);
+            }
+            7 => {
+                self.peer.give(&self.ours.take(usize::MAX));
+                self.peer.read_all();
+            }
+            8 => {
+                self.ours.take(input.size(60_000));
+            }
+            9 => self.peer.shutdown(),
+            10 => self.far(input),
+            11 => {
+                self.peer.give(&self.ours.take(usize::MAX));
+                unsafe { ossl::SSL_do_handshake(self.peer.0) };
+            }
+            12 => unsafe { refused(ptr::null_mut(), ssl) },
+            13 => {
+                unsafe {
+                    tls_splice_free(ptr::null_mut());
+                    tls_splice_cancel(ptr::null_mut());
+                    tls_splice_adopt_fd(ptr::null_mut(), -1);
+                };
+            }
+            _ => {
+                let stream = &self.stream;
+                if let Some(handle) = &mut self.handles[i] {
+                    INSIDE.set(handle.splice);
+                    handle.step(op & 31, ssl, stream, input);
+                    INSIDE.set(ptr::null_mut());
+                }
+            }
+        }
+        unsafe { ossl::ERR_clear_error() };
+        for handle in self.handles.iter_mut().flatten() {
+            handle.check();
+        }
+    }
+
+    fn far(&mut self, input: &mut Input) {
+        let n = input.size(100_000);
+        let Some(far) = &mut self.endpoint.far else {
+            return;
+        };
+        // A full one, or one whose other end has gone, is an error like another.
+        match input.byte() % 4 {
+            0 => drop(far.write(&self.stream.take(n))),
+            1 => drop(far.read(&mut vec![0; n])),
+            2 => {
+                unsafe { libc::shutdown(far.as_raw_fd(), libc::SHUT_WR) };
+            }
+            _ => self.endpoint.far = None,
+        }
+    }
+}
+
+impl Handle {
+    fn step(&mut self, op: u8, ssl: *mut SSL, stream: &Counter, input: &mut Input) {
+        let splice = self.splice;
+        match op {
+            14 => {
+                let direction = input.u32();
+                unsafe { tls_splice_start(splice, direction) };
+                self.started |= direction & DUPLEX;
+            }
+            15 => self.push_before(stream, input),
+            16 => unsafe { tls_splice_stop(splice) },
+            17 => unsafe { tls_splice_end_encrypt(splice) },
+            18 => unsafe { tls_splice_cancel(splice) },
+            19 | 20 => self.decrypt(ssl),
+            21 | 22 => {
+                self.moved |= TLS_SPLICE_ENCRYPT;
+                unsafe { tls_splice_encrypt(splice, ssl) };
+            }
+            23 => unsafe { tls_splice_shutdown_write(splice) },
+            24 => self.take_undelivered(input),
+            25 => {
+                let (polled, interest) = (input.u32(), unsafe { tls_splice_interest(splice, ssl) });
+                assert!(interest <= (READABLE | WRITABLE));
+                unsafe { tls_splice_ready(splice, polled) };
+            }
+            26 | 27 => self.begin_transfer(ssl, input),
+            28 => self.end_transfer(input),
+            29 => {
+                let fd = File::open("/dev/null").unwrap().into_raw_fd();
+                unsafe { tls_splice_adopt_fd(splice, fd) };
+            }
+            30 => {
+                unsafe { tls_splice_detach_rbio(splice, ssl) };
+                self.attached = false;
+            }
+            _ => {
+                self.decrypt(ssl);
+                self.moved |= TLS_SPLICE_ENCRYPT;
+                unsafe { tls_splice_encrypt(splice, ssl) };
+            }
+        }
+    }
+
+    fn decrypt(&mut self, ssl: *mut SSL) {
+        self.moved |= TLS_SPLICE_DECRYPT;
+        let mut ret = 77;
+        let steps = unsafe { tls_splice_decrypt(self.splice, ssl, &mut ret) };
+        assert!(ret <= 1);
+        if steps & TLS_SPLICE_STEP_OVER != 0 {
+            assert!(ret <= 0);
+        } else {
+            assert_eq!(ret, 1);
+        }
+        if steps & TLS_SPLICE_STEP_FAILED != 0 {
+            let mut failure = tls_splice_failure::default();
+            assert!(unsafe { tls_splice_get_failure(self.splice, &mut failure) });
+            assert!(failure.is_write && failure.errnum != 0 && !failure.is_tls);
+        }
+    }
+
+    /// Only right after the start.
+    fn push_before(&mut self, stream: &Counter, input: &mut Input) {
+        let direction = input.pick(&DIRECTIONS);
+        let bytes = stream.take(input.size(100_000));
+        unsafe {
+            tls_splice_push_before(self.splice, direction, ptr::null(), 5);
+            tls_splice_push_before(self.splice, direction, bytes.as_ptr(), 0);
+        }
+        if self.moved & direction != 0 {
+            return;
+        }
+        unsafe { tls_splice_push_before(self.splice, direction, bytes.as_ptr(), bytes.len()) };
+        if direction & self.started & TLS_SPLICE_DECRYPT != 0 {
+            self.before += bytes.len() as u64;
+        }
+    }
+
+    fn take_undelivered(&mut self, input: &mut Input) {
+        if self.transfers.iter().any(|(event, _)| *event == WRITABLE) {
+            return;
+        }
+        let held = unsafe { tls_splice_undelivered(self.splice) };
+        let mut out = vec![0; input.size(100_000)];
+        let n = unsafe {
+            tls_splice_take_undelivered(self.splice, out.as_mut_ptr(), out.len())
+        };
+        assert_eq!(n, held.min(out.len()));
+        self.taken += n as u64;
+    }
+
+    fn begin_transfer(&mut self, ssl: *mut SSL, input: &mut Input) {
+        let event = input.pick(&[READABLE, WRITABLE]);
+        let splice = self.splice;
+        if unsafe { tls_splice_poll_fd(splice) } != -1
+            || unsafe { tls_splice_interest(splice, ssl) } & event == 0
+        {
+            return;
+        }
+        if event == READABLE {
+            self.moved |= TLS_SPLICE_ENCRYPT;
+        }
+        let transfer = unsafe { tls_splice_begin_transfer(splice, ssl, event) };
+        if transfer.buf.len > 0 {
+            assert!(transfer.fd >= 0 && !transfer.buf.base.is_null());
+            assert!(self.transfers.iter().all(|(begun, _)| *begun != event));
+            self.transfers.push((event, transfer.buf.len));
+            if event == READABLE {
+                // What the other thread does.
+                unsafe { ptr::write_bytes(transfer.buf.base, 9, transfer.buf.len) };
+            }
+        }
+    }
+
+    fn end_transfer(&mut self, input: &mut Input) {
+        if self.transfers.is_empty() {
+            return;
+        }
+        let (event, len) = self.transfers.remove(0);
+        let result = match input.byte() % 8 {
+            0 => -(libc::ECANCELED as isize),
+            1 => -(libc::EIO as isize),
+            2 => 0,
+            _ => input.size(len) as isize,
+        };
+        unsafe { tls_splice_end_transfer(self.splice, event, result) };
+    }
+
+    fn end_transfers(&mut self) {
+        for (event, _) in self.transfers.drain(..) {
+            let result = -(libc::ECANCELED as isize);
+            unsafe { tls_splice_end_transfer(self.splice, event, result) };
+        }
+    }
+
+    /// Every byte is counted, and counters do not go back.
+    fn check(&mut self) {
+        let mut stats = Stats::default();
+        assert!(unsafe { tls_splice_get_stats(self.splice, &mut stats) });
+        let held = unsafe { tls_splice_undelivered(self.splice) } as u64;
+        let decrypted = stats.bytes_decrypted + self.before;
+        assert_eq!(decrypted, stats.bytes_in + self.taken + held);
+        let last = std::mem::replace(&mut self.last, stats);
+        assert!(stats.bytes_in >= last.bytes_in && stats.bytes_out >= last.bytes_out);
+        assert!(stats.bytes_decrypted >= last.bytes_decrypted);
+        assert!(stats.peak_buffered_in >= last.peak_buffered_in);
+        assert!(stats.stalls_in >= last.stalls_in && stats.stalls_out >= last.stalls_out);
+        let mut failure = tls_splice_failure::default();
+        if unsafe { tls_splice_get_failure(self.splice, &mut failure) } {
+            assert_eq!(failure.is_tls, failure.errnum == 0);
+        }
+    }
+}
+
+/// Which of the first 256 numbers are open.
+fn open_files() -> [bool; 256] {
+    std::array::from_fn(|fd| unsafe { libc::fcntl(fd as c_int, libc::F_GETFD) } != -1)
+}
+
+fn run(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let mut world = World::new(&mut input);
+    while !input.is_empty() {
+        world.step(&mut input);
+    }
+    if bytes.len() % 2 == 0 {
+        world.free(0);
+        world.free(1);
+    } else {
+        // The session goes first.
+        for handle in world.handles.iter_mut().flatten() {
+            handle.end_transfers();
+        }
+        drop(world.ours);
+        for handle in world.handles.into_iter().flatten() {
+            unsafe { tls_splice_free(handle.splice) };
+        }
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    // What is opened once and stays open.
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| drop(connect(TLS1_3, true)));
+    assert_eq!(tls_splice_abi_version(), TLS_SPLICE_ABI_VERSION);
+
+    let before = open_files();
+    run(bytes);
+    assert!(open_files() == before, "a descriptor is left open");
+});
