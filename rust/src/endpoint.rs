@@ -515,11 +515,17 @@ impl Endpoint {
         retry(|| unsafe { libc::write(fd, buf, bytes.len()) })
     }
 
+    /// To be called before the next packets are read or written, with an errno if
+    /// they cannot be.
+    pub fn begin_packets(&self) -> Result<(), c_int> {
+        match self.ensure_nonblocking() {
+            Err(OpenError::System(errno)) => Err(errno),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads one packet, never blocking.
     pub fn read_packet(&self, out: &mut [u8]) -> PacketIo {
-        if let Err(OpenError::System(errno)) = self.ensure_nonblocking() {
-            return PacketIo::Failed(errno);
-        }
         let fd = self.fd.as_raw_fd();
         let buf = out.as_mut_ptr().cast::<c_void>();
         let Kind::Device(Device { header: layout, .. }) = self.kind else {
@@ -559,12 +565,12 @@ impl Endpoint {
 
     /// Writes one packet, never blocking.
     pub fn write_packet(&self, packet: &[u8]) -> Io {
+        let fd = self.fd.as_raw_fd();
+        let buf = packet.as_ptr().cast::<c_void>();
         let Kind::Device(Device { header: layout, .. }) = self.kind else {
-            return self.write(packet);
+            // SAFETY: `packet` is readable for its length.
+            return retry(|| unsafe { libc::send(fd, buf, packet.len(), SEND_FLAGS) });
         };
-        if let Err(OpenError::System(errno)) = self.ensure_nonblocking() {
-            return Io::Failed(errno);
-        }
         let mut header = layout.for_packet(packet);
         let iov = [
             libc::iovec {
@@ -572,12 +578,12 @@ impl Endpoint {
                 iov_len: layout.size(),
             },
             libc::iovec {
-                iov_base: packet.as_ptr().cast_mut().cast(),
+                iov_base: buf.cast_mut(),
                 iov_len: packet.len(),
             },
         ];
         // SAFETY: both pieces are readable for their lengths, and only read.
-        retry(|| unsafe { libc::writev(self.fd.as_raw_fd(), iov.as_ptr(), 2) })
+        retry(|| unsafe { libc::writev(fd, iov.as_ptr(), 2) })
     }
 
     /// Whether the receiving side of a datagram socket has been shut down: then it

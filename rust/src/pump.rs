@@ -13,7 +13,7 @@ use openssl_sys::SSL;
 use crate::buf::{Held, CHUNK_SIZE};
 use crate::endpoint::{Endpoint, Io, PacketIo, READABLE, WRITABLE};
 use crate::error::{Failure, Syscall};
-use crate::frame::{Desync, Follower, Framing, Packet};
+use crate::frame::{Desync, Follower, Framing, Packet, MAX_PACKET};
 use crate::rbio::Rbio;
 use crate::stats::Stats;
 use crate::tls;
@@ -45,6 +45,9 @@ const TURN_BUDGET: usize = 512 * 1024;
 
 /// TLS records carry at most this much cleartext.
 const MAX_RECORD: usize = 16 * 1024;
+
+/// The longest packet with its framing.
+const MAX_FRAMED: usize = MAX_PACKET + 2;
 
 /// Memory to read a file into, or to write to it.
 #[derive(Clone, Copy, Debug)]
@@ -304,7 +307,7 @@ impl Pump {
         } else if let Some(encrypt) = self.encrypt.as_mut().filter(|e| e.wants_source()) {
             // SAFETY: by the contract above.
             let pending = unsafe { tls::pending_ciphertext(ssl) };
-            let room = room(self.high_water_mark, pending);
+            let room = room(self.high_water_mark, pending, false);
             if room > 0 {
                 let limit = read_limit(room);
                 let spare = &mut encrypt.held.chunk().spare()[..limit];
@@ -367,7 +370,8 @@ impl Pump {
             if let Some(encrypt) = self.encrypt.as_mut().filter(|e| e.wants_source()) {
                 // SAFETY: by the contract above.
                 let pending = unsafe { tls::pending_ciphertext(ssl) };
-                let stalled = room(self.high_water_mark, pending) == 0;
+                let packets = self.endpoint.has_packets();
+                let stalled = room(self.high_water_mark, pending, packets) == 0;
                 if stalled && !encrypt.stalled {
                     self.stats.stalls_out += 1;
                 }
@@ -501,7 +505,7 @@ impl Pump {
                 }
                 // SAFETY: by the contract above.
                 let pending = unsafe { tls::pending_ciphertext(ssl) };
-                let room = room(self.high_water_mark, pending);
+                let room = room(self.high_water_mark, pending, packets);
                 // A stop does not wait for the peer to read.
                 if room == 0 && !stopping {
                     return TLS_SPLICE_STEP_MORE | TLS_SPLICE_STEP_FLUSH;
@@ -565,7 +569,7 @@ impl Pump {
                 encrypt.over = true;
                 return TLS_SPLICE_STEP_OVER;
             }
-            let room = room(self.high_water_mark, pending);
+            let room = room(self.high_water_mark, pending, packets);
             if room == 0 || turn >= TURN_BUDGET {
                 // The beginning of the next record is not left behind.
                 encrypt.batch = encrypt.held.len();
@@ -579,7 +583,7 @@ impl Pump {
             let read = match encrypt.error.take() {
                 Some(errno) => Io::Failed(errno),
                 None if packets => {
-                    encrypt.read_packets(&self.endpoint, self.framing, &mut self.stats)
+                    encrypt.read_packets(&self.endpoint, self.framing, room, &mut self.stats)
                 }
                 None => encrypt.read_bytes(&self.endpoint, read_limit(room)),
             };
@@ -651,6 +655,9 @@ impl Decrypt {
         framing: Framing,
         stats: &mut Stats,
     ) -> Delivery {
+        if let Err(errno) = sink.begin_packets() {
+            return failed_write(errno);
+        }
         loop {
             let front = self.held.front();
             match framing.parse(front) {
@@ -711,18 +718,28 @@ impl Encrypt {
         read
     }
 
-    /// Reads packets that are there now, until they fill a record. What it returns
-    /// stands for the work done.
-    fn read_packets(&mut self, source: &Endpoint, framing: Framing, stats: &mut Stats) -> Io {
+    /// Reads packets that are there now, until they fill a record or `limit`. What it
+    /// returns stands for the work done.
+    fn read_packets(
+        &mut self,
+        source: &Endpoint,
+        framing: Framing,
+        limit: usize,
+        stats: &mut Stats,
+    ) -> Io {
         // For small ones and for those that come to nothing.
         const LEAST_WORK: usize = 64;
+        if let Err(errno) = source.begin_packets() {
+            return Io::Failed(errno);
+        }
+        let limit = limit.min(MAX_RECORD);
         let prefix = framing.prefix();
         let chunk = self.held.chunk();
         chunk.compact();
         let mut work = 0;
         loop {
             let before = chunk.len();
-            if before >= MAX_RECORD || work >= TURN_BUDGET {
+            if before >= limit || work >= TURN_BUDGET {
                 self.batch = before;
                 return Io::Bytes(work);
             }
@@ -796,9 +813,14 @@ impl Encrypt {
 }
 
 /// How much may be added to `pending` bytes of ciphertext. Nothing while there is
-/// little room: reading a little at a time would make small records.
-fn room(high_water_mark: usize, pending: usize) -> usize {
+/// little room: reading a little at a time would make small records. Of packets,
+/// which come in any size, one more than that may be read.
+fn room(high_water_mark: usize, pending: usize, packets: bool) -> usize {
     let room = high_water_mark.saturating_sub(pending);
+    if packets {
+        let room = (room - room / 6).saturating_sub(MAX_FRAMED);
+        return if pending == 0 { room.max(1) } else { room };
+    }
     if pending > 0 && room <= high_water_mark / 4 {
         0
     } else {

@@ -196,12 +196,16 @@ struct Rig {
 
 impl Rig {
     fn new(near: OwnedFd, framing: u32) -> Rig {
+        Rig::with(near, framing, 256 * 1024)
+    }
+
+    fn with(near: OwnedFd, framing: u32, high_water_mark: usize) -> Rig {
         let (ours, peer) = connect(TLS1_3, true);
         let config = tls_splice_config {
             struct_size: std::mem::size_of::<tls_splice_config>(),
             fd: near.as_raw_fd(),
             directions: DUPLEX,
-            high_water_mark: 256 * 1024,
+            high_water_mark,
             framing,
         };
         let mut splice = std::ptr::null_mut();
@@ -368,6 +372,32 @@ fn packets_that_are_ready_share_a_record() {
         let stats = rig.stats();
         assert_eq!(stats.packets_out, 18);
         assert_eq!(stats.largest_packet_out, 5000);
+    }
+}
+
+#[test]
+fn the_high_water_mark_leaves_room_for_one_packet() {
+    let packets: Vec<_> = (0..200).map(|i| ip_packet(1400, i)).collect();
+    for (high_water_mark, most) in [(1, 1500), (80_000, 80_000), (256 * 1024, 256 * 1024)] {
+        let (near, far) = UnixDatagram::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        far.set_nonblocking(true).unwrap();
+        let mut rig = Rig::with(near.into(), TLS_SPLICE_FRAMING_IP, high_water_mark);
+        let mut sent = packets.iter().peekable();
+        let mut got = Vec::new();
+        while got.len() < 200 * 1400 {
+            // The stalled peer takes nothing until no more is read.
+            let mut before = None;
+            while before != Some(rig.stats().packets_out) {
+                before = Some(rig.stats().packets_out);
+                while sent.next_if(|packet| far.send(packet).is_ok()).is_some() {}
+                unsafe { tls_splice_encrypt(rig.splice, rig.ours.0) };
+            }
+            assert_ne!(rig.ours.pending(), 0);
+            got.extend(rig.encrypt().1.concat());
+        }
+        assert_eq!(got, packets.concat());
+        assert!(rig.stats().peak_buffered_out <= most, "{:?}", rig.stats());
     }
 }
 

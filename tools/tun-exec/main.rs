@@ -48,7 +48,7 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Option<Options>, St
     while let Some(arg) = args.next() {
         let mut value = || {
             let text = args.next().and_then(|value| value.into_string().ok());
-            text.ok_or_else(|| format!("{} takes a value", arg.display()))
+            text.ok_or_else(|| format!("{} takes a value", arg.to_string_lossy()))
         };
         match arg.to_str() {
             Some("-h" | "--help") => return Ok(None),
