@@ -72,6 +72,8 @@ pub struct Endpoint {
     fd: OwnedFd,
     socket: bool,
     kind: Kind,
+    /// What a device has before each packet; `None` while that is not known.
+    header: Cell<Option<DeviceHeader>>,
     poll: Poll,
     /// The description is shared, and its O_NONBLOCK is needed. Others may clear
     /// it at any time: another splice at its end, for one.
@@ -157,35 +159,83 @@ fn epoll_on(fd: RawFd) -> Result<OwnedFd, OpenError> {
 /// A TUN or TAP device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Device {
-    /// What it has before each packet.
-    header: DeviceHeader,
+    /// What it has before each packet; `None` while that is not known, see
+    /// [`Endpoint::write_packet`].
+    header: Option<DeviceHeader>,
     /// Whether the packets are Ethernet frames (TAP).
     ethernet: bool,
 }
 
-/// `TUNGETIFF`, see Documentation/networking/tuntap.rst of Linux.
+/// `TUNGETIFF`, see Documentation/networking/tuntap.rst of Linux: the flags.
+#[cfg(target_os = "linux")]
+fn device_flags(fd: RawFd) -> Result<c_int, OpenError> {
+    // SAFETY: `request` is valid for the call, which only fills it in.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        check(libc::ioctl(fd, libc::TUNGETIFF as _, &raw mut request))?;
+        Ok(request.ifr_ifru.ifru_flags.into())
+    }
+}
+
 #[cfg(target_os = "linux")]
 fn device(fd: RawFd) -> Result<Option<Device>, OpenError> {
-    // SAFETY: `request` is valid for the call, which only fills it in.
-    let flags = unsafe {
-        let mut request: libc::ifreq = std::mem::zeroed();
-        match check(libc::ioctl(fd, libc::TUNGETIFF as _, &raw mut request)) {
-            Ok(_) => libc::c_int::from(request.ifr_ifru.ifru_flags),
-            // Not attached to a device yet.
-            Err(OpenError::System(libc::EBADFD)) => return Err(OpenError::System(libc::EBADFD)),
-            Err(_) => return Ok(None),
-        }
+    let flags = match device_flags(fd) {
+        Ok(flags) => flags,
+        // Not attached to a device yet.
+        Err(OpenError::System(libc::EBADFD)) => return Err(OpenError::System(libc::EBADFD)),
+        Err(_) => return Ok(None),
     };
     if flags & libc::IFF_VNET_HDR != 0 {
         return Err(OpenError::VnetHeader);
     }
     let ethernet = flags & libc::IFF_TAP != 0;
-    let header = match (flags & libc::IFF_NO_PI != 0, ethernet) {
-        (true, _) => DeviceHeader::None,
-        (false, false) => DeviceHeader::PacketInfo,
-        (false, true) => DeviceHeader::PacketInfoEthernet,
+    Ok(Some(Device {
+        // IFF_NO_PI is the same bit as IFF_NOFILTER, so it is set for each device
+        // without a filter, which no TUN device has.
+        header: match (flags & libc::IFF_NO_PI == 0, ethernet) {
+            (true, false) => Some(DeviceHeader::PacketInfo),
+            (true, true) => Some(DeviceHeader::PacketInfoEthernet),
+            (false, false) => None,
+            (false, true) => Some(tap_header(fd)?),
+        },
+        ethernet,
+    }))
+}
+
+/// What a TAP device without a filter has before each frame: it shows while there
+/// is a filter, here one that takes everything.
+#[cfg(target_os = "linux")]
+fn tap_header(fd: RawFd) -> Result<DeviceHeader, OpenError> {
+    let mut all = libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: u32::MAX,
     };
-    Ok(Some(Device { header, ethernet }))
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: &raw mut all,
+    };
+    // SAFETY: `program` and what it refers to are valid for the call, which only
+    // reads them; the other one takes no memory.
+    let flags = unsafe {
+        check(libc::ioctl(
+            fd,
+            libc::TUNATTACHFILTER as _,
+            &raw const program,
+        ))?;
+        let flags = device_flags(fd);
+        check(libc::ioctl(
+            fd,
+            libc::TUNDETACHFILTER as _,
+            std::ptr::null::<u8>(),
+        ))?;
+        flags?
+    };
+    Ok(match flags & libc::IFF_NO_PI {
+        0 => DeviceHeader::PacketInfoEthernet,
+        _ => DeviceHeader::None,
+    })
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -209,7 +259,7 @@ fn datagrams(fd: RawFd) -> Kind {
         return Kind::Datagrams;
     }
     Kind::Device(Device {
-        header: DeviceHeader::Utun,
+        header: Some(DeviceHeader::Utun),
         ethernet: false,
     })
 }
@@ -324,10 +374,15 @@ impl Endpoint {
             }
             borrowed = matches!(poll, Poll::Direct) && (!socket || flags & libc::O_NONBLOCK == 0);
         }
+        let header = match kind {
+            Kind::Device(device) => device.header,
+            _ => Some(DeviceHeader::None),
+        };
         let endpoint = Endpoint {
             fd: fd_of_own,
             socket,
             kind,
+            header: Cell::new(header),
             poll,
             borrowed,
             restore: Cell::new(false),
@@ -526,22 +581,33 @@ impl Endpoint {
 
     /// Reads one packet, never blocking.
     pub fn read_packet(&self, out: &mut [u8]) -> PacketIo {
-        let fd = self.fd.as_raw_fd();
-        let buf = out.as_mut_ptr().cast::<c_void>();
-        let Kind::Device(Device { header: layout, .. }) = self.kind else {
-            // Its real length, even if it does not fit.
-            let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-            // SAFETY: `out` is writable for its length.
-            return match retry(|| unsafe { libc::recv(fd, buf, out.len(), flags) }) {
-                Io::Bytes(n) if n > out.len() => PacketIo::Truncated,
-                Io::Bytes(0) if self.is_shut_down() => PacketIo::Eof,
-                Io::Bytes(n) => PacketIo::Packet(n),
-                Io::WouldBlock => PacketIo::WouldBlock,
-                // ICMP has come back for a packet that was sent before.
-                Io::Failed(libc::ECONNREFUSED) => PacketIo::Refused(libc::ECONNREFUSED),
-                Io::Failed(errno) => PacketIo::Failed(errno),
-            };
-        };
+        match self.header.get() {
+            _ if self.kind == Kind::Datagrams => self.receive(out),
+            Some(header) => self.read_from_device(header, out),
+            None => match self.read_from_device(DeviceHeader::None, out) {
+                PacketIo::Packet(n) => self.find_header(out, n),
+                other => other,
+            },
+        }
+    }
+
+    fn receive(&self, out: &mut [u8]) -> PacketIo {
+        // Its real length, even if it does not fit.
+        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        let (fd, buf) = (self.fd.as_raw_fd(), out.as_mut_ptr().cast::<c_void>());
+        // SAFETY: `out` is writable for its length.
+        match retry(|| unsafe { libc::recv(fd, buf, out.len(), flags) }) {
+            Io::Bytes(n) if n > out.len() => PacketIo::Truncated,
+            Io::Bytes(0) if self.is_shut_down() => PacketIo::Eof,
+            Io::Bytes(n) => PacketIo::Packet(n),
+            Io::WouldBlock => PacketIo::WouldBlock,
+            // ICMP has come back for a packet that was sent before.
+            Io::Failed(libc::ECONNREFUSED) => PacketIo::Refused(libc::ECONNREFUSED),
+            Io::Failed(errno) => PacketIo::Failed(errno),
+        }
+    }
+
+    fn read_from_device(&self, layout: DeviceHeader, out: &mut [u8]) -> PacketIo {
         let mut header = [0u8; DEVICE_HEADER];
         let iov = [
             libc::iovec {
@@ -549,10 +615,11 @@ impl Endpoint {
                 iov_len: layout.size(),
             },
             libc::iovec {
-                iov_base: buf,
+                iov_base: out.as_mut_ptr().cast(),
                 iov_len: out.len(),
             },
         ];
+        let fd = self.fd.as_raw_fd();
         // SAFETY: both pieces are writable for their lengths.
         match retry(|| unsafe { libc::readv(fd, iov.as_ptr(), 2) }) {
             Io::Bytes(n) if n < layout.size() => PacketIo::Eof,
@@ -563,14 +630,47 @@ impl Endpoint {
         }
     }
 
+    /// Takes the header off the first packet of a TUN device, which shows whether it
+    /// has one.
+    fn find_header(&self, out: &mut [u8], n: usize) -> PacketIo {
+        let found = DeviceHeader::of_tun(&out[..n]);
+        self.header.set(found);
+        match found {
+            Some(header) => {
+                out.copy_within(header.size()..n, 0);
+                PacketIo::Packet(n - header.size())
+            }
+            // Neither: no IP packet, which only a raw socket can send.
+            None => PacketIo::Truncated,
+        }
+    }
+
     /// Writes one packet, never blocking.
     pub fn write_packet(&self, packet: &[u8]) -> Io {
-        let fd = self.fd.as_raw_fd();
-        let buf = packet.as_ptr().cast::<c_void>();
-        let Kind::Device(Device { header: layout, .. }) = self.kind else {
+        if self.kind == Kind::Datagrams {
+            let (fd, buf) = (self.fd.as_raw_fd(), packet.as_ptr().cast::<c_void>());
             // SAFETY: `packet` is readable for its length.
             return retry(|| unsafe { libc::send(fd, buf, packet.len(), SEND_FLAGS) });
-        };
+        }
+        if let Some(header) = self.header.get() {
+            return self.write_to_device(header, packet);
+        }
+        // A TUN device without headers refuses them: they are of no IP version.
+        for header in [DeviceHeader::PacketInfo, DeviceHeader::None] {
+            match self.write_to_device(header, packet) {
+                Io::Failed(libc::EINVAL) => {}
+                io => {
+                    if let Io::Bytes(_) = io {
+                        self.header.set(Some(header));
+                    }
+                    return io;
+                }
+            }
+        }
+        Io::Failed(libc::EINVAL)
+    }
+
+    fn write_to_device(&self, layout: DeviceHeader, packet: &[u8]) -> Io {
         let mut header = layout.for_packet(packet);
         let iov = [
             libc::iovec {
@@ -578,12 +678,12 @@ impl Endpoint {
                 iov_len: layout.size(),
             },
             libc::iovec {
-                iov_base: buf.cast_mut(),
+                iov_base: packet.as_ptr().cast_mut().cast(),
                 iov_len: packet.len(),
             },
         ];
         // SAFETY: both pieces are readable for their lengths, and only read.
-        retry(|| unsafe { libc::writev(fd, iov.as_ptr(), 2) })
+        retry(|| unsafe { libc::writev(self.fd.as_raw_fd(), iov.as_ptr(), 2) })
     }
 
     /// Whether the receiving side of a datagram socket has been shut down: then it

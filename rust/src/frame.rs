@@ -164,6 +164,19 @@ impl DeviceHeader {
         [0, 0, high, low]
     }
 
+    /// Which of [`DeviceHeader::None`] and [`DeviceHeader::PacketInfo`] a TUN device
+    /// has that gave this, if it is an IP packet: the flags are no IP version.
+    pub fn of_tun(read: &[u8]) -> Option<DeviceHeader> {
+        const IPV4: usize = ETHERTYPE_IPV4 as usize;
+        const IPV6: usize = ETHERTYPE_IPV6 as usize;
+        let version = |at| read.get(at).map(|first: &u8| first >> 4);
+        match (version(0)?, be16(read, 2)?, version(DEVICE_HEADER)?) {
+            (4 | 6, ..) => Some(DeviceHeader::None),
+            (0, IPV4, 4) | (0, IPV6, 6) => Some(DeviceHeader::PacketInfo),
+            _ => None,
+        }
+    }
+
     /// Whether the packet that came with this was cut off.
     pub fn is_truncated(self, header: [u8; DEVICE_HEADER]) -> bool {
         match self {

@@ -179,6 +179,22 @@ fn headers_of_devices() {
         assert_eq!(header.size(), 4);
     }
     assert_eq!(DeviceHeader::None.size(), 0);
+    // What a TUN device gives says which it is.
+    for packet in [&v4[..], &v6, &v4[..20]] {
+        assert_eq!(DeviceHeader::of_tun(packet), Some(DeviceHeader::None));
+        let header = DeviceHeader::PacketInfo;
+        let read = [&header.for_packet(packet)[..], packet].concat();
+        assert_eq!(DeviceHeader::of_tun(&read), Some(header));
+    }
+    for garbage in [
+        &[][..],
+        &[0; 100],
+        &[0, 0, 8, 0],
+        &[0, 0, 8, 0, 0x60],
+        &[0x55; 20],
+    ] {
+        assert_eq!(DeviceHeader::of_tun(garbage), None);
+    }
     let stripped = 1u16.to_ne_bytes();
     let header = [stripped[0], stripped[1], 8, 0];
     assert!(DeviceHeader::PacketInfo.is_truncated(header));

@@ -23,9 +23,11 @@ new, and goes away with the last descriptor, or it is one that exists already
   --tap          Ethernet frames instead of IP packets
   --pi           with the packet information header (no IFF_NO_PI)
   --queues N     N descriptors, from 3 on, of one multi-queue device
+  --vnet-hdr     with the header of virtio (IFF_VNET_HDR)
   -h, --help     this text
 
-PROGRAM finds the name of the device in TUN_NAME, the first descriptor in TUN_FD.
+PROGRAM finds the name of the device in TUN_NAME, the first descriptor in TUN_FD and
+their number in TUN_QUEUES.
 ";
 
 /// The descriptor that the program gets first.
@@ -53,6 +55,7 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Option<Options>, St
         match arg.to_str() {
             Some("-h" | "--help") => return Ok(None),
             Some("--tap") => options.flags ^= libc::IFF_TUN | libc::IFF_TAP,
+            Some("--vnet-hdr") => options.flags |= libc::IFF_VNET_HDR,
             Some("--pi") => options.flags &= !libc::IFF_NO_PI,
             Some("--name") => options.name = value()?.into_bytes(),
             Some("--queues") => {
@@ -137,6 +140,7 @@ fn run(options: Options) -> io::Result<()> {
     let mut command = Command::new(&options.program[0]);
     command.args(&options.program[1..]);
     command.env("TUN_FD", FIRST_FD.to_string());
+    command.env("TUN_QUEUES", options.queues.to_string());
     command.env("TUN_NAME", name.to_string_lossy().as_ref());
     Err(command.exec())
 }
