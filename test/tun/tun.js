@@ -23,28 +23,36 @@ function test(name, body) {
 const address = { a: '10.0.0.1', b: '10.0.0.2' };
 const address6 = { a: 'fd00::1', b: 'fd00::2' };
 
-function configure(ns, mtu, device = 'tun') {
-  ip(ns, `link set ${device} mtu ${mtu} up`);
-  ip(ns, `address replace ${address[ns]}/24 dev ${device}`);
-  if (mtu >= 1280)
-    ip(ns, `address replace ${address6[ns]}/64 dev ${device} nodad`);
+// What brings a device up.
+function setUpCommands(ns, mtu) {
+  return [
+    `ip link set tun mtu ${mtu} up`,
+    `ip address replace ${address[ns]}/24 dev tun`,
+    mtu >= 1280 ? `ip address replace ${address6[ns]}/64 dev tun nodad` : ':',
+  ];
 }
 
-function endpoint(ns, flags, ...args) {
-  return start(ns, [kExec, '--name', 'tun', ...flags, kNode, kTunnel, ...args, '192.0.2.2', '4433'], env);
+function configure(ns, mtu = 1500) {
+  run(ns, ['sh', '-ec', setUpCommands(ns, mtu).join('\n')]);
+}
+
+// One end of a tunnel, the device up before the first packet can come for it.
+function endpoint(ns, role, { mtu = 1500, flags = [], queues = 1 } = {}) {
+  if (queues > 1)
+    flags = [...flags, '--queues', `${queues}`];
+  const script = [...setUpCommands(ns, mtu), 'exec "$@"'].join('\n');
+  return start(ns, [
+    kExec, '--name', 'tun', ...flags, 'sh', '-ec', script, '-', kNode, kTunnel, role, '192.0.2.2', '4433',
+  ], env);
 }
 
 // A tunnel between the namespaces: the two processes, with their devices configured.
-async function tunnel({ mtu = 1500, flags = [], queues = 1 } = {}) {
-  if (queues > 1)
-    flags = [...flags, '--queues', `${queues}`];
-  const b = endpoint('b', flags, 'listen');
+async function tunnel(options = {}) {
+  const b = endpoint('b', 'listen', options);
   await b.next(/^listening/);
-  const a = endpoint('a', flags, 'connect');
-  for (let i = 0; i < queues; i++)
+  const a = endpoint('a', 'connect', options);
+  for (let i = 0; i < (options.queues ?? 1); i++)
     await Promise.all([a.next(/^up/), b.next(/^up/)]);
-  configure('a', mtu);
-  configure('b', mtu);
   return { a, b };
 }
 
@@ -124,7 +132,7 @@ for (const mtu of [1280, 1500, 9000, 65000, 65535]) {
       for (const { largestPacketIn, largestPacketOut, packetsIn, packetsOut } of ends) {
         assert.strictEqual(largestPacketIn, mtu);
         assert.strictEqual(largestPacketOut, mtu);
-        assert(packetsIn > 100 && packetsOut > 100);
+        assert(packetsIn > 50 && packetsOut > 50);
       }
       assertIntact();
     });
@@ -133,7 +141,7 @@ for (const mtu of [1280, 1500, 9000, 65000, 65535]) {
 
 test('no IPv6 at a small mtu: ping of all sizes', async () => {
   const both = await tunnel({ mtu: 68 });
-  for (const size of [0, 1, 40, 41, 1000])
+  for (const size of [0, 1, 40, 41, 400])
     await ping('a', address.b, size);
   assertNoDrops(...await end(both));
   assertIntact();
@@ -144,8 +152,7 @@ async function iperf(...args) {
   await server.next(/^Server listening/);
   const output = await start('a', ['iperf3', '-J', '-t', '1', ...args]).done();
   await server.done();
-  const { end } = JSON.parse(output);
-  return end;
+  return JSON.parse(output.slice(output.indexOf('{'))).end;
 }
 
 for (const mtu of [1280, 9000, 65000]) {
@@ -159,8 +166,9 @@ for (const mtu of [1280, 9000, 65000]) {
       }
       for (const way of [[], ['-R']]) {
         const size = Math.min(mtu, 60000) - 100;
-        const { sum } = await iperf('-c', to, '-u', '-b', '20M', '-l', `${size}`, ...way);
+        const { sum, streams: { 0: { udp } } } = await iperf('-c', to, '-u', '-b', '20M', '-l', `${size}`, ...way);
         assert(sum.packets > 10);
+        assert.strictEqual(udp.out_of_order, 0);
         // The queues of the devices may overflow, as those of any link. But nothing overtakes.
         assert(sum.lost_percent < 50, `${sum.lost_percent} % lost`);
       }
@@ -229,7 +237,7 @@ test('the link goes down and comes up again', async () => {
     ip('a', 'link set tun down');
     for (let now = before; now.dropsEIO === before.dropsEIO;)
       now = await stats(both.a);
-    configure('a', 1500);
+    configure('a');
     await ping('a', address.b, 1000);
     await ping('a', address6.b, 1000);
   }
@@ -244,8 +252,8 @@ test('the link goes down and comes up again', async () => {
 test('the other link goes down, and more comes for it than fits anywhere', async () => {
   const both = await tunnel();
   ip('b', 'link set tun down');
-  await start('a', ['ping', '-n', '-q', '-c', '20000', '-f', '-W', '0.1', '-s', '1400', address.b]).exited;
-  configure('b', 1500);
+  await start('a', ['ping', '-n', '-q', '-c', '5000', '-l', '5000', '-W', '0.1', '-s', '1400', address.b]).exited;
+  configure('b');
   await ping('a', address.b, 1000);
   const { 1: b } = await end(both);
   assert(b.dropsEIO > 100);
@@ -259,12 +267,11 @@ for (const signal of ['SIGKILL', 'SIGTERM', 'SIGSTOP']) {
     const load = start('a', ['iperf3', '-c', address.b, '-t', '60', '--forceflush', '-i', '0.1']);
     await load.next(/bits\/sec/);
     if (signal === 'SIGSTOP') {
-      // The receiver has nothing to read. It goes on when the sender does.
+      // It goes on where it was.
       a.child.kill('SIGSTOP');
-      const still = await stats(b);
-      await start('a', ['ping', '-c', '1', '-W', '0.2', address.b]).exited;
-      assert.strictEqual((await stats(b)).packetsIn - still.packetsIn < 5000, true);
+      assert.strictEqual(await start('b', ['ping', '-n', '-c', '1', '-W', '0.2', address.a]).exited, 1);
       a.child.kill('SIGCONT');
+      load.lines.length = 0;
       await load.next(/bits\/sec/);
       await killAll();
       return;
@@ -273,9 +280,8 @@ for (const signal of ['SIGKILL', 'SIGTERM', 'SIGSTOP']) {
     await b.next(/^(ended|failed)/);
     await Promise.all([server.kill(), load.kill()]);
     // The device is there, and takes the next connection.
-    const again = endpoint('a', [], 'connect');
+    const again = endpoint('a', 'connect');
     await Promise.all([again.next(/^up/), b.next(/^up/)]);
-    configure('a', 1500);
     await ping('a', address.b, 1000);
     await ping('b', address6.a, 1000);
     await killAll();
@@ -312,6 +318,7 @@ test('a device with IFF_VNET_HDR is refused, and so is framing that does not fit
 
 async function main() {
   await setUp();
+  require('./cdtunnel')(test, work);
   const word = process.argv[2] ?? '';
   let passed = 0;
   let failed = 0;
@@ -322,7 +329,7 @@ async function main() {
     try {
       await body();
       passed++;
-      console.log(`ok - ${name} (${Number(process.hrtime.bigint() - begin) / 1e9} s)`);
+      console.log(`ok - ${name} (${Math.round(Number(process.hrtime.bigint() - begin) / 1e6)} ms)`);
     } catch (err) {
       failed++;
       console.log(`not ok - ${name}\n${err.stack.replace(/^/gm, '    ')}`);
@@ -334,6 +341,4 @@ async function main() {
   console.log(`${passed} passed, ${failed} failed`);
   process.exitCode = failed === 0 ? 0 : 1;
 }
-
-module.exports = { test };
 main();

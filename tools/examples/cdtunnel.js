@@ -1,24 +1,44 @@
 'use strict';
 
-// The tunnel to an iOS device (CoreDevice): TLS with a client certificate or a
-// pre-shared key, a handshake in JSON, and then IPv6 packets, which go between
-// the TLS connection and a TUN device without passing through JavaScript.
+// The tunnel to an iOS device (CoreDevice): TLS 1.2 with a client certificate or a
+// pre-shared key, a handshake in JSON, and then IPv6 packets, which go between the
+// TLS connection and a TUN device without passing through JavaScript.
 //
-// usage: tun-exec --name NAME node cdtunnel.js HOST PORT   (as root, or with
-//        CAP_NET_ADMIN; NAME is up to you)
+//   tun-exec node cdtunnel.js HOST PORT
 //
 // In the environment: TLS_CERT and TLS_KEY, files with the client certificate and
 // its key, or TLS_PSK, hexadecimal. TUN_FD and TUN_NAME are from tun-exec.
 
-const { execFileSync } = require('child_process');
-const { once } = require('events');
-const { readFileSync } = require('fs');
-const tls = require('tls');
+const tls = require('node:tls');
+const { execFileSync } = require('node:child_process');
+const { once } = require('node:events');
+const { readFileSync } = require('node:fs');
 
 const kMagic = 'CDTunnel';
 const kHeader = kMagic.length + 2;
 const kMTU = 16000;
 
+function connect(host, port) {
+  const { TLS_CERT, TLS_KEY, TLS_PSK } = process.env;
+  const credentials = TLS_PSK ? {
+    ciphers: 'PSK',
+    pskCallback: () => ({ psk: Buffer.from(TLS_PSK, 'hex'), identity: '' }),
+  } : {
+    cert: readFileSync(TLS_CERT),
+    key: readFileSync(TLS_KEY),
+  };
+  return tls.connect({
+    host,
+    port,
+    maxVersion: 'TLSv1.2',
+    // The device has made its certificate itself.
+    rejectUnauthorized: false,
+    checkServerIdentity() {},
+    ...credentials,
+  });
+}
+
+// "CDTunnel", the length of the body, and the body.
 function frame(message) {
   const body = Buffer.from(JSON.stringify(message));
   const header = Buffer.alloc(kHeader);
@@ -27,72 +47,54 @@ function frame(message) {
   return Buffer.concat([header, body]);
 }
 
-// Reads one message. What follows it stays in the socket: it is packets already.
+// What follows the message goes back to the socket: it is packets already.
 async function readMessage(socket) {
   let bytes = Buffer.alloc(0);
-  for (;;) {
-    if (bytes.length >= kHeader) {
-      if (bytes.toString('latin1', 0, kMagic.length) !== kMagic)
-        throw new Error('The device does not speak CDTunnel');
-      const end = kHeader + bytes.readUInt16BE(kMagic.length);
-      if (bytes.length >= end) {
-        if (bytes.length > end)
-          socket.unshift(bytes.subarray(end));
-        return JSON.parse(bytes.toString('utf8', kHeader, end));
-      }
-    }
-    const chunk = socket.read();
-    if (chunk !== null)
-      bytes = Buffer.concat([bytes, chunk]);
-    else if (socket.readableEnded || socket.destroyed)
+  let end = kHeader;
+  while (bytes.length < end) {
+    const { 0: chunk } = await Promise.race([once(socket, 'data'), once(socket, 'end')]);
+    if (chunk === undefined)
       throw new Error('The device has closed the connection');
-    else
-      await Promise.race([once(socket, 'readable'), once(socket, 'end')]);
+    socket.pause();
+    bytes = Buffer.concat([bytes, chunk]);
+    if (bytes.length < kHeader)
+      continue;
+    if (bytes.toString('latin1', 0, kMagic.length) !== kMagic)
+      throw new Error('The device does not speak CDTunnel');
+    end = kHeader + bytes.readUInt16BE(kMagic.length);
   }
+  if (bytes.length > end)
+    socket.unshift(bytes.subarray(end));
+  return JSON.parse(bytes.toString('utf8', kHeader, end));
 }
 
-function connect(host, port) {
-  const { TLS_CERT, TLS_KEY, TLS_PSK } = process.env;
-  return tls.connect({
-    host,
-    port,
-    maxVersion: 'TLSv1.2',
-    // The device has a certificate that it has made itself.
-    rejectUnauthorized: false,
-    checkServerIdentity() {},
-    ...(TLS_PSK ? {
-      ciphers: 'PSK',
-      pskCallback: () => ({ psk: Buffer.from(TLS_PSK, 'hex'), identity: 'com.apple.CoreDevice.TunnelService.Identity' }),
-    } : {
-      cert: readFileSync(TLS_CERT),
-      key: readFileSync(TLS_KEY),
-    }),
-  });
+function configure(device, { address, mtu }, peer) {
+  const ip = (command) => execFileSync('ip', command.split(' '));
+  ip(`link set ${device} mtu ${mtu} up`);
+  ip(`-6 address add ${address} peer ${peer} dev ${device} nodad`);
 }
 
-async function main([host, port]) {
-  const socket = connect(host, Number(port));
+async function main(host, port) {
+  const { TUN_FD, TUN_NAME } = process.env;
+  const socket = connect(host, port);
+  socket.on('error', (err) => console.error(err.message));
   await once(socket, 'secureConnect');
   socket.write(frame({ type: 'clientHandshakeRequest', mtu: kMTU }));
   const { clientParameters, serverAddress } = await readMessage(socket);
+  configure(TUN_NAME, clientParameters, serverAddress);
 
-  const { address, mtu } = clientParameters;
-  const ip = (...args) => execFileSync('ip', args, { stdio: ['ignore', 'inherit', 'inherit'] });
-  const device = process.env.TUN_NAME;
-  ip('link', 'set', device, 'mtu', String(mtu), 'up');
-  ip('-6', 'address', 'add', address, 'peer', serverAddress, 'dev', device, 'nodad');
-
-  const tunnel = socket.spliceTo({ fd: Number(process.env.TUN_FD) });
+  const tunnel = socket.spliceTo({ fd: Number(TUN_FD) }).start();
   process.once('SIGINT', () => tunnel.stop());
   process.once('SIGTERM', () => tunnel.stop());
-  tunnel.start();
-  console.log(`${device}: ${address} -> ${serverAddress}, MTU ${mtu}`);
-  const stats = await tunnel.finished;
-  console.log(stats);
-  socket.destroy();
+  console.log(`${clientParameters.address} -> ${serverAddress}, MTU ${clientParameters.mtu}`);
+  try {
+    console.log(JSON.stringify(await tunnel.finished));
+  } finally {
+    socket.destroy();
+  }
 }
 
-main(process.argv.slice(2)).catch((err) => {
+main(process.argv[2], Number(process.argv[3])).catch((err) => {
   console.error(err.message);
-  process.exitCode = 1;
+  process.exit(1);
 });
