@@ -3,6 +3,7 @@
 // Processes, and the two network namespaces that the tests put them in: 'a' is the
 // one that this process is in.
 
+const assert = require('assert');
 const { spawn, spawnSync } = require('child_process');
 const path = require('path');
 
@@ -106,6 +107,17 @@ function ip(ns, text) {
   return run(ns, ['ip', ...text.split(' ')]);
 }
 
+// A few at once; it compares what comes back with what it has sent. One each, since it does not wait for the others once
+// one has come.
+async function ping(from, to, size = 56, count = 3) {
+  const command = ['ping', '-n', '-q', '-c', '1', '-W', '10', '-s', `${size}`, to];
+  const outputs = await Promise.all(Array.from({ length: count }, () => start(from, command).done()));
+  for (const output of outputs) {
+    assert.match(output, /1 packets transmitted, 1 received, 0% packet loss/);
+    assert.doesNotMatch(output, /wrong data|DUP|errors/);
+  }
+}
+
 // Namespace 'b', and a cable between the two: 192.0.2.1 here, 192.0.2.2 there.
 async function setUp() {
   other = spawn('unshare', ['--net', 'sh', '-c', 'echo; exec sleep infinity'], { stdio: ['ignore', 'pipe', 'inherit'] });
@@ -128,4 +140,4 @@ async function killAll() {
   await Promise.all([...running].map((one) => one.kill()));
 }
 
-module.exports = { ip, kExec, kRepo, killAll, run, setUp, start, tearDown };
+module.exports = { ip, kExec, kRepo, killAll, ping, run, setUp, start, tearDown };

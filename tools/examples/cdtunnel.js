@@ -49,10 +49,12 @@ function frame(message) {
 
 // What follows the message goes back to the socket: it is packets already.
 async function readMessage(socket) {
+  const ended = once(socket, 'end');
   let bytes = Buffer.alloc(0);
   let end = kHeader;
   while (bytes.length < end) {
-    const { 0: chunk } = await Promise.race([once(socket, 'data'), once(socket, 'end')]);
+    socket.resume();
+    const { 0: chunk } = await Promise.race([once(socket, 'data'), ended]);
     if (chunk === undefined)
       throw new Error('The device has closed the connection');
     socket.pause();
@@ -71,7 +73,7 @@ async function readMessage(socket) {
 function configure(device, { address, mtu }, peer) {
   const ip = (command) => execFileSync('ip', command.split(' '));
   ip(`link set ${device} mtu ${mtu} up`);
-  ip(`-6 address add ${address} peer ${peer} dev ${device} nodad`);
+  ip(`-6 address replace ${address} peer ${peer} dev ${device} nodad`);
 }
 
 async function main(host, port) {
