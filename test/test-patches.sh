@@ -148,6 +148,19 @@ saves_nothing() {
 }
 check 'without an edit, saving gives the same bytes' saves_nothing
 
+saves_older() {
+  local script=node-patches/deps/tls_splice/cargo.py
+  echo '# newer' >>"$work/repo/$script"
+  "$patches" save "$work/tree"
+  tail -n 1 "$work/repo/$script" | grep -qx '# newer'
+  echo '# other' >>"$work/tree/deps/tls_splice/cargo.py"
+  refused "$work/tree" 'edited in both' "$patches" save "$work/tree"
+  tail -n 1 "$work/repo/$script" | grep -qx '# newer'
+  cp "$work/repo/$script" "$work/tree/deps/tls_splice/cargo.py"
+  "$patches" save "$work/tree"
+}
+check 'a file that is newer here is not overwritten' saves_older
+
 saves_more() {
   fresh "$work/git"
   (cd "$work/git" && git init -q . && git add -A && git -c user.name=t -c user.email=t@localhost commit -q -m base)

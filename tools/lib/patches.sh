@@ -215,12 +215,19 @@ patches_export() {
 }
 
 # patches_save TREE [PATCH FILE...]: the way back, for somebody who edited files in a tree that the series was applied
-# to. An edit goes to the last patch that touches the file; FILEs that no patch touches yet are added to PATCH.
+# to. An edit goes to the last patch that touches the file; FILEs that no patch touches yet are added to PATCH. A new
+# file of the series that was edited here and not there stays as it is.
 patches_save() {
   local tree=$1 add_to=${2-} record=$1/$record_dir work file from patch patches
   shift $(($# < 2 ? 1 : 2))
   [[ -e $record/sums ]] || die "the series was not applied to $tree"
   [[ ! $add_to || -e $series_dir/$add_to ]] || die "there is no $add_to in node-patches"
+  while IFS=$'\t' read -r file from; do
+    if [[ -e $tree/$file ]] && ! known "$file" "$tree" && ! cmp -s "$repo/$from" "$tree/$file"; then
+      grep -qxF "$(sha256sum <"$repo/$from" | cut -c1-64)  $file" "$record/sums" ||
+        die "$from and $tree/$file were edited in both places: nothing was saved"
+    fi
+  done < <(new_files)
   work=$(scratch)
   for file; do
     [[ -e $record/original/$file ]] || pristine "$file" "$tree" >"$work/pristine" || die "cannot tell what $file was before the edit"
@@ -245,7 +252,7 @@ patches_save() {
     { patch_header "$patch"; plain_diff "$work/a" "$work/b"; } | report "node-patches/$patch"
   done
   while IFS=$'\t' read -r file from; do
-    [[ ! -e $tree/$file ]] || report "$from" <"$tree/$file"
+    [[ ! -e $tree/$file ]] || known "$file" "$tree" || report "$from" <"$tree/$file"
   done < <(new_files)
   (cd "$tree" && { cut -c67- "$record_dir/sums"; touched; } | LC_ALL=C sort -u | xargs -r -d '\n' sha256sum 2>/dev/null) | put "$record/sums"
   rm -rf "$work"

@@ -166,6 +166,7 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   CHECK_EQ(splice->tls_wrap_.get(), tls_wrap);
   splice->spliced_ |= direction;
   slot = splice;
+  if (direction == TLS_SPLICE_ENCRYPT) splice->out_more_ = true;
   splice->last_activity_ = env->GetNowUint64();
   // No event may come for what is buffered already. Not now, though: this can
   // be a callback of the very call that is reading.
@@ -246,6 +247,34 @@ void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
   tls_wrap->Cycle();
   if (nread < 0 && tls_wrap->ssl_ && tls_wrap->splice_in_ == nullptr)
     tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
+}
+
+// writeError(tlsWrap): that of a write of its own which failed when there was
+// nobody to tell. It does not write any more, nor fail again.
+void TLSSplice::WriteError(const FunctionCallbackInfo<Value>& args) {
+  CHECK(args[0]->IsObject());
+  TLSWrap* tls_wrap;
+  ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
+  args.GetReturnValue().Set(tls_wrap->write_error_);
+}
+
+// flush(tlsWrap, req): 0 if no ciphertext waits for the stream below, a libuv
+// error code if it has failed. Otherwise 1: `req` completes as if it had
+// written that, and nothing else is to be written until it does.
+void TLSSplice::Flush(const FunctionCallbackInfo<Value>& args) {
+  CHECK(args[0]->IsObject());
+  CHECK(args[1]->IsObject());
+  TLSWrap* tls_wrap;
+  ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
+  if (!tls_wrap->ssl_ || tls_wrap->current_write_ || IsFlushed(*tls_wrap))
+    return args.GetReturnValue().Set(0);
+  if (tls_wrap->write_error_ != 0)
+    return args.GetReturnValue().Set(tls_wrap->write_error_);
+  tls_wrap->current_write_.reset(
+      tls_wrap->CreateWriteWrap(args[1].As<Object>())->GetAsyncWrap());
+  tls_wrap->write_callback_scheduled_ = true;
+  tls_wrap->EncOut();
+  args.GetReturnValue().Set(1);
 }
 
 void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
@@ -444,8 +473,8 @@ void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
   if (status != 0 && ours) FailTLS(status);
 }
 
-bool TLSSplice::is_flushed() const {
-  return tls_wrap_->write_size_ == 0 && BIO_pending(tls_wrap_->enc_out_) == 0;
+bool TLSSplice::IsFlushed(const TLSWrap& tls_wrap) {
+  return tls_wrap.write_size_ == 0 && BIO_pending(tls_wrap.enc_out_) == 0;
 }
 
 void TLSSplice::OnDrain() {
@@ -453,7 +482,7 @@ void TLSSplice::OnDrain() {
       !tls_wrap_->ssl_) {
     return;
   }
-  if (out_more_ && is_flushed()) ScheduleTurn();
+  if (out_more_ && IsFlushed(*tls_wrap_)) ScheduleTurn();
   UpdateInterest();
 }
 
@@ -630,7 +659,6 @@ void TLSSplice::ScheduleTurn() {
 
 void TLSSplice::Turn() {
   if (spliced_ == 0 || !tls_wrap_->ssl_) return;
-  const bool first = !kicked_;
   kicked_ = true;
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
   in_turn_ = true;
@@ -638,7 +666,7 @@ void TLSSplice::Turn() {
   tls_wrap->Cycle();
   if (spliced_ != 0) DeliverHeldRead();
   in_turn_ = false;
-  if (first || out_more_ || want_tls_) Encrypt();
+  if (out_more_ || want_tls_) Encrypt();
   if ((spliced_ & TLS_SPLICE_DECRYPT) != 0 && (state_bits_ & kInOver) != 0)
     SetReading(true);
 }
@@ -709,6 +737,8 @@ void TLSSplice::Encrypt() {
   }
   BaseObjectPtr<TLSSplice> strong_ref{this};
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
+  // Before the splice, when nobody was there to hear of it.
+  if (tls_wrap->write_error_ != 0) return FailTLS(tls_wrap->write_error_);
   SSLPointer ssl = KeepAlive(tls_wrap->ssl_);
   MarkPopErrorOnReturn mark_pop_error_on_return;
 
@@ -737,7 +767,7 @@ void TLSSplice::Encrypt() {
   }
   want_tls_ = (step & TLS_SPLICE_STEP_WANT_TLS) != 0;
   out_more_ = (step & TLS_SPLICE_STEP_MORE) != 0;
-  if (out_more_ && is_flushed()) ScheduleTurn();
+  if (out_more_ && IsFlushed(*tls_wrap_)) ScheduleTurn();
   if ((step & TLS_SPLICE_STEP_FAILED) != 0) {
     state_bits_ |= kFailed;
     tls_splice_failure failure{};
@@ -820,6 +850,8 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   SetProtoMethodNoSideEffect(isolate, t, "readStats", ReadStats);
   SetProtoMethodNoSideEffect(isolate, t, "getState", GetState);
   SetProtoMethodNoSideEffect(isolate, t, "getFailure", GetFailure);
+  SetMethodNoSideEffect(isolate, t, "writeError", WriteError);
+  SetMethod(isolate, t, "flush", Flush);
   SetConstructorFunction(context, target, "TLSSplice", t);
 
   Local<Object> constants = Object::New(isolate);
@@ -877,6 +909,8 @@ void TLSSplice::RegisterExternalReferences(
   registry->Register(ShutdownEndpoint);
   registry->Register(Release);
   registry->Register(Resume);
+  registry->Register(WriteError);
+  registry->Register(Flush);
   registry->Register(ReadStats);
   registry->Register(GetState);
   registry->Register(GetFailure);

@@ -103,6 +103,8 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   static void ShutdownEndpoint(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Release(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Resume(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void WriteError(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void Flush(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void ReadStats(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void GetState(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void GetFailure(const v8::FunctionCallbackInfo<v8::Value>& args);
@@ -146,7 +148,7 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   // Tell JS that getState() has changed, from the top of the stack.
   void Notify();
 
-  bool is_flushed() const;
+  static bool IsFlushed(const TLSWrap& tls_wrap);
 
   union {
     uv_poll_t poll_;

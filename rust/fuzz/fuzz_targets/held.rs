@@ -14,17 +14,21 @@ fuzz_target!(|bytes: &[u8]| {
     // Two, since they take their buffers from one pool.
     let mut helds = [Held::default(), Held::default()];
     let mut models: [VecDeque<u8>; 2] = Default::default();
+    // How much of it was pushed before.
+    let mut befores = [0; 2];
     // How much room the lent buffer has; `None` while nothing is lent.
     let mut room: [Option<usize>; 2] = [None, None];
     while !input.is_empty() {
         let op = input.byte();
         let i = usize::from(op & 1);
-        let (held, model, room) = (&mut helds[i], &mut models[i], &mut room[i]);
+        let (held, model) = (&mut helds[i], &mut models[i]);
+        let (before, room) = (&mut befores[i], &mut room[i]);
         match op >> 1 & 7 {
             0 if room.is_none() => {
-                let before = stream.take(input.size(200_000));
-                held.push_before(&before);
-                model.extend(before);
+                let bytes = stream.take(input.size(200_000));
+                held.push_before(&bytes);
+                *before += bytes.len();
+                model.extend(bytes);
             }
             1 | 2 => {
                 let spare = held.chunk().spare();
@@ -39,20 +43,22 @@ fuzz_target!(|bytes: &[u8]| {
                 let n = input.size(held.front().len());
                 held.consume(n);
                 model.drain(..n);
-                if model.is_empty() {
+                if *before > 0 {
+                    *before -= n;
+                } else if model.is_empty() {
                     *room = None;
                 }
             }
             5 => {
                 held.release_if_empty();
-                if model.is_empty() {
+                if model.len() == *before {
                     *room = None;
                 }
             }
             6 => {
                 *held = Held::default();
                 model.clear();
-                *room = None;
+                (*before, *room) = (0, None);
             }
             _ => {}
         }

@@ -62,6 +62,8 @@ pub struct Model {
     /// Handed over to the splice before it moved anything.
     before_in: u64,
     before_out: u64,
+    /// KeyUpdates that we send.
+    key_updates: u64,
 }
 
 impl Model {
@@ -77,6 +79,7 @@ impl Model {
             wire: Wire::Sound,
             before_in: 0,
             before_out: 0,
+            key_updates: 0,
         }
     }
 
@@ -122,9 +125,11 @@ impl Model {
             Op::StopAndHandOver(n) if sound => self.hand_over(n.min(most)),
             Op::PeerUpdatesKeys(request) if sound && tls1_3 && !self.peer_ended => {
                 rig.peer.update_keys(request);
+                self.key_updates += u64::from(request);
             }
             Op::WeUpdateKeys(request) if sound && tls1_3 => {
                 rig.ours.update_keys(request);
+                self.key_updates += 1;
             }
             Op::PeerEnds if sound && !self.peer_ended => {
                 self.peer_ended = true;
@@ -214,8 +219,8 @@ impl Model {
             assert!(stats.peak_buffered_in <= high_water_mark + RECORD_OVERHEAD);
         }
         if self.before_out == 0 {
-            // A key update of OpenSSL's own may come on top.
-            let most = high_water_mark + 2 * RECORD_OVERHEAD;
+            // What OpenSSL sends by itself comes on top.
+            let most = high_water_mark + (2 + self.key_updates) * RECORD_OVERHEAD;
             assert!(stats.peak_buffered_out <= most);
             assert!(rig.ours.pending() as u64 <= most);
         }

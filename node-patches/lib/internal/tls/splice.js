@@ -116,6 +116,11 @@ const kSpliceIn = Symbol('kSpliceIn');
 const kSpliceOut = Symbol('kSpliceOut');
 // On a TLSSocket: a splice may have left ciphertext behind that is on its way.
 const kUnflushed = Symbol('kUnflushed');
+// On an endpoint: what reads it.
+const kReader = Symbol('kReader');
+// Written to a TLSSocket by #beginOut(), and goes no further. An empty write of
+// TLSWrap's is one of the stream below, which may have one of its own by then.
+const kMarker = new FastBuffer();
 // On a TLSSplice: what the TLSSocket tells it.
 const kIdle = Symbol('kIdle');
 const kOnDestroy = Symbol('kOnDestroy');
@@ -294,14 +299,20 @@ class TLSSplice extends EventEmitter {
       throw new ERR_INVALID_STATE('The socket decodes what it reads');
     if (wantsOut && socket.writableEnded)
       throw new ERR_INVALID_STATE('The socket has been ended');
-    if (this.#endpoint)
+    if (this.#endpoint) {
       checkEndpoint(this.#endpoint);
+      if (wantsOut && this.#endpoint[kReader])
+        throw new ERR_INVALID_STATE('The stream is read by another splice');
+    }
 
     this.#state = 'running';
     if (wantsIn)
       socket[kSpliceIn] = this;
-    if (wantsOut)
+    if (wantsOut) {
       socket[kSpliceOut] = this;
+      if (this.#endpoint)
+        this.#endpoint[kReader] = this;
+    }
     if (this.#signal !== undefined) {
       if (this.#signal.aborted) {
         this.#stop('aborted');
@@ -455,14 +466,16 @@ class TLSSplice extends EventEmitter {
   // What JS has written goes out first.
   #beginOut() {
     const socket = this.#socket;
-    if (socket.writableLength === 0 && !socket.writableCorked)
+    if ((socket.writableLength === 0 && !socket.writableCorked) ||
+        NativeSplice.writeError(socket._handle) !== 0) {
       return this.#beginOutNow();
+    }
     // After end() nothing can be queued; _final() comes after all writes.
     if (socket.writableEnded) {
       this.#outWaits = true;
       return;
     }
-    socket.write('', (err) => {
+    socket.write(kMarker, (err) => {
       if (!err && this.#state === 'running')
         this.#beginOutNow();
     });
@@ -558,6 +571,8 @@ class TLSSplice extends EventEmitter {
   // Only at the end: a stream that sees its own end may close itself, and the
   // other direction with it.
   #releaseEndpoint() {
+    if (this.#endpoint?.[kReader] === this)
+      this.#endpoint[kReader] = undefined;
     const chunks = this.#endpointChunks;
     if (chunks === null)
       return;
@@ -723,7 +738,8 @@ class TLSSplice extends EventEmitter {
       this.#endpoint.destroySoon();
     const onFinal = this.#onFinal;
     this.#onFinal = null;
-    onFinal?.(error);
+    // An endpoint that has failed is nothing to the end of the socket.
+    onFinal?.(socket.destroyed ? error : null);
     const emit = () => process.nextTick(() => this.#emitOutcome(error));
     if (this.#native.getState() & kTransferring)
       this.#native.onchange = emit;
@@ -912,20 +928,17 @@ function checkWrite(socket) {
 }
 
 // Calls back once all ciphertext is written to the stream below. JS's own writes
-// wait for that, and so the shutdown after them does not have to. An empty write
-// ends when there is no more.
+// wait for that, and so the shutdown after them does not have to.
 function flush(socket, callback) {
   const handle = socket._handle;
-  if (!handle)
-    return callback();
+  const done = (status, err) =>
+    callback(status < 0 ? new ErrnoException(status, 'write', err) : null);
   const req = new WriteWrap();
   req.handle = handle;
-  req.oncomplete = (status, handle, err) => {
-    callback(status < 0 ? new ErrnoException(status, 'write', err) : null);
-  };
-  const err = handle.writeBuffer(req, new FastBuffer());
-  if (err !== 0)
-    callback(new ErrnoException(err, 'write', req.error));
+  req.oncomplete = (status, handle, err) => done(status, err);
+  const status = handle ? NativeSplice.flush(handle, req) : 0;
+  if (status <= 0)
+    done(status);
 }
 
 // Adds the methods, and what a spliced socket does otherwise.
@@ -945,6 +958,12 @@ function install(TLSSocket) {
     if (chunk != null && typeof chunk !== 'function' && !isEmpty(chunk))
       checkWrite(this);
     return ReflectApply(base.end, this, [chunk, encoding, callback]);
+  };
+  prototype._write = function _write(chunk, encoding, callback) {
+    if (chunk === kMarker)
+      callback();
+    else
+      ReflectApply(base._write, this, [chunk, encoding, callback]);
   };
   prototype._final = function _final(callback) {
     const final = () => {

@@ -1,0 +1,257 @@
+'use strict';
+
+// A program: what the sockets are like, and a list of what is done to them. It
+// is made from a seed and a number, written as JSON, and can be made shorter.
+//
+// Whoever does something is the first letter of its name: (p)eer, the TLS peer;
+// (s)plice socket, the TLSSocket that is spliced; (e)ndpoint; (f)ar, the other
+// side of the endpoint.
+
+// mulberry32: small, and enough to choose with.
+class Random {
+  #state;
+
+  constructor(seed, number) {
+    this.#state = (Math.imul(seed, 0x9e3779b1) ^ Math.imul(number + 1, 0x85ebca6b)) >>> 0;
+  }
+
+  next() {
+    this.#state = (this.#state + 0x6d2b79f5) | 0;
+    let t = Math.imul(this.#state ^ (this.#state >>> 15), 1 | this.#state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  }
+
+  below(n) {
+    return Math.floor(this.next() * n);
+  }
+
+  chance(p) {
+    return this.next() < p;
+  }
+
+  pick(list) {
+    return list[this.below(list.length)];
+  }
+}
+
+// The first value of each is the plainest; what is shrunk gets it if it can.
+const kConfig = {
+  version: ['TLSv1.3', 'TLSv1.2'],
+  // Which side is spliced: a server's or client's socket, or one that a
+  // tls.Server has made.
+  role: ['server', 'client', 'listener'],
+  // What is below the TLS; js is a Duplex in JavaScript.
+  under: ['tcp', 'unix', 'tls', 'js'],
+  endpoint: ['unix', 'tcp', 'fifo'],
+  // How the endpoint is given to the splice.
+  by: ['stream', 'fd'],
+  halfOpen: [true, false],
+  endpointHalfOpen: [true, false],
+  // setMaxSendFragment() of both sides
+  fragment: [0, 512, 4096],
+  // Whether the program starts before the handshake is done.
+  early: [false, true],
+  // Whether a listener to 'error' is there, or `finished` is looked at.
+  listen: ['events', 'finished'],
+  // How all of it ends: each splice is stopped, or runs until both sides have
+  // ended, or the socket is destroyed.
+  finish: ['stop', 'end', 'destroy'],
+};
+
+const kHighWaterMarks = [262144, 1, 1000, 16384, 70000, 2 ** 30];
+
+const kFaults = [
+  'peer destroy', 'peer reset', 'peer garbage', 'far destroy', 'far reset',
+  'endpoint destroy', 'socket destroy', 'socket destroy error',
+];
+
+function size(random) {
+  return 1 + random.below(random.pick([10, 2000, 16500, 40000, 200000, 200000, 900000]));
+}
+
+function startOptions(random) {
+  return {
+    direction: random.pick(['duplex', 'in', 'out']),
+    end: random.chance(0.6),
+    autoClose: random.chance(0.1),
+    highWaterMark: random.chance(0.4) ? 0 : random.pick(kHighWaterMarks),
+    signal: random.chance(0.15),
+    pipe: random.chance(0.1),
+  };
+}
+
+// What can be done, and how often it is, next to the others.
+const kOps = [
+  [14, 'p.write', (random) => [size(random)]],
+  [14, 'f.write', (random) => [size(random)]],
+  [5, 's.write', (random) => [size(random)]],
+  [2, 'e.write', (random) => [size(random)]],
+  [1, 'p.end'],
+  [1, 'f.end'],
+  [0.4, 's.end'],
+  [0.2, 'e.end'],
+  [3, 'p.pause'],
+  [3, 'p.resume'],
+  [3, 'f.pause'],
+  [3, 'f.resume'],
+  [2, 's.pause'],
+  [2, 's.resume'],
+  [1, 'e.pause'],
+  [1, 'e.resume'],
+  [14, 'start', (random) => [startOptions(random)]],
+  [7, 'stop', (random) => [random.below(2), random.chance(0.5)]],
+  [1, 'abort', (random) => [random.below(2)]],
+  [0.7, 'closeFd'],
+  [1.5, 'renegotiate'],
+  [10, 'turns', (random) => [1 + random.below(random.pick([2, 5, 30]))]],
+  [4, 'quiet'],
+  [2, 'ref', (random) => [random.below(2)]],
+];
+const kWeight = kOps.reduce((sum, op) => sum + op[0], 0);
+
+function randomOp(random) {
+  let at = random.next() * kWeight;
+  for (const { 0: weight, 1: name, 2: args } of kOps) {
+    at -= weight;
+    if (at < 0)
+      return [name, ...(args ? args(random) : [])];
+  }
+  return ['turns', 1];
+}
+
+// OpenSSL's own client as the peer, since Node's does no KeyUpdate.
+function keyUpdates(random) {
+  const ops = [];
+  for (let i = 6 + random.below(20); i > 0; i--) {
+    const op = random.chance(0.3) ? ['keyUpdate', random.chance(0.5)] : randomOp(random);
+    // What is left in the source has to be read.
+    if (op[0] === 'start')
+      op[1].autoClose = false;
+    if (/^([pf]\.(write|pause|resume)|start|stop|turns|quiet|keyUpdate|ref)$/.test(op[0]))
+      ops.push(op);
+  }
+  return {
+    config: {
+      ...plainest(),
+      role: 'listener',
+      endpoint: random.pick(['unix', 'tcp']),
+      openssl: true,
+    },
+    ops,
+  };
+}
+
+function plainest() {
+  const config = {};
+  for (const [name, values] of Object.entries(kConfig))
+    config[name] = values[0];
+  return config;
+}
+
+function generate(seed, number) {
+  const random = new Random(seed, number);
+  // One in 100: a process is slow.
+  if (number % 100 === 99)
+    return keyUpdates(random);
+  const config = {};
+  for (const [name, values] of Object.entries(kConfig))
+    config[name] = random.pick(values);
+  config.early = random.chance(0.15);
+  config.fragment = random.chance(0.8) ? 0 : config.fragment;
+  config.endpointHalfOpen = random.chance(0.8);
+  config.halfOpen = random.chance(0.7);
+  const ops = [];
+  // Half of the programs begin with what most of them are about.
+  if (random.chance(0.5))
+    ops.push(['start', startOptions(random)]);
+  for (let i = 5 + random.below(random.pick([10, 60])); i > 0; i--)
+    ops.push(randomOp(random));
+  if (random.chance(0.45)) {
+    const at = random.below(ops.length + 1);
+    ops.splice(at, 0, ['fault', random.pick(kFaults)]);
+  }
+  // Records of a byte each take their time.
+  if (ops.some(({ 0: name, 1: options }) => name === 'start' && options.highWaterMark === 1)) {
+    for (const op of ops) {
+      if (op[0].endsWith('.write'))
+        op[1] = Math.min(op[1], 20000);
+    }
+  }
+  return { config, ops };
+}
+
+// Yields programs that are a bit simpler, and is told of each (by next())
+// whether it will do. Then it goes on from there.
+function* simpler(program) {
+  for (let changed = true; changed;) {
+    changed = false;
+    for (let length = program.ops.length; length > 0; length >>= 1) {
+      for (let at = 0; at < program.ops.length;) {
+        const shorter = { ...program, ops: program.ops.toSpliced(at, length) };
+        if (yield shorter) {
+          program = shorter;
+          changed = true;
+        } else {
+          at += length;
+        }
+      }
+    }
+    for (const [name, values] of Object.entries(kConfig)) {
+      for (const value of values.slice(0, values.indexOf(program.config[name]))) {
+        const plainer = { ...program, config: { ...program.config, [name]: value } };
+        if (yield plainer) {
+          program = plainer;
+          changed = true;
+          break;
+        }
+      }
+    }
+    for (let i = 0; i < program.ops.length; i++) {
+      for (const op of simplerOps(program.ops[i])) {
+        const plainer = { ...program, ops: program.ops.with(i, op) };
+        if (yield plainer) {
+          program = plainer;
+          changed = true;
+          i--;
+          break;
+        }
+      }
+    }
+  }
+}
+
+const kPlainStart = {
+  direction: 'duplex', end: true, autoClose: false, highWaterMark: 0, signal: false, pipe: false,
+};
+
+function* simplerOps([name, ...args]) {
+  if (name === 'start') {
+    const { 0: options } = args;
+    for (const [option, value] of Object.entries(kPlainStart)) {
+      if (options[option] !== value)
+        yield [name, { ...options, [option]: value }];
+    }
+  } else if (name === 'turns' || name.endsWith('.write')) {
+    const { 0: n } = args;
+    for (const less of new Set([1, n >> 4, n >> 1, n - (n >> 3)])) {
+      if (less > 0 && less < n)
+        yield [name, less];
+    }
+  } else if (name === 'stop') {
+    if (args[1])
+      yield [name, args[0], false];
+    if (args[0])
+      yield [name, 0, args[1]];
+  } else if (name === 'quiet') {
+    yield ['turns', 30];
+  }
+}
+
+// One op a line.
+function format({ config, ops }) {
+  const lines = ops.map((op) => `    ${JSON.stringify(op)}`);
+  return `{"config": ${JSON.stringify(config)},\n  "ops": [\n${lines.join(',\n')}\n]}`;
+}
+
+module.exports = { format, generate, simpler };

@@ -1,0 +1,171 @@
+'use strict';
+
+// What had happened before start(), and what has to wait: a peer that has ended
+// or gone, writes that are pending, a source that somebody else reads.
+
+const common = require('../common');
+if (!common.hasCrypto)
+  common.skip('missing crypto');
+
+const assert = require('assert');
+const { once } = require('events');
+const { Duplex } = require('stream');
+const tls = require('tls');
+if (tls.TLSSplice === undefined)
+  common.skip('built without TLSSplice');
+
+const {
+  closing, receive, run, send, socketPair, tlsOver, tlsPair, turns,
+} = require('../common/tls-splice');
+
+const kSize = 100_000;
+
+// 'out' begins when 'in' is over: JS's write takes longer than the peer's end.
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const { 0: endpoint, 1: other } = await socketPair();
+  other.resume();
+  client.pause();
+  client.end();
+  // More than the kernel takes.
+  const before = Buffer.alloc(16 * 1024 * 1024, 'x');
+  server.write(before);
+  const splice = server.spliceTo({ stream: endpoint, end: false }).start();
+  await once(server.resume(), 'end');
+  let bytes = 0;
+  const reached = new Promise((resolve) => client.on('data', (chunk) => {
+    bytes += chunk.length;
+    if (bytes === before.length + kSize)
+      resolve();
+  }));
+  client.resume();
+  await Promise.all([reached, send(other, kSize)]);
+  const stats = await splice.finished;
+  assert.strictEqual(stats.reason, 'end');
+  assert.strictEqual(stats.bytesOut, kSize);
+  assert.strictEqual(stats.closeNotify, true);
+});
+
+// The peer goes when its session tickets are about to go out. Nobody hears of that
+// write; the splice must.
+for (const pending of [false, true]) {
+  for (const by of ['fd', 'stream']) {
+    run(async () => {
+      const { 0: a, 1: b } = await socketPair('unix');
+      const { client, server } = tlsOver(a, b, { allowHalfOpen: true, minVersion: 'TLSv1.3' });
+      server.on('error', () => {});
+      client.on('error', () => {});
+      server.once('secure', () => client.destroy());
+      await once(server.resume(), 'end');
+      assert.strictEqual(server.destroyed, false);
+      if (pending)
+        server.write('nobody reads this');
+      const { 0: endpoint, 1: other } = await socketPair();
+      const target = by === 'fd' ? { fd: endpoint._handle.fd } : { stream: endpoint };
+      const splice = server.spliceTo(target).start();
+      other.resume().end('nor this');
+      await assert.rejects(splice.finished, { code: 'EPIPE', syscall: 'write' });
+      assert.strictEqual(splice.stats.reason, 'error');
+      assert.strictEqual(server.destroyed, true);
+    });
+  }
+}
+
+// end() does not fail because the endpoint has.
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const { 0: endpoint, 1: other } = await socketPair();
+  const received = receive(client);
+  const splice = server.spliceTo({ stream: endpoint }).start();
+  splice.on('error', common.mustCall((err) => assert.match(err.code, /^(EPIPE|ECONNRESET)$/)));
+  server.on('error', common.mustNotCall());
+  const closed = closing(splice);
+  client.write('nobody takes this');
+  other.resetAndDestroy();
+  server.end(common.mustCall((err) => assert.ifError(err)));
+  await closed;
+  assert.strictEqual(splice.stats.reason, 'error');
+  await received;
+  assert.strictEqual(server.writableFinished, true);
+  client.end();
+  await once(server.resume(), 'end');
+});
+
+// A stream is read by one splice at a time, until that is closed.
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const second = await tlsPair({ allowHalfOpen: true });
+  const { 0: endpoint, 1: other } = await socketPair();
+  const splice = server.spliceTo({ stream: endpoint, end: false }).start();
+  const refused = { code: 'ERR_INVALID_STATE' };
+  const another = second.server.spliceTo({ stream: endpoint });
+  assert.throws(() => another.start(), refused);
+  // Its source is over, and JS writes again; the stream it has nevertheless.
+  other.end();
+  let wrote = false;
+  while (!wrote) {
+    await turns(1);
+    try {
+      server.write('from JS');
+      wrote = true;
+    } catch (err) {
+      assert.strictEqual(err.code, 'ERR_INVALID_STATE');
+    }
+  }
+  assert.strictEqual(splice.state, 'running');
+  const again = server.spliceTo({ stream: endpoint, direction: 'out' });
+  assert.throws(() => again.start(), refused);
+  client.setEncoding('utf8');
+  const { 0: text } = await once(client, 'data');
+  assert.strictEqual(text, 'from JS');
+  await splice.stop();
+  another.start();
+  await another.stop();
+  await again.stop();
+  assert.strictEqual(endpoint.destroyed, false);
+});
+
+// The shutdown waits for what a splice has written. A stream of JS takes one
+// write at a time, and the peer can make TLS write another in that moment.
+const shutdown = (flushed) => async () => {
+  const { 0: a, 1: b } = await socketPair();
+  const held = [];
+  let hold = false;
+  const under = new Duplex({
+    autoDestroy: false,
+    read() {},
+    write(chunk, encoding, callback) {
+      if (hold)
+        held.push(() => a.write(chunk, callback));
+      else
+        a.write(chunk, callback);
+    },
+  });
+  a.on('data', (chunk) => under.push(chunk));
+  const { client, server } = tlsOver(b, under, { allowHalfOpen: true });
+  client.on('error', () => {});
+  await Promise.all([once(client, 'secure'), once(server, 'secure')]);
+  await turns();
+  const { 0: endpoint, 1: other } = await socketPair();
+  const splice = server.spliceTo({ stream: endpoint }).start();
+  hold = !flushed;
+  other.write('held');
+  if (flushed)
+    await once(client, 'data');
+  while (hold && held.length === 0)
+    await turns(1);
+  await splice.stop();
+  hold = true;
+  // Without a tls.Server it does not become 'error'.
+  const failed = once(server, '_tlsError');
+  server.end();
+  await turns();
+  under.push(Buffer.from('\x17\x03\x03\x00\x05wrong', 'latin1'));
+  const { 0: err } = await failed;
+  assert.match(err.code, /^ERR_SSL_/);
+  hold = false;
+  for (const write of held.splice(0))
+    write();
+};
+run(shutdown(false));
+run(shutdown(true));
