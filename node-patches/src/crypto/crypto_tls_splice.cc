@@ -84,8 +84,8 @@ void TLSSplice::New(const FunctionCallbackInfo<Value>& args) {
   new TLSSplice(env, args.This());
 }
 
-// open(fd, directions, highWaterMark, framing, autoClose): 0, a libuv error code,
-// or one of TLS_SPLICE_E*.
+// open(fd, directions, highWaterMark, framing, autoClose): 0, a libuv error
+// code, or one of TLS_SPLICE_E*.
 void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
