@@ -620,8 +620,13 @@ impl Endpoint {
             },
         ];
         let fd = self.fd.as_raw_fd();
-        // SAFETY: both pieces are writable for their lengths.
-        match retry(|| unsafe { libc::readv(fd, iov.as_ptr(), 2) }) {
+        // SAFETY: each piece is writable for its length.
+        match retry(|| unsafe {
+            match layout {
+                DeviceHeader::None => libc::read(fd, iov[1].iov_base, iov[1].iov_len),
+                _ => libc::readv(fd, iov.as_ptr(), 2),
+            }
+        }) {
             Io::Bytes(n) if n < layout.size() => PacketIo::Eof,
             Io::Bytes(_) if layout.is_truncated(header) => PacketIo::Truncated,
             Io::Bytes(n) => PacketIo::Packet(n - layout.size()),
@@ -682,8 +687,14 @@ impl Endpoint {
                 iov_len: packet.len(),
             },
         ];
-        // SAFETY: both pieces are readable for their lengths, and only read.
-        retry(|| unsafe { libc::writev(self.fd.as_raw_fd(), iov.as_ptr(), 2) })
+        let fd = self.fd.as_raw_fd();
+        // SAFETY: each piece is readable for its length, and only read.
+        retry(|| unsafe {
+            match layout {
+                DeviceHeader::None => libc::write(fd, iov[1].iov_base, iov[1].iov_len),
+                _ => libc::writev(fd, iov.as_ptr(), 2),
+            }
+        })
     }
 
     /// Whether the receiving side of a datagram socket has been shut down: then it

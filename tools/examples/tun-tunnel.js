@@ -6,17 +6,17 @@
 //   tun-exec node tun-tunnel.js listen HOST PORT
 //   tun-exec node tun-tunnel.js connect HOST PORT
 //
-// In the environment: TLS_PSK, the key that both sides share, hexadecimal. TUN_FD
-// and TUN_QUEUES are from tun-exec: each queue of a device gets a connection of its
-// own. The addresses of the devices are yours to set (ip address). SIGUSR2 prints
-// what each connection has moved.
+// In the environment: TLS_PSK, the key that both sides share, hexadecimal, and
+// TLS_CIPHERS, if you want others. TUN_FD and TUN_QUEUES are from tun-exec: each
+// queue of a device gets a connection of its own. The addresses of the devices are
+// yours to set (ip address). SIGUSR2 prints what each connection has moved.
 
 const tls = require('node:tls');
 const { once } = require('node:events');
 
 const psk = Buffer.from(process.env.TLS_PSK, 'hex');
 const queues = Array.from({ length: Number(process.env.TUN_QUEUES) }, (_, i) => Number(process.env.TUN_FD) + i);
-const options = { ciphers: 'ECDHE-PSK-CHACHA20-POLY1305:PSK-AES256-GCM-SHA384', maxVersion: 'TLSv1.2' };
+const options = { ciphers: process.env.TLS_CIPHERS ?? 'ECDHE-PSK-CHACHA20-POLY1305', maxVersion: 'TLSv1.2' };
 const tunnels = new Set();
 
 // Until one side ends.
