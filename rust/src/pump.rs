@@ -72,6 +72,8 @@ struct Decrypt {
     /// Bytes since the loop last turned.
     turn: usize,
     blocked: bool,
+    /// All that is held is the beginning of a packet.
+    partial: bool,
     stopped: bool,
 }
 
@@ -269,7 +271,7 @@ impl Pump {
     pub fn is_blocked(&self) -> bool {
         self.decrypt
             .as_ref()
-            .is_some_and(|d| d.blocked || d.error.is_some())
+            .is_some_and(|d| !(d.held.is_empty() || d.partial) || d.error.is_some())
     }
 
     /// Says that no more will be decrypted. False if that is within a packet.
@@ -615,6 +617,7 @@ impl Decrypt {
             true => self.deliver_packets(sink, framing, stats),
             false => self.deliver_bytes(sink, framing, stats),
         };
+        self.partial = matches!(delivery, Delivery::All) && !self.held.is_empty();
         if matches!(delivery, Delivery::Blocked) {
             self.blocked = true;
             if !was_blocked && !sink.is_file() {

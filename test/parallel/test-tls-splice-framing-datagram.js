@@ -116,7 +116,7 @@ run(async () => {
   assert.strictEqual(splice.stats.packetsOut, 3);
 
   // What the peer sends is not.
-  client.write(Buffer.concat([sent[0], Buffer.from('no packet')]));
+  client.write(Buffer.concat([sent[0], Buffer.from('\0no packet')]));
   const { 0: err } = await once(splice, 'error');
   assert.strictEqual(err.code, 'ERR_TLS_SPLICE_FRAMING');
   assert.strictEqual(err.offset, bytes.length + 100);

@@ -118,7 +118,7 @@ run(async () => {
   const good = Buffer.concat(packets.slice(0, 5));
   const received = collect(client);
   const splice = server.spliceTo({ stream: near, framing: 'ip' }).start();
-  far.write(Buffer.concat([good, Buffer.from('no packet')]));
+  far.write(Buffer.concat([good, Buffer.from('\0no packet')]));
   const { 0: err } = await once(splice, 'error');
   assert.strictEqual(err.code, 'ERR_TLS_SPLICE_FRAMING');
   assert.strictEqual(err.direction, 'out');
@@ -135,7 +135,7 @@ run(async () => {
   const { 0: near } = await socketPair();
   client.on('error', () => {});
   server.on('error', common.mustCall());
-  client.write('no packet');
+  client.write('\0no packet');
   await assert.rejects(server.pipeToNative(near, { framing: 'ip' }), {
     code: 'ERR_TLS_SPLICE_FRAMING',
     direction: 'in',
