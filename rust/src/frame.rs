@@ -195,7 +195,9 @@ pub struct Follower {
     /// The start of a packet whose length is not known yet.
     head: [u8; HEAD],
     head_len: usize,
-    /// Bytes of the present packet that are still to come.
+    /// Bytes of the present packet.
+    total: usize,
+    /// Those of them that are still to come.
     rest: usize,
 }
 
@@ -228,7 +230,8 @@ impl Follower {
                 Ok(None) => at += 1,
                 Ok(Some(packet)) => {
                     at += 1;
-                    self.rest = packet.total() - self.head_len;
+                    self.total = packet.total();
+                    self.rest = self.total - self.head_len;
                     self.head_len = 0;
                     on_packet(packet);
                 }
@@ -237,8 +240,17 @@ impl Follower {
         Ok(())
     }
 
+    /// Bytes of the packet within which the stream so far ends; 0 if it ends with a
+    /// whole one.
+    pub fn begun(&self) -> usize {
+        match self.rest {
+            0 => self.head_len,
+            rest => self.total - rest,
+        }
+    }
+
     /// Whether the stream so far ends with a whole packet.
     pub fn is_at_boundary(&self) -> bool {
-        self.rest == 0 && self.head_len == 0
+        self.begun() == 0
     }
 }

@@ -124,6 +124,12 @@ impl Track {
         }
     }
 
+    /// Where the packet begins that is none, or is not there whole.
+    fn out_of_step(&self) -> u64 {
+        let seen = self.offset + self.seen as u64;
+        self.desync.unwrap_or(seen - self.follower.begun() as u64)
+    }
+
     fn consume(&mut self, n: usize) {
         self.offset += n as u64;
         self.seen = self.seen.saturating_sub(n);
@@ -698,7 +704,7 @@ impl Decrypt {
     fn out_of_step(&self) -> Failure {
         Failure::Framing {
             direction: TLS_SPLICE_DECRYPT,
-            offset: self.track.desync.unwrap_or(self.track.offset),
+            offset: self.track.out_of_step(),
         }
     }
 }
@@ -806,7 +812,7 @@ impl Encrypt {
     fn out_of_step(&self) -> Failure {
         Failure::Framing {
             direction: TLS_SPLICE_ENCRYPT,
-            offset: self.track.desync.unwrap_or(self.track.offset),
+            offset: self.track.out_of_step(),
         }
     }
 
