@@ -85,9 +85,7 @@ run(async () => {
 
   // Framing that does not fit
   bad({ fd, direction, framing: 'u16be' }, value);
-  bad({ fd, direction, framing: 'ip' }, value);
   bad({ stream: endpoint, framing: 'u16be' }, value);
-  bad({ stream: endpoint, framing: 'ip' }, value);
 
   // The endpoint's access mode
   for (const direction of ['in', 'duplex'])

@@ -47,6 +47,7 @@ const {
     ERR_INVALID_THIS,
     ERR_SOCKET_CLOSED,
     ERR_STREAM_PREMATURE_CLOSE,
+    ERR_TLS_SPLICE_FRAMING,
   },
 } = require('internal/errors');
 const {
@@ -65,6 +66,12 @@ const {
     TLS_SPLICE_ENCRYPT: kOut,
     TLS_SPLICE_EACCMODE,
     TLS_SPLICE_ENOTSUP,
+    TLS_SPLICE_EFRAMING,
+    TLS_SPLICE_EVNETHDR,
+    TLS_SPLICE_FRAMING_AUTO,
+    TLS_SPLICE_FRAMING_RAW,
+    TLS_SPLICE_FRAMING_IP,
+    TLS_SPLICE_FRAMING_U16BE,
     kInOver,
     kOutOver,
     kInStopped,
@@ -79,6 +86,17 @@ const {
     kStallsOut,
     kPeakBufferedIn,
     kPeakBufferedOut,
+    kPacketsIn,
+    kPacketsOut,
+    kLargestPacketIn,
+    kLargestPacketOut,
+    kDropsIn,
+    kDropsOut,
+    kDropsEINVAL,
+    kDropsEMSGSIZE,
+    kDropsECONNREFUSED,
+    kDropsEIO,
+    kDropsENOBUFS,
     kCloseNotify,
     kLastActivity,
     kStatsCount,
@@ -90,6 +108,13 @@ const { UV_ENOBUFS } = internalBinding('uv');
 
 const isWindows = process.platform === 'win32';
 const kDirections = { __proto__: null, in: kIn, out: kOut, duplex: kIn | kOut };
+const kFramings = {
+  __proto__: null,
+  auto: TLS_SPLICE_FRAMING_AUTO,
+  raw: TLS_SPLICE_FRAMING_RAW,
+  ip: TLS_SPLICE_FRAMING_IP,
+  u16be: TLS_SPLICE_FRAMING_U16BE,
+};
 const kDefaultHighWaterMark = 256 * 1024;
 
 // On a TLSSocket: what has taken over a direction.
@@ -267,10 +292,17 @@ class TLSSplice extends EventEmitter {
     return {
       bytesIn: values[kBytesIn],
       bytesOut: values[kBytesOut],
-      packetsIn: 0,
-      packetsOut: 0,
-      dropsIn: 0,
-      dropsOut: 0,
+      packetsIn: values[kPacketsIn],
+      packetsOut: values[kPacketsOut],
+      largestPacketIn: values[kLargestPacketIn],
+      largestPacketOut: values[kLargestPacketOut],
+      dropsIn: values[kDropsIn],
+      dropsOut: values[kDropsOut],
+      dropsEINVAL: values[kDropsEINVAL],
+      dropsEMSGSIZE: values[kDropsEMSGSIZE],
+      dropsECONNREFUSED: values[kDropsECONNREFUSED],
+      dropsEIO: values[kDropsEIO],
+      dropsENOBUFS: values[kDropsENOBUFS],
       stallsIn: values[kStallsIn],
       stallsOut: values[kStallsOut],
       peakBufferedIn: values[kPeakBufferedIn],
@@ -528,9 +560,14 @@ class TLSSplice extends EventEmitter {
     } else if (this.#state === 'stopping') {
       this.#finishStop(state);
     } else if (state & kFailed) {
-      const { 0: err, 1: syscall } = this.#native.getFailure();
+      const {
+        0: err, 1: syscall, 2: direction, 3: offset,
+      } = this.#native.getFailure();
       if (err !== 0) {
         this.#stop('error', new ErrnoException(err, syscall));
+      } else if (direction !== undefined) {
+        const name = direction === kIn ? 'in' : 'out';
+        this.#stop('error', new ERR_TLS_SPLICE_FRAMING(name, offset));
       } else {
         this.#tlsError = new ERR_INTERNAL_ASSERTION('The pump has panicked');
         this.#failTLS();
@@ -848,18 +885,13 @@ function validateOptions(options) {
                                       'is not supported yet');
     }
   }
-  // TODO(tls-splice): packets, once the pump has framing.
-  if (framing === 'ip' || framing === 'u16be') {
-    throw new ERR_INVALID_ARG_VALUE('options.framing', framing,
-                                    'does not fit a byte stream');
-  }
   return {
-    fd, stream, direction, autoClose, end, highWaterMark, signal,
+    fd, stream, direction, autoClose, end, framing, highWaterMark, signal,
   };
 }
 
 function openNative(socket, options) {
-  const { stream, direction } = options;
+  const { stream, direction, framing } = options;
   const fd = stream === undefined ? options.fd : stream._handle.fd;
   const name = stream === undefined ? 'options.fd' : 'options.stream';
   const value = stream ?? fd;
@@ -872,6 +904,7 @@ function openNative(socket, options) {
   }
   const native = new NativeSplice();
   const err = native.open(fd, kDirections[direction], options.highWaterMark,
+                          kFramings[framing],
                           stream === undefined && options.autoClose);
   if (err < 0)
     throw new ErrnoException(err, 'open');
@@ -881,7 +914,15 @@ function openNative(socket, options) {
   }
   if (err === TLS_SPLICE_ENOTSUP) {
     throw new ERR_INVALID_ARG_VALUE(
-      name, value, 'is not a pipe, stream socket, terminal or file');
+      name, value, 'is not a pipe, socket, terminal, file, or TUN device');
+  }
+  if (err === TLS_SPLICE_EFRAMING) {
+    throw new ERR_INVALID_ARG_VALUE('options.framing', framing,
+                                    'does not fit the endpoint');
+  }
+  if (err === TLS_SPLICE_EVNETHDR) {
+    throw new ERR_INVALID_ARG_VALUE(name, value,
+                                    'is a device with IFF_VNET_HDR');
   }
   if (err !== 0)
     throw new ERR_INVALID_STATE(`The splice cannot be made (${err})`);
