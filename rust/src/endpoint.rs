@@ -351,7 +351,9 @@ impl Endpoint {
             return Err(OpenError::System(libc::EISDIR));
         }
         let file = !socket && mode != libc::S_IFIFO && !tty && device.is_none();
-        if file && is_pollable(fd)? {
+        // Some that the kernel makes up, as /proc/mounts, tell by poll(2) that they
+        // have changed; they are read like any other.
+        if file && mode != libc::S_IFREG && is_pollable(fd)? {
             return Err(OpenError::Unsupported);
         }
 

@@ -382,6 +382,17 @@ run(async () => {
   fs.closeSync(fd);
 });
 
+// A file of the kernel's that can be polled, too
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const fd = fs.openSync('/proc/self/mounts', 'r');
+  const done = server.pipeToNative(fd, { direction: 'out' });
+  assert.strictEqual((await client.setEncoding('latin1').toArray()).join(''),
+                     fs.readFileSync('/proc/self/mounts', 'latin1'));
+  assert.strictEqual((await done).reason, 'end');
+  fs.closeSync(fd);
+});
+
 // What is no endpoint
 run(async () => {
   const { server } = await tlsPair();
