@@ -353,7 +353,7 @@ impl Endpoint {
         let file = !socket && mode != libc::S_IFIFO && !tty && device.is_none();
         // Some that the kernel makes up, as /proc/mounts, tell by poll(2) that they
         // have changed; they are read like any other.
-        if file && mode != libc::S_IFREG && is_pollable(fd)? {
+        if file && is_pollable(fd)? && mode != libc::S_IFREG {
             return Err(OpenError::Unsupported);
         }
 
