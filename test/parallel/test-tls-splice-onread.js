@@ -101,15 +101,17 @@ run(async () => {
   assert.strictEqual(client.bytesRead, size);
 });
 
-// A callback that returns false reads no more, also of what was left behind.
+// A callback that returns false reads no more, after what was left behind.
 run(async () => {
   const { 0: other, 1: endpoint } = await socketPair('unix', { pauseOnConnect: true });
   other.pause();
   let calls = 0;
   let asked = 0;
+  let bytes = 0;
+  let more = false;
   const { client, server } = await tlsPair({
     allowHalfOpen: true,
-    client: { onread: onread(() => { calls++; return false; }, 64 * 1024) },
+    client: { onread: onread((n) => { calls++; bytes += n; return more; }, 64 * 1024) },
   });
   send(server, 32 * MiB).catch(() => {});  // It is cut off.
   const splice = client.spliceTo({ stream: endpoint, direction: 'in' }).start();
