@@ -2,8 +2,8 @@
 
 // Renegotiation (TLS 1.2) runs listeners of JS in the middle of what the pump
 // does: 'keylog' and 'newSession' on the server. They may stop or destroy the
-// splice, or start another. So do a start() and an end of a splice, and listeners
-// may throw.
+// splice, or start another. A start() and an end run listeners as well, which may
+// throw.
 
 const common = require('../common');
 if (!common.hasCrypto)

@@ -66,6 +66,15 @@ async function iperf(...args) {
   return JSON.parse(output.slice(output.indexOf('{'))).end;
 }
 
+// The average of what comes back, and all of it must.
+function pinged() {
+  const output = run('b', ['ping', '-n', '-q', '-c', '200', '-i', '0.002', '-s', '1372', '10.0.0.1']);
+  const time = / 0% packet loss[^]*= [\d.]+\/([\d.]+)\//.exec(output);
+  if (!time)
+    throw new Error(output);
+  return Number(time[1]);
+}
+
 // One kind, at the connecting side in namespace b: both directions.
 async function round(name) {
   const peer = end('a', '10.0.0.1', [`${kRepo}/out/node`, `${examples}/tun-tunnel.js`, 'listen', '192.0.2.1', '4433']);
@@ -73,7 +82,7 @@ async function round(name) {
   const file = `${work}/measured`;
   const tunnel = end('b', '10.0.0.2', [...kinds[name], 'connect', '192.0.2.1', '4433'], { MEASURE: file });
   await tunnel.next(/^up/);
-  const result = {};
+  const result = { 'ping, ms there and back': pinged() };
   for (const { direction, reverse, of } of [
     { direction: 'decrypt', reverse: ['-R'], of: 'in' },
     { direction: 'encrypt', reverse: [], of: 'out' },
