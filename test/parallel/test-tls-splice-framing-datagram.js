@@ -17,7 +17,7 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  ipv4, ipv6, run, tlsPair,
+  closing, ipv4, ipv6, run, tlsPair, turns,
 } = require('../common/tls-splice');
 
 // Two UDP sockets that are connected to each other, of which `fd` is only that.
@@ -206,6 +206,187 @@ run(async () => {
   near.close();
   far.close();
 });
+
+// Stopped at each byte and spliced again, each packet arrives once, and whole.
+run(async () => {
+  const { client, server } = await tlsPair();
+  const { near, far, fd } = await datagrams();
+  const expected = ['abc', '', 'defgh'].map((text) => Buffer.from(text));
+  const bytes = framed(...expected);
+  const ends = [5, 7, 14];
+  for (let cut = 0; cut <= bytes.length; cut++) {
+    const arrived = readDatagrams(far, expected.length);
+    const whole = ends.filter((end) => end <= cut).length;
+    const first = server.spliceTo({ fd }).start();
+    if (cut > 0)
+      client.write(bytes.subarray(0, cut));
+    while (first.stats.packetsIn < whole)
+      await turns(1);
+    const before = await first.stop();
+    assert.strictEqual(before.packetsIn, whole);
+    assert.strictEqual(before.bytesIn, ends[whole - 1] ?? 0);
+    const second = server.spliceTo({ fd }).start();
+    if (cut < bytes.length)
+      client.write(bytes.subarray(cut));
+    assert.deepStrictEqual(await arrived, expected);
+    const after = await second.stop();
+    assert.strictEqual(after.packetsIn, expected.length - whole);
+    assert.strictEqual(after.bytesIn, bytes.length - before.bytesIn);
+  }
+  near.close();
+  far.close();
+});
+
+// What comes while nothing is spliced waits in the socket.
+run(async () => {
+  const { client, server } = await tlsPair();
+  const { near, far, fd } = await datagrams();
+  const bytes = framed(...['1', '', '333'].map((text) => Buffer.from(text)));
+  for (let i = 0; i < 5; i++) {
+    for (const text of ['1', '', '333'])
+      far.send(text);
+    const arrived = read(client, bytes.length);
+    const splice = server.spliceTo({ fd, direction: 'out' }).start();
+    assert.deepStrictEqual(await arrived, bytes);
+    const stats = await splice.stop();
+    assert.strictEqual(stats.packetsOut, 3);
+    assert.strictEqual(stats.largestPacketOut, 3);
+  }
+  near.close();
+  far.close();
+});
+
+// Two splices, one each way. Either goes on when the other has stopped.
+for (const stopped of ['in', 'out']) {
+  run(async () => {
+    const { client, server } = await tlsPair();
+    const { near, far, fd } = await datagrams();
+    const splices = {
+      in: server.spliceTo({ fd, direction: 'in' }).start(),
+      out: server.spliceTo({ fd, direction: 'out' }).start(),
+    };
+    near.close();
+    const exchange = {
+      async in() {
+        const arrived = readDatagrams(far, 1);
+        client.write(framed(Buffer.from('to the endpoint')));
+        assert.deepStrictEqual(await arrived, [Buffer.from('to the endpoint')]);
+      },
+      async out() {
+        far.send('to the peer');
+        const bytes = framed(Buffer.from('to the peer'));
+        assert.deepStrictEqual(await read(client, bytes.length), bytes);
+      },
+    };
+    await Promise.all([exchange.in(), exchange.out()]);
+    await splices[stopped].stop();
+    await exchange[stopped === 'in' ? 'out' : 'in']();
+    far.close();
+  });
+}
+
+// A packet is never too large for highWaterMark.
+for (const highWaterMark of [1, 1000, 65535]) {
+  run(async () => {
+    const { client, server } = await tlsPair();
+    const { near, far, fd } = await datagrams();
+    const sent = [Buffer.alloc(50_000, 1), Buffer.alloc(0), Buffer.alloc(1, 2)];
+    const splice = server.spliceTo({ fd, highWaterMark }).start();
+    const arrived = readDatagrams(far, sent.length);
+    const bytes = framed(...sent);
+    client.write(bytes);
+    assert.deepStrictEqual(await arrived, sent);
+    const atClient = read(client, bytes.length);
+    for (const packet of sent)
+      far.send(packet);
+    assert.deepStrictEqual(await atClient, bytes);
+    assert.strictEqual(splice.stats.packetsIn, 3);
+    assert.strictEqual(splice.stats.packetsOut, 3);
+    near.close();
+    far.close();
+  });
+}
+
+// What is no packet ends the splice where it begins, dropped packets included.
+// The packets before it have arrived, the rest is JavaScript's.
+const garbage = [
+  Buffer.from([0x45, 0, 0, 0]),
+  Buffer.from([0x45, 0, 0, 19]),
+  Buffer.from([0x4f, 0, 0, 59]),
+  ...Array.from({ length: 5 }, (_, length) => Buffer.from([0x40 + length])),
+  ...Array.from({ length: 16 }, (_, version) => Buffer.from([version << 4 | 5]))
+    .filter((_, version) => version !== 4 && version !== 6),
+];
+for (const dropped of [[], [ipv4(65535)]]) {
+  for (const bad of garbage) {
+    run(async () => {
+      const { client, server } = await tlsPair();
+      const { near, far, fd } = await datagrams();
+      const good = Buffer.concat([ipv4(100), ...dropped, ipv6(41)]);
+      const rest = Buffer.concat([bad, Buffer.from('rest')]);
+      const splice = server.spliceTo({ fd, framing: 'ip', direction: 'in' });
+      const arrived = readDatagrams(far, 2);
+      const closed = closing(splice);
+      const failed = once(splice, 'error');
+      splice.start();
+      client.write(Buffer.concat([good, rest]));
+      const { 0: err } = await failed;
+      assert.strictEqual(err.code, 'ERR_TLS_SPLICE_FRAMING');
+      assert.strictEqual(err.offset, good.length);
+      const stats = await closed;
+      assert.strictEqual(stats.packetsIn, 2);
+      assert.strictEqual(stats.bytesIn, 141);
+      assert.strictEqual(stats.dropsIn, dropped.length);
+      assert.strictEqual(stats.dropsEMSGSIZE, dropped.length);
+      assert.deepStrictEqual(await arrived, [ipv4(100), ipv6(41)]);
+      assert.deepStrictEqual(await read(server, rest.length), rest);
+      near.close();
+      far.close();
+    });
+  }
+}
+
+// So does an end within a packet: what is there of it is JavaScript's. A reset
+// is an error of its own.
+for (const how of ['close_notify', 'FIN', 'RST']) {
+  for (const length of [1, 2, 50]) {
+    run(async () => {
+      const { client, server, raw } = await tlsPair({ raw: true });
+      const { near, far, fd } = await datagrams();
+      client.on('error', () => {});
+      server.on('error', () => {});
+      const before = [Buffer.alloc(10, 1), Buffer.alloc(0)];
+      const whole = framed(...before);
+      const part = framed(Buffer.alloc(100, 2)).subarray(0, length);
+      const arrived = readDatagrams(far, 2);
+      const splice = server.spliceTo({ fd, direction: 'in' });
+      const closed = closing(splice);
+      const failed = once(splice, 'error');
+      splice.start();
+      client.write(Buffer.concat([whole, part]));
+      assert.deepStrictEqual(await arrived, before);
+      if (how === 'close_notify')
+        client.end();
+      else if (how === 'FIN')
+        raw.end();
+      else
+        raw.resetAndDestroy();
+      const { 0: err } = await failed;
+      const stats = await closed;
+      assert.strictEqual(stats.reason, 'error');
+      assert.strictEqual(stats.bytesIn, whole.length);
+      if (how === 'RST') {
+        assert.strictEqual(err.code, 'ECONNRESET');
+      } else {
+        assert.strictEqual(err.code, 'ERR_TLS_SPLICE_FRAMING');
+        assert.strictEqual(err.offset, whole.length);
+        assert.deepStrictEqual(await read(server, length), part);
+      }
+      near.close();
+      far.close();
+    });
+  }
+}
 
 // Refused: bytes have no place in datagrams.
 run(async () => {
