@@ -219,6 +219,23 @@ test('a TAP device with --pi', async () => {
   assertIntact();
 });
 
+test('the MTU changes on the way', async () => {
+  const both = await tunnel();
+  for (const mtu of [9000, 1280, 65535, 1500]) {
+    for (const ns of ['a', 'b'])
+      configure(ns, mtu);
+    await ping('a', address.b, mtu - 28);
+    await ping('b', address6.a, mtu - 48);
+  }
+  const ends = await end(both);
+  assertNoDrops(...ends);
+  for (const { largestPacketIn, largestPacketOut } of ends) {
+    assert.strictEqual(largestPacketIn, 65535);
+    assert.strictEqual(largestPacketOut, 65535);
+  }
+  assertIntact();
+});
+
 test('the link goes down and comes up again', async () => {
   const both = await tunnel();
   const flood = start('b', ['ping', '-n', '-q', '-f', address.a]);
@@ -287,6 +304,41 @@ test('the device is deleted', async () => {
   const { 1: code } = await a.next(/^failed (\S+)/);
   assert.match(code, /^(EBADFD|Unknown|UNKNOWN|EIO)/);
   assert.match((await b.next(/^(?:ended|failed) (.*)/))[1], /"reason":"end"|ECONNRESET/);
+});
+
+test('tun-exec becomes the program', async () => {
+  for (const [args, outcome, output] of [
+    [['--help'], 0, /^usage: tun-exec/],
+    [[], 2, /no program to run/],
+    [['--name'], 2, /--name takes a value/],
+    [['--name', '0123456789abcdef', 'true'], 2, /--name takes at most 15 bytes/],
+    [['--queues', 'x', 'true'], 2, /--queues takes a number/],
+    [['--queues', '0', 'true'], 2, /--queues takes a number from 1 to 256/],
+    [['--queues', '257', 'true'], 2, /--queues takes a number from 1 to 256/],
+    [['--frames', 'true'], 2, /unknown option --frames/],
+    [['--name', 'lo', 'true'], 1, /^tun-exec: /],
+    [['/no/such/program'], 1, /^tun-exec: .*No such file/],
+    [['sh', '-c', 'exit 42'], 42, /^$/],
+    [['sh', '-c', 'kill -TERM $$'], 'SIGTERM', /^$/],
+    [['--name', 'x%d', 'sh', '-c', 'echo $TUN_NAME $TUN_FD $TUN_QUEUES'], 0, /^x0 3 1$/m],
+    [['--queues', '3', 'sh', '-c', 'echo $TUN_FD $TUN_QUEUES; ls -l /proc/$$/fd | grep -o "[0-9]* -> /dev/net/tun"'], 0,
+     /^3 3\n3 -> .*\n4 -> .*\n5 -> .*\n$/],
+    [['--', 'echo', '--tap'], 0, /^--tap$/m],
+  ]) {
+    const child = start('a', [kExec, ...args]);
+    assert.strictEqual(await child.exited, outcome, `${args}`);
+    assert.match(child.output, output);
+  }
+  const child = start('a', [kExec, '--name', 'gone', 'sh', '-c', 'echo up; exec sleep infinity']);
+  await child.next(/^up$/);
+  ip('a', 'link show gone');
+  assert.strictEqual(await child.kill('SIGINT'), 'SIGINT');
+  assert.throws(() => ip('a', 'link show gone'), /does not exist/);
+
+  // One that exists stays.
+  ip('a', 'tuntap add mode tun name stays');
+  await start('a', [kExec, '--name', 'stays', 'true']).done();
+  ip('a', 'link delete stays');
 });
 
 test('a device with IFF_VNET_HDR is refused, and so is framing that does not fit', async () => {
