@@ -17,6 +17,7 @@ use crate::frame::{Desync, Follower, Framing, Packet, MAX_PACKET};
 use crate::rbio::Rbio;
 use crate::stats::Stats;
 use crate::tls;
+use crate::wbio::Wbio;
 
 /// Direction: what the TLS peer sends goes to the endpoint.
 pub const TLS_SPLICE_DECRYPT: u32 = 1;
@@ -151,6 +152,7 @@ pub struct Pump {
     decrypt: Option<Decrypt>,
     encrypt: Option<Encrypt>,
     rbio: Option<Rbio>,
+    wbio: Option<Wbio>,
     framing: Framing,
     high_water_mark: usize,
     failure: Option<Failure>,
@@ -166,6 +168,7 @@ impl Pump {
             decrypt: None,
             encrypt: None,
             rbio: None,
+            wbio: None,
             framing,
             high_water_mark,
             failure: None,
@@ -246,6 +249,34 @@ impl Pump {
             // SAFETY: passed on.
             unsafe { rbio.detach(ssl) };
         }
+    }
+
+    /// Makes OpenSSL write ciphertext to the pump's buffers.
+    ///
+    /// # Safety
+    /// As for [`Wbio::attach`].
+    pub unsafe fn attach_wbio(&mut self, ssl: *mut SSL) -> bool {
+        if self.wbio.is_none() {
+            // SAFETY: passed on.
+            self.wbio = unsafe { Wbio::attach(ssl) };
+        }
+        self.wbio.is_some()
+    }
+
+    /// Undoes [`Pump::attach_wbio`], if it was called.
+    ///
+    /// # Safety
+    /// As for [`Wbio::detach`].
+    pub unsafe fn detach_wbio(&mut self, ssl: *mut SSL) {
+        if let Some(wbio) = self.wbio.take() {
+            // SAFETY: passed on.
+            unsafe { wbio.detach(ssl) };
+        }
+    }
+
+    /// The ciphertext to write now.
+    pub fn wbio(&mut self) -> Option<&mut Wbio> {
+        self.wbio.as_mut()
     }
 
     /// The buffer that the stream's next read goes to; empty unless
@@ -489,6 +520,20 @@ impl Pump {
     /// # Safety
     /// As for [`Pump::decrypt`].
     pub unsafe fn encrypt(&mut self, ssl: *mut SSL, cancelled: &Cell<bool>) -> u32 {
+        if let Some(wbio) = &mut self.wbio {
+            wbio.set_collecting(true);
+        }
+        // SAFETY: passed on.
+        let steps = unsafe { self.encrypt_turn(ssl, cancelled) };
+        if let Some(wbio) = &mut self.wbio {
+            wbio.set_collecting(false);
+        }
+        steps
+    }
+
+    /// # Safety
+    /// As for [`Pump::encrypt`].
+    unsafe fn encrypt_turn(&mut self, ssl: *mut SSL, cancelled: &Cell<bool>) -> u32 {
         let Some(encrypt) = &mut self.encrypt else {
             return 0;
         };
@@ -593,7 +638,14 @@ impl Pump {
                 None if packets => {
                     encrypt.read_packets(&self.endpoint, self.framing, room, &mut self.stats)
                 }
-                None => encrypt.read_bytes(&self.endpoint, read_limit(room)),
+                None => {
+                    let limit = read_limit(room);
+                    let read = encrypt.read_bytes(&self.endpoint, limit);
+                    // Less than asked for says what EAGAIN would.
+                    dry = matches!(read, Io::Bytes(n) if (1..limit).contains(&n))
+                        && !self.endpoint.hides_eof();
+                    read
+                }
             };
             encrypt.held.release_if_empty();
             match read {

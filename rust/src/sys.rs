@@ -8,6 +8,8 @@ use openssl_sys::{BIO, SSL};
 extern "C" {
     /// SSL_set0_rbio(3): takes over one reference to `rbio`, drops the old one's.
     pub fn SSL_set0_rbio(ssl: *mut SSL, rbio: *mut BIO);
+    /// SSL_set0_wbio(3): takes over one reference to `wbio`, drops the old one's.
+    pub fn SSL_set0_wbio(ssl: *mut SSL, wbio: *mut BIO);
     /// SSL_in_init(3).
     pub fn SSL_in_init(ssl: *const SSL) -> c_int;
     /// BIO_up_ref(3).

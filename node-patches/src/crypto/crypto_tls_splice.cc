@@ -379,7 +379,12 @@ void TLSSplice::Detach(uint32_t directions) {
     held_read_ = 0;
     tls_wrap_->splice_in_ = nullptr;
   }
-  if ((directions & TLS_SPLICE_ENCRYPT) != 0) tls_wrap_->splice_out_ = nullptr;
+  if ((directions & TLS_SPLICE_ENCRYPT) != 0) {
+    if (wbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
+      tls_splice_detach_wbio(pump_, tls_wrap_->ssl_.get());
+    wbio_attached_ = false;
+    tls_wrap_->splice_out_ = nullptr;
+  }
   if (spliced_ == 0) {
     if (poll_events_ != 0) uv_poll_stop(&poll_);
     poll_events_ = 0;
@@ -666,6 +671,11 @@ void TLSSplice::ScheduleTurn() {
 void TLSSplice::Turn() {
   if (spliced_ == 0 || !tls_wrap_->ssl_) return;
   kicked_ = true;
+  // This is the top of the stack: the time to change what OpenSSL writes to.
+  if (direct_ && !wbio_attached_ && (spliced_ & TLS_SPLICE_ENCRYPT) != 0) {
+    wbio_attached_ =
+        tls_splice_attach_wbio(pump_, tls_wrap_->ssl_.get()) == TLS_SPLICE_OK;
+  }
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
   in_turn_ = true;
   // With nothing decrypted this resumes the stream below.
@@ -760,6 +770,7 @@ void TLSSplice::Encrypt() {
   if ((step & TLS_SPLICE_STEP_FLUSH) != 0) {
     // A stream of JS writes by calling into JS, which may ask for more.
     flushing_ = true;
+    WriteCollected();
     tls_wrap->EncOut();
     flushing_ = false;
     if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
@@ -784,6 +795,35 @@ void TLSSplice::Encrypt() {
   if ((step & TLS_SPLICE_STEP_STOPPED) != 0) state_bits_ |= kOutStopped;
   if ((state_bits_ & (kFailed | kOutOver | kOutStopped)) != 0) Notify();
   UpdateInterest();
+}
+
+void TLSSplice::WriteCollected() {
+  if (!wbio_attached_) return;
+  // As in TLSWrap::EncOut(), which would not write now.
+  const bool must_wait = tls_wrap_->is_awaiting_new_session() ||
+                         tls_wrap_->has_active_write_issued_by_prev_listener_;
+  tls_splice_buf pieces[8];
+  while (size_t count =
+             tls_splice_collected(pump_, pieces, arraysize(pieces))) {
+    uv_buf_t bufs[arraysize(pieces)];
+    size_t total = 0;
+    for (size_t i = 0; i < count; i++) {
+      bufs[i] = uv_buf_init(reinterpret_cast<char*>(pieces[i].base),
+                            pieces[i].len);
+      total += pieces[i].len;
+    }
+    uv_buf_t* left = bufs;
+    const int err =
+        must_wait ? 0
+                  : tls_wrap_->underlying_stream()->TryWrite(&left, &count);
+    if (err != 0) {
+      tls_splice_written(pump_, total, true);
+      return OnStreamAfterWrite(nullptr, err);
+    }
+    size_t written = total;
+    for (size_t i = 0; i < count; i++) written -= left[i].len;
+    tls_splice_written(pump_, written, count == 0);
+  }
 }
 
 void TLSSplice::CountBytes() {
