@@ -12,6 +12,10 @@ extern "C" {
     pub fn SSL_set0_wbio(ssl: *mut SSL, wbio: *mut BIO);
     /// SSL_in_init(3).
     pub fn SSL_in_init(ssl: *const SSL) -> c_int;
+    /// SSL_get_state(3).
+    pub fn SSL_get_state(ssl: *const SSL) -> c_int;
+    /// SSL_renegotiate_pending(3).
+    pub fn SSL_renegotiate_pending(ssl: *const SSL) -> c_int;
     /// BIO_up_ref(3).
     pub fn BIO_up_ref(bio: *mut BIO) -> c_int;
     /// BIO_free(3): drops one reference.

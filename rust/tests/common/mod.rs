@@ -27,7 +27,7 @@ use tls_splice::stats::Stats;
 
 // What openssl-sys lacks.
 extern "C" {
-    fn SSL_key_update(ssl: *mut SSL, kind: c_int) -> c_int;
+    pub fn SSL_key_update(ssl: *mut SSL, kind: c_int) -> c_int;
     pub fn SSL_renegotiate(ssl: *mut SSL) -> c_int;
     pub fn SSL_set_info_callback(
         ssl: *mut SSL,
@@ -724,6 +724,7 @@ impl Rig {
         }
         self.reading = false;
         let tcp_open = std::mem::replace(&mut self.tcp_open, true);
+        let mut read = 0;
         for _ in 0..100_000 {
             if self.options.directions & TLS_SPLICE_ENCRYPT == 0
                 || self.out_stopped
@@ -735,6 +736,8 @@ impl Rig {
             if self.want_tls {
                 self.peer_turn();
                 self.ours_takes_all();
+                // JavaScript has the reading back.
+                read += self.read_rest();
             }
             self.encrypt();
         }
@@ -743,7 +746,7 @@ impl Rig {
         );
         self.flush();
         self.tcp_open = tcp_open;
-        self.give_back()
+        read + self.give_back()
     }
 
     /// The rest of `stop`, for a splice that has ended by itself.
@@ -753,6 +756,10 @@ impl Rig {
             tls_splice_detach_wbio(self.splice, self.ours.0);
         }
         self.attached = false;
+        self.read_rest()
+    }
+
+    fn read_rest(&mut self) -> u64 {
         // Everything that the sink was given is in its socket by now.
         if self.far.is_some() {
             while matches!(self.sink_read(1 << 20), Some(n) if n > 0) {}
