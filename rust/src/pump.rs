@@ -705,6 +705,9 @@ impl Decrypt {
         if let Some(errno) = self.error.take() {
             return failed_write(errno);
         }
+        if self.held.is_empty() {
+            return Delivery::All;
+        }
         let delivery = match sink.has_packets() {
             true => self.deliver_packets(sink, framing, stats),
             false => self.deliver_bytes(sink, framing, stats),

@@ -53,6 +53,11 @@ bool IsLibuvStream(StreamBase* stream) {
 
 }  // namespace
 
+struct TLSSplice::FileRequests {
+  uv_fs_t read;
+  uv_fs_t write;
+};
+
 TLSSplice::TLSSplice(Environment* env, Local<Object> object)
     : HandleWrap(env,
                  object,
@@ -109,9 +114,9 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
 
   uv_loop_t* loop = splice->env()->event_loop();
   const int poll_fd = tls_splice_poll_fd(splice->pump_);
-  splice->is_file_ = poll_fd < 0;
-  err = splice->is_file_ ? uv_idle_init(loop, &splice->idle_)
-                         : uv_poll_init(loop, &splice->poll_, poll_fd);
+  if (poll_fd < 0) splice->file_ = std::make_unique<FileRequests>();
+  err = splice->file_ ? uv_idle_init(loop, &splice->idle_)
+                      : uv_poll_init(loop, &splice->poll_, poll_fd);
   if (err != 0) {
     splice->FreePump();
     return args.GetReturnValue().Set(err);
@@ -607,7 +612,7 @@ void TLSSplice::BeginTransfers(int events) {
     transfers_ |= event;
     keep_alive_.reset(this);
     env()->IncreaseWaitingRequestCounter();
-    uv_fs_t* req = event == UV_READABLE ? &file_read_ : &file_write_;
+    uv_fs_t* req = event == UV_READABLE ? &file_->read : &file_->write;
     req->data = this;
     const uv_buf_t buf = uv_buf_init(reinterpret_cast<char*>(transfer.buf.base),
                                      transfer.buf.len);
@@ -622,9 +627,9 @@ void TLSSplice::BeginTransfers(int events) {
 void TLSSplice::CancelTransfers() {
   // One that has begun is not cancelled; its end is waited for.
   if ((transfers_ & UV_READABLE) != 0)
-    uv_cancel(reinterpret_cast<uv_req_t*>(&file_read_));
+    uv_cancel(reinterpret_cast<uv_req_t*>(&file_->read));
   if ((transfers_ & UV_WRITABLE) != 0)
-    uv_cancel(reinterpret_cast<uv_req_t*>(&file_write_));
+    uv_cancel(reinterpret_cast<uv_req_t*>(&file_->write));
 }
 
 void TLSSplice::OnTransfer(uv_fs_t* req) {
@@ -634,7 +639,7 @@ void TLSSplice::OnTransfer(uv_fs_t* req) {
   HandleScope handle_scope(env->isolate());
   Context::Scope context_scope(env->context());
   env->DecreaseWaitingRequestCounter();
-  const int event = req == &splice->file_read_ ? UV_READABLE : UV_WRITABLE;
+  const int event = req == &splice->file_->read ? UV_READABLE : UV_WRITABLE;
   splice->transfers_ &= ~event;
   if (splice->transfers_ == 0) splice->keep_alive_.reset();
   tls_splice_end_transfer(splice->pump_, event, req->result);
@@ -856,7 +861,7 @@ void TLSSplice::UpdateInterest() {
   constexpr uint32_t kDone = kFailed | kTLSFailed | kInStopped;
   if (kicked_ && tls_wrap_->ssl_ && (state_bits_ & kDone) == 0)
     events = tls_splice_interest(pump_, tls_wrap_->ssl_.get());
-  if (is_file_) return BeginTransfers(events);
+  if (file_) return BeginTransfers(events);
   if (events == poll_events_) return;
   poll_events_ = events;
   if (events == 0) {

@@ -157,12 +157,12 @@ class TLSSplice final : public HandleWrap, public StreamListener {
     // Of a file. Never started, only there to be closed.
     uv_idle_t idle_;
   };
-  bool is_file_ = false;
   // Runs the next turn; nullptr until there is one.
   uv_idle_t* turn_ = nullptr;
   int poll_events_ = 0;
-  uv_fs_t file_read_;
-  uv_fs_t file_write_;
+  // Of a file, else nullptr.
+  struct FileRequests;
+  std::unique_ptr<FileRequests> file_;
   // UV_READABLE and UV_WRITABLE: of these two, which are under way. They keep
   // the splice alive.
   int transfers_ = 0;
