@@ -25,7 +25,8 @@ impl Args {
 
     /// What follows `name`, which must be there.
     pub fn need<T: FromStr>(&self, name: &str) -> T {
-        self.get(name).unwrap_or_else(|| panic!("{name} is missing"))
+        self.get(name)
+            .unwrap_or_else(|| panic!("{name} is missing"))
     }
 }
 

@@ -62,12 +62,18 @@ pub struct Side {
 impl Side {
     /// Sum of what was sent.
     pub fn sent(&self) -> u64 {
-        self.counters.iter().map(|counters| counters.sent.load(Relaxed)).sum()
+        self.counters
+            .iter()
+            .map(|counters| counters.sent.load(Relaxed))
+            .sum()
     }
 
     /// Sum of what was received.
     pub fn received(&self) -> u64 {
-        self.counters.iter().map(|counters| counters.received.load(Relaxed)).sum()
+        self.counters
+            .iter()
+            .map(|counters| counters.received.load(Relaxed))
+            .sum()
     }
 }
 
@@ -100,7 +106,9 @@ impl Flow<'_> {
                 Read::End => Some(0),
             },
             End::Plain(Endpoint::Tcp(_), ends) if discard => sys::discard_tcp(ends.source(), len)?,
-            End::Plain(Endpoint::Fifo(_), ends) if discard => sys::discard_pipe(ends.source(), null.as_raw_fd(), len)?,
+            End::Plain(Endpoint::Fifo(_), ends) if discard => {
+                sys::discard_pipe(ends.source(), null.as_raw_fd(), len)?
+            }
             End::Plain(_, ends) => sys::read(ends.source(), buf)?,
         };
         self.readable = false;
@@ -109,12 +117,16 @@ impl Flow<'_> {
             return Err(io::Error::other("the forwarder has closed a connection"));
         }
         if !discard && buf[..n] != *pattern(self.received, n) {
-            return Err(io::Error::other(format!("wrong content after byte {}", self.received)));
+            return Err(io::Error::other(format!(
+                "wrong content after byte {}",
+                self.received
+            )));
         }
         self.received += n as u64;
         self.counters.received.store(self.received, Relaxed);
         // A TLS read is one record, a pipe gives less than asked for whenever it likes.
-        self.readable = n == len || matches!(self.end, End::Tls(_) | End::Plain(Endpoint::Fifo(_), _));
+        self.readable =
+            n == len || matches!(self.end, End::Tls(_) | End::Plain(Endpoint::Fifo(_), _));
         Ok(self.readable)
     }
 
@@ -148,7 +160,11 @@ impl Flow<'_> {
             End::Tls(tls) => epoll.add(tls.fd(), token),
             End::Plain(_, ends) => {
                 epoll.add(ends.source(), token)?;
-                if ends.sink.is_some() { epoll.add(ends.sink(), token) } else { Ok(()) }
+                if ends.sink.is_some() {
+                    epoll.add(ends.sink(), token)
+                } else {
+                    Ok(())
+                }
             }
         }
     }
@@ -162,7 +178,14 @@ pub fn run(ends: Vec<End>, side: &Side, phase: &AtomicU8) -> io::Result<()> {
     let mut flows = Vec::new();
     for (end, counters) in ends.into_iter().zip(&side.counters) {
         let (sent, received) = (0, 0);
-        let mut flow = Flow { end, counters, sent, received, readable: true, writable: true };
+        let mut flow = Flow {
+            end,
+            counters,
+            sent,
+            received,
+            readable: true,
+            writable: true,
+        };
         flow.register(&epoll, flows.len() as u64)?;
         flows.push(flow);
     }

@@ -35,7 +35,10 @@ pub fn own_cpu() -> io::Result<u64> {
 /// the ticks in /proc/PID/stat.
 fn cpu(pid: i32) -> io::Result<u64> {
     let mut clock = 0;
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: both pointers are to values of the right type.
     let rc = unsafe {
         match libc::clock_getcpuclockid(pid, &mut clock) {
@@ -53,7 +56,13 @@ fn cpu(pid: i32) -> io::Result<u64> {
 fn field(pid: i32, file: &str, name: &str) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}"))?;
     text.lines()
-        .find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse::<u64>().ok())
+        .find_map(|line| {
+            line.strip_prefix(name)?
+                .split_whitespace()
+                .next()?
+                .parse::<u64>()
+                .ok()
+        })
         .map(|kib| kib << 10)
         .ok_or_else(|| io::Error::other(format!("/proc/{pid}/{file} has no {name}")))
 }
@@ -61,11 +70,21 @@ fn field(pid: i32, file: &str, name: &str) -> io::Result<u64> {
 fn tree(root: i32) -> io::Result<Vec<i32>> {
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
     for entry in fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(pid) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
         // It may be gone meanwhile.
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+            continue;
+        };
         // "PID (NAME) STATE PARENT ...", and the name may have anything in it.
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
         children.entry(parent.unwrap_or(0)).or_default().push(pid);
     }
     let mut pids = vec![root];

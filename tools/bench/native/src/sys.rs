@@ -60,7 +60,11 @@ pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
 
 /// Waits until the descriptor is readable, or writable.
 pub fn poll(fd: RawFd, events: i16) -> io::Result<()> {
-    let mut poll = libc::pollfd { fd, events, revents: 0 };
+    let mut poll = libc::pollfd {
+        fd,
+        events,
+        revents: 0,
+    };
     // SAFETY: one entry.
     result(unsafe { libc::poll(&mut poll, 1, -1) } as isize)?;
     Ok(())
@@ -134,7 +138,10 @@ impl Endpoint {
                 let open = open.custom_flags(libc::O_NONBLOCK);
                 let source = open.clone().read(true).open(Path::new(dir).join("out"))?;
                 let sink = open.clone().write(true).open(Path::new(dir).join("in"))?;
-                Ok(Ends { source: source.into(), sink: Some(sink.into()) })
+                Ok(Ends {
+                    source: source.into(),
+                    sink: Some(sink.into()),
+                })
             }
         }
     }
@@ -149,7 +156,11 @@ pub fn connect_tcp(port: u16) -> io::Result<TcpStream> {
 
 /// Opens a FIFO for both reading and writing, which never waits for another process.
 pub fn open_fifo(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
 }
 
 /// An edge-triggered epoll instance.
@@ -176,28 +187,38 @@ impl Epoll {
             let fd = result(libc::epoll_create1(libc::EPOLL_CLOEXEC) as isize)?;
             OwnedFd::from_raw_fd(fd.unwrap_or(0) as RawFd)
         };
-        Ok(Epoll { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; 256] })
+        Ok(Epoll {
+            fd,
+            events: vec![libc::epoll_event { events: 0, u64: 0 }; 256],
+        })
     }
 
     /// Registers `fd` for everything.
     pub fn add(&self, fd: RawFd, token: u64) -> io::Result<()> {
         let flags = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-        let mut event = libc::epoll_event { events: flags as u32, u64: token };
-        // SAFETY: the event is only read.
-        let rc = unsafe {
-            libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event)
+        let mut event = libc::epoll_event {
+            events: flags as u32,
+            u64: token,
         };
+        // SAFETY: the event is only read.
+        let rc =
+            unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) };
         result(rc as isize)?;
         Ok(())
     }
 
     /// Waits for events, for as long as `timeout` says.
-    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<impl Iterator<Item = Event> + '_> {
+    pub fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+    ) -> io::Result<impl Iterator<Item = Event> + '_> {
         let timeout = timeout.map(|timeout| libc::timespec {
             tv_sec: timeout.as_secs() as libc::time_t,
             tv_nsec: timeout.subsec_nanos().into(),
         });
-        let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        let timeout = timeout
+            .as_ref()
+            .map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: the array has as many entries as are passed; the other pointers are valid or null.
         let n = unsafe {
             libc::syscall(

@@ -9,7 +9,9 @@ use std::sync::OnceLock;
 
 use libc::{c_int, c_long, c_void, size_t};
 use openssl::error::ErrorStack;
-use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslContextRef, SslFiletype, SslMethod, SslRef, SslVersion};
+use openssl::ssl::{
+    Ssl, SslContext, SslContextBuilder, SslContextRef, SslFiletype, SslMethod, SslRef, SslVersion,
+};
 use openssl_sys as ffi;
 use openssl_sys::{BIO, BIO_METHOD};
 
@@ -91,7 +93,13 @@ impl Tls {
         } else {
             ssl.set_connect_state();
         }
-        let link = Link { fd, drained: false, full: false, out: Vec::new(), sent: 0 };
+        let link = Link {
+            fd,
+            drained: false,
+            full: false,
+            out: Vec::new(),
+            sent: 0,
+        };
         let link = Box::into_raw(Box::new(link));
         // SAFETY: the BIO is new, and `ssl` takes it over; `link` outlives it (see `drop`).
         unsafe {
@@ -156,7 +164,11 @@ impl Tls {
         let len = c_int::try_from(buf.len()).unwrap_or(c_int::MAX);
         // SAFETY: the buffer is writable for `len`.
         let rc = unsafe { ffi::SSL_read(self.raw(), buf.as_mut_ptr().cast(), len) };
-        if rc > 0 { Ok(Read::Bytes(rc as usize)) } else { self.failure(rc) }
+        if rc > 0 {
+            Ok(Read::Bytes(rc as usize))
+        } else {
+            self.failure(rc)
+        }
     }
 
     /// SSL_write(3), which makes records of at most 16 KiB. They wait to be flushed.
@@ -164,7 +176,11 @@ impl Tls {
         let len = c_int::try_from(buf.len()).unwrap_or(c_int::MAX);
         // SAFETY: the buffer is readable for `len`.
         let rc = unsafe { ffi::SSL_write(self.raw(), buf.as_ptr().cast(), len) };
-        if rc == len { Ok(()) } else { Err(ErrorStack::get().into()) }
+        if rc == len {
+            Ok(())
+        } else {
+            Err(ErrorStack::get().into())
+        }
     }
 
     /// Adds a close_notify.
@@ -251,7 +267,8 @@ unsafe extern "C" fn bio_read(bio: *mut BIO, buf: *mut c_char, len: c_int) -> c_
         } else {
             libc::read(link.fd.as_raw_fd(), buf.cast(), len as size_t) as c_int
         };
-        if n < 0 && (link.drained || io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock) {
+        if n < 0 && (link.drained || io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock)
+        {
             ffi::BIO_set_retry_read(bio);
         }
         // An end is readable for ever.
@@ -264,7 +281,8 @@ unsafe extern "C" fn bio_write(bio: *mut BIO, buf: *const c_char, len: c_int) ->
     // SAFETY: OpenSSL passes our BIO and a buffer of `len` bytes.
     unsafe {
         let link = &mut *ffi::BIO_get_data(bio).cast::<Link>();
-        link.out.extend_from_slice(std::slice::from_raw_parts(buf.cast(), len as usize));
+        link.out
+            .extend_from_slice(std::slice::from_raw_parts(buf.cast(), len as usize));
     }
     len
 }
@@ -272,4 +290,3 @@ unsafe extern "C" fn bio_write(bio: *mut BIO, buf: *const c_char, len: c_int) ->
 unsafe extern "C" fn bio_ctrl(_: *mut BIO, cmd: c_int, _: c_long, _: *mut c_void) -> c_long {
     (cmd == ffi::BIO_CTRL_FLUSH).into()
 }
-

@@ -103,7 +103,11 @@ impl Relay {
                 self.tls.write(&scratch[..n])?;
             }
         }
-        Ok(if self.tls.flush()? && !self.source_drained { Step::More } else { Step::Blocked })
+        Ok(if self.tls.flush()? && !self.source_drained {
+            Step::More
+        } else {
+            Step::Blocked
+        })
     }
 }
 
@@ -152,7 +156,9 @@ fn main() -> io::Result<()> {
                 continue;
             }
             let (index, is_tls) = ((event.token >> 1) as usize, event.token & 1 == 0);
-            let Some(relay) = &mut relays[index] else { continue };
+            let Some(relay) = &mut relays[index] else {
+                continue;
+            };
             if is_tls {
                 event.readable.then(|| relay.tls.readable());
                 event.writable.then(|| relay.tls.writable());
@@ -180,8 +186,12 @@ fn main() -> io::Result<()> {
             }
         }
         for _ in 0..queue.len() {
-            let Some(index) = queue.pop_front() else { break };
-            let Some(relay) = &mut relays[index] else { continue };
+            let Some(index) = queue.pop_front() else {
+                break;
+            };
+            let Some(relay) = &mut relays[index] else {
+                continue;
+            };
             relay.queued = false;
             let steps = relay
                 .decrypt(&mut scratch[..decrypt_size])

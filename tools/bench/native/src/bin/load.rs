@@ -30,7 +30,8 @@ fn error<T>(text: impl Display) -> io::Result<T> {
 enum Upstream {
     Tcp(TcpListener),
     Unix(UnixListener),
-    Fifo(String),
+    /// Open from the beginning: a FIFO that nobody reads cannot be opened for writing.
+    Fifo(OwnedFd, OwnedFd),
 }
 
 impl Upstream {
@@ -38,7 +39,10 @@ impl Upstream {
         Ok(match endpoint {
             Endpoint::Tcp(port) => Upstream::Tcp(TcpListener::bind((Ipv4Addr::LOCALHOST, *port))?),
             Endpoint::Unix(path) => Upstream::Unix(UnixListener::bind(path)?),
-            Endpoint::Fifo(dir) => Upstream::Fifo(dir.clone()),
+            Endpoint::Fifo(dir) => {
+                let open = |name| sys::open_fifo(&Path::new(dir).join(name)).map(OwnedFd::from);
+                Upstream::Fifo(open("in")?, open("out")?)
+            }
         })
     }
 
@@ -50,9 +54,9 @@ impl Upstream {
                 Ends::socket(stream)
             }
             Upstream::Unix(listener) => Ends::socket(listener.accept()?.0),
-            Upstream::Fifo(dir) => {
-                let open = |name| sys::open_fifo(&Path::new(dir).join(name)).map(OwnedFd::from);
-                Ok(Ends { source: open("in")?, sink: Some(open("out")?) })
+            Upstream::Fifo(source, sink) => {
+                let (source, sink) = (source.try_clone()?, Some(sink.try_clone()?));
+                Ok(Ends { source, sink })
             }
         }
     }
@@ -63,7 +67,9 @@ fn connect(port: u16) -> io::Result<TcpStream> {
     let start = Instant::now();
     loop {
         match sys::connect_tcp(port) {
-            Err(err) if err.kind() == io::ErrorKind::ConnectionRefused && start.elapsed() < PATIENCE => {
+            Err(err)
+                if err.kind() == io::ErrorKind::ConnectionRefused && start.elapsed() < PATIENCE =>
+            {
                 thread::sleep(Duration::from_millis(5));
             }
             result => return result,
@@ -130,8 +136,14 @@ impl Moment {
             usage: process::usage(pid)?,
             own_cpu: process::own_cpu()?,
             bytes: [
-                counters.iter().map(|counters| counters.received.load(Relaxed)).collect(),
-                counters.iter().map(|counters| counters.sent.load(Relaxed)).collect(),
+                counters
+                    .iter()
+                    .map(|counters| counters.received.load(Relaxed))
+                    .collect(),
+                counters
+                    .iter()
+                    .map(|counters| counters.sent.load(Relaxed))
+                    .collect(),
             ],
         })
     }
@@ -184,8 +196,14 @@ fn bulk(args: &Args) -> io::Result<String> {
         if stall {
             until_stalled(if decrypt { client } else { plain })?;
         } else {
-            let all = |side: &Side| side.counters.iter().all(|counters| counters.received.load(Relaxed) > 0);
-            until("not every connection gets something", || sides.iter().all(|side| !side.receives || all(side)))?;
+            let all = |side: &Side| {
+                side.counters
+                    .iter()
+                    .all(|counters| counters.received.load(Relaxed) > 0)
+            };
+            until("not every connection gets something", || {
+                sides.iter().all(|side| !side.receives || all(side))
+            })?;
             thread::sleep(warm_up);
             if args.get::<f64>("--rate").is_none() {
                 phase.store(DISCARD, Relaxed);
@@ -207,12 +225,16 @@ fn bulk(args: &Args) -> io::Result<String> {
         phase.store(DRAIN, Relaxed);
         if !stall {
             if decrypt {
-                until("not all that was sent has arrived", || plain.received() == client.sent())?;
+                until("not all that was sent has arrived", || {
+                    plain.received() == client.sent()
+                })?;
             }
             if encrypt {
                 // Of a record that was cut in two by the change to DISCARD only a part was counted.
                 let lost = 17_000 * connections as u64;
-                until("not all that was sent has arrived", || client.received() + lost >= plain.sent())?;
+                until("not all that was sent has arrived", || {
+                    client.received() + lost >= plain.sent()
+                })?;
             }
         }
         phase.store(QUIT, Relaxed);
@@ -221,7 +243,11 @@ fn bulk(args: &Args) -> io::Result<String> {
 
     let seconds = (last.time - first.time).as_secs_f64();
     let moved = |way: usize| -> Vec<u64> {
-        last.bytes[way].iter().zip(&first.bytes[way]).map(|(last, first)| last - first).collect()
+        last.bytes[way]
+            .iter()
+            .zip(&first.bytes[way])
+            .map(|(last, first)| last - first)
+            .collect()
     };
     let each: Vec<u64> = moved(0).iter().zip(moved(1)).map(|(a, b)| a + b).collect();
     let bytes: u64 = each.iter().sum();
@@ -310,7 +336,10 @@ fn idle(args: &Args) -> io::Result<String> {
         mark()?;
         rss.push(process::usage(pid)?.rss as f64);
     }
-    Ok(format!(r#"{{"each":{}}}"#, (rss[1] - rss[0]) / connections as f64))
+    Ok(format!(
+        r#"{{"each":{}}}"#,
+        (rss[1] - rss[0]) / connections as f64
+    ))
 }
 
 fn main() -> io::Result<()> {
