@@ -135,7 +135,7 @@ async function measure(row, name, { trace = false } = {}) {
   const forwarder = start(contender.command(to), ['ignore', fd, fd, ...contender.isNode ? ['ipc'] : []]);
   fs.closeSync(fd);
   const generator = start([load, ...row.load, '--port', to.port, '--plain', to.upstream, '--pid', forwarder.pid,
-                           '--ms', trace ? 200 : millis], ['pipe', 'pipe', 'inherit']);
+                           '--ms', trace ? 200 : millis * (row.longer ?? 1)], ['pipe', 'pipe', 'inherit']);
   const marks = [];
   let tracer;
   let calls;

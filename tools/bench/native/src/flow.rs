@@ -14,7 +14,7 @@ use crate::tls::{Read, Tls};
 /// A prime, so that a chunk that is missing, repeated or out of order shows.
 const PERIOD: usize = 65521;
 /// The most that is sent at once.
-const CHUNK: usize = 256 << 10;
+pub const CHUNK: usize = 256 << 10;
 
 /// What every stream has at `position`.
 pub fn pattern(position: u64, len: usize) -> &'static [u8] {
@@ -53,6 +53,8 @@ pub struct Side {
     pub receives: bool,
     /// Bytes for each record, or for each write when the rate is limited.
     pub record: usize,
+    /// Bytes that one connection sends before it is another one's turn.
+    pub turn: usize,
     /// Bytes per second on each connection.
     pub rate: Option<f64>,
     /// One for each connection.
@@ -131,17 +133,19 @@ impl Flow<'_> {
     }
 
     /// Sends what fits, up to the position `limit`; whether more may fit.
-    fn send(&mut self, record: usize, limit: u64, limited: bool) -> io::Result<bool> {
+    fn send(&mut self, side: &Side, limit: u64) -> io::Result<bool> {
+        let record = side.record;
         match &mut self.end {
             End::Tls(tls) => {
-                while tls.pending() < CHUNK && self.sent + record as u64 <= limit {
+                while tls.pending() < side.turn && self.sent + record as u64 <= limit {
                     tls.write(pattern(self.sent, record))?;
                     self.sent += record as u64;
                 }
                 self.writable = tls.flush()?;
             }
             End::Plain(_, ends) => {
-                let chunk = if limited { record } else { CHUNK };
+                let limited = side.rate.is_some();
+                let chunk = if limited { record } else { side.turn };
                 let room = limit.saturating_sub(self.sent).min(chunk as u64) as usize;
                 if room == 0 || (limited && room < record) {
                     return Ok(false);
@@ -205,7 +209,7 @@ pub fn run(ends: Vec<End>, side: &Side, phase: &AtomicU8) -> io::Result<()> {
             }
             if side.sends && flow.writable {
                 let limit = if now < DRAIN { due } else { 0 };
-                busy |= flow.send(side.record, limit, side.rate.is_some())?;
+                busy |= flow.send(side, limit)?;
             }
         }
         let timeout = match side.rate {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use openssl::ssl::SslContext;
 use tls_splice_bench::args::Args;
-use tls_splice_bench::flow::{self, Counters, End, Side, DISCARD, DRAIN, QUIT, VERIFY};
+use tls_splice_bench::flow::{self, Counters, End, Side, CHUNK, DISCARD, DRAIN, QUIT, VERIFY};
 use tls_splice_bench::process::{self, Usage};
 use tls_splice_bench::sys::{self, Endpoint, Ends};
 use tls_splice_bench::tls::{self, Read, Tls};
@@ -161,6 +161,8 @@ fn bulk(args: &Args) -> io::Result<String> {
         sends,
         receives: receives && !stall,
         record: args.get("--record").unwrap_or(16384),
+        // Or with many of them it would take too long until each has had a turn.
+        turn: (CHUNK * 16 / connections).clamp(16384, CHUNK),
         rate: args.get("--rate"),
         counters: (0..connections).map(|_| Counters::default()).collect(),
     };
