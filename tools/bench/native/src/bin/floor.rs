@@ -136,9 +136,10 @@ fn main() -> io::Result<()> {
     let args = Args::new();
     let upstream: Endpoint = args.need("--upstream");
     let decrypt_size = args.get("--decrypt").unwrap_or(64 << 10);
-    let encrypt_size = args.get("--encrypt").unwrap_or(128 << 10);
+    let encrypt_size = args.get("--encrypt").unwrap_or(256 << 10);
     let (cert, key): (String, String) = (args.need("--cert"), args.need("--key"));
-    let ctx = tls::server(&cert, &key, decrypt_size)?;
+    let read_ahead = args.get("--read-ahead").unwrap_or(32 << 10);
+    let ctx = tls::server(&cert, &key, read_ahead)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.need("--port")))?;
     listener.set_nonblocking(true)?;
     let mut epoll = Epoll::new()?;
