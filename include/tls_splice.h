@@ -32,8 +32,33 @@
 // OpenSSL could not allocate.
 #define TLS_SPLICE_ENOMEM 7
 
+// The framing does not fit the fd.
+#define TLS_SPLICE_EFRAMING 8
+
+// The fd is a TUN or TAP device with IFF_VNET_HDR.
+#define TLS_SPLICE_EVNETHDR 9
+
 // Version of this ABI; `tls_splice_abi_version` must return the same.
 #define TLS_SPLICE_ABI_VERSION 1
+
+// The framing that goes with the endpoint: `IP` for a TUN device, `U16BE` for
+// TAP devices and datagram sockets, `RAW` for all else.
+#define TLS_SPLICE_FRAMING_AUTO 0
+
+// Bytes.
+#define TLS_SPLICE_FRAMING_RAW 1
+
+// IPv4 and IPv6 packets, back to back.
+#define TLS_SPLICE_FRAMING_IP 2
+
+// A length of two bytes, big-endian, before each packet.
+#define TLS_SPLICE_FRAMING_U16BE 3
+
+// The longest IP packet: an IPv6 header and what its 16-bit length can say.
+#define MAX_PACKET (40 + (size_t)UINT16_MAX)
+
+// Its length, where there is one.
+#define DEVICE_HEADER 4
 
 // Direction: what the TLS peer sends goes to the endpoint.
 #define TLS_SPLICE_DECRYPT 1
@@ -79,8 +104,11 @@ struct tls_splice_config {
   int fd;
   // `TLS_SPLICE_DECRYPT`, `TLS_SPLICE_ENCRYPT` or both.
   uint32_t directions;
-  // Bytes to hold per direction at most; at least 1.
+  // Bytes to hold per direction at most, but never less than one packet; at
+  // least 1.
   size_t high_water_mark;
+  // One of `TLS_SPLICE_FRAMING_*`.
+  uint32_t framing;
 };
 
 // A piece of memory that belongs to the splice.
@@ -116,6 +144,28 @@ struct tls_splice_stats {
   uint64_t peak_buffered_in;
   // Most that was held towards the TLS peer, as cleartext or ciphertext.
   uint64_t peak_buffered_out;
+  // Packets delivered to the endpoint; 0 where there is no framing.
+  uint64_t packets_in;
+  // Packets from the endpoint.
+  uint64_t packets_out;
+  // Longest of them, in bytes.
+  uint64_t largest_packet_in;
+  // Longest of them, in bytes.
+  uint64_t largest_packet_out;
+  // Packets that the endpoint refused.
+  uint64_t drops_in;
+  // Packets from the endpoint that do not fit the framing, or were cut off.
+  uint64_t drops_out;
+  // Of `drops_in`, those refused with EINVAL.
+  uint64_t drops_einval;
+  // With EMSGSIZE.
+  uint64_t drops_emsgsize;
+  // With ECONNREFUSED.
+  uint64_t drops_econnrefused;
+  // With EIO: the interface is down.
+  uint64_t drops_eio;
+  // With ENOBUFS.
+  uint64_t drops_enobufs;
   // 1 once the peer's close_notify has been read, else 0.
   uint64_t close_notify;
 };
@@ -126,6 +176,10 @@ struct tls_splice_failure {
   int errnum;
   // Whether that was a write.
   bool is_write;
+  // Direction whose packets are out of step, else 0.
+  uint32_t framing;
+  // In bytes of its stream, where a packet would have to begin.
+  uint64_t offset;
   // Whether `SSL_write` failed.
   bool is_tls;
   // Its packed OpenSSL error.
@@ -301,6 +355,19 @@ uint32_t tls_splice_encrypt(struct tls_splice *splice, SSL *ssl);
 // # Safety
 // `splice` must be NULL or valid.
 void tls_splice_shutdown_write(struct tls_splice *splice);
+
+// Whether the endpoint has not taken all that it could be given.
+//
+// # Safety
+// `splice` must be NULL or valid.
+bool tls_splice_is_blocked(struct tls_splice *splice);
+
+// Says that no more will be decrypted, since the stream has ended without a
+// close_notify. False if that was within a packet: then the splice has failed.
+//
+// # Safety
+// `splice` must be NULL or valid.
+bool tls_splice_end_decrypt(struct tls_splice *splice);
 
 // Cleartext that was decrypted and not taken by the endpoint, in bytes.
 //

@@ -7,6 +7,10 @@ use std::collections::VecDeque;
 /// within the L2 cache at this size; larger ones cost more CPU per byte.
 pub const CHUNK_SIZE: usize = 64 * 1024;
 
+/// What is allocated: the longest packet with its framing fits, and a record's worth of
+/// other packets with it.
+const CAPACITY: usize = CHUNK_SIZE + 16 * 1024 + 256;
+
 /// Buffers that a thread keeps for the next splice that needs one.
 const POOL_SIZE: usize = 4;
 
@@ -30,7 +34,7 @@ impl Chunk {
             .try_with(|pool| pool.borrow_mut().pop())
             .ok()
             .flatten()
-            .unwrap_or_else(|| vec![0; CHUNK_SIZE].into_boxed_slice());
+            .unwrap_or_else(|| vec![0; CAPACITY].into_boxed_slice());
         Chunk {
             data,
             start: 0,
@@ -53,12 +57,26 @@ impl Chunk {
         &self.data[self.start..self.end]
     }
 
-    /// Room at the end.
+    /// Room at the end for more of a byte stream.
     pub fn spare(&mut self) -> &mut [u8] {
-        &mut self.data[self.end..]
+        self.spare_for(false)
     }
 
-    /// Takes in `n` bytes that were written to [`Chunk::spare`].
+    /// The same, or room for packets: there is enough for the longest one behind the
+    /// beginning of another, or behind less than a record of others.
+    pub fn spare_for(&mut self, packets: bool) -> &mut [u8] {
+        let limit = if packets { CAPACITY } else { CHUNK_SIZE };
+        &mut self.data[self.end.min(limit)..limit]
+    }
+
+    /// Moves what is held to the start of the buffer.
+    pub fn compact(&mut self) {
+        self.data.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+    }
+
+    /// Takes in `n` bytes that were written to the room.
     pub fn commit(&mut self, n: usize) {
         assert!(n <= self.data.len() - self.end);
         self.end += n;
@@ -91,6 +109,8 @@ pub struct Held {
     before: VecDeque<Vec<u8>>,
     consumed: usize,
     chunk: Option<Chunk>,
+    /// The buffer has the start of it all, see [`Held::gather`].
+    gathered: bool,
 }
 
 impl Held {
@@ -114,11 +134,11 @@ impl Held {
         self.before.is_empty() && self.chunk.as_ref().is_none_or(Chunk::is_empty)
     }
 
-    /// The next bytes in order, at most [`CHUNK_SIZE`]; empty when nothing is
+    /// The next bytes in order, at most a buffer of them; empty when nothing is
     /// held. The same slice until [`Held::consume`], as SSL_write(3) asks of a
     /// retry.
     pub fn front(&self) -> &[u8] {
-        if let Some(bytes) = self.before.front() {
+        if let Some(bytes) = self.before.front().filter(|_| !self.gathered) {
             let rest = &bytes[self.consumed..];
             return &rest[..rest.len().min(CHUNK_SIZE)];
         }
@@ -127,7 +147,7 @@ impl Held {
 
     /// Drops `n` bytes of [`Held::front`].
     pub fn consume(&mut self, n: usize) {
-        if let Some(bytes) = self.before.front() {
+        if let Some(bytes) = self.before.front().filter(|_| !self.gathered) {
             self.consumed += n;
             assert!(self.consumed <= bytes.len());
             if self.consumed == bytes.len() {
@@ -140,6 +160,35 @@ impl Held {
         chunk.consume(n);
         if chunk.is_empty() {
             self.chunk = None;
+            self.gathered = false;
+        }
+    }
+
+    /// Brings what is held together in the buffer, as much of it as fits: from then
+    /// on [`Held::front`] is all of that.
+    pub fn gather(&mut self) {
+        if self.before.is_empty() {
+            if let Some(chunk) = &mut self.chunk {
+                chunk.compact();
+            }
+            return;
+        }
+        // The buffer is empty, or has the beginning.
+        self.gathered = true;
+        let chunk = self.chunk.get_or_insert_with(Chunk::lend);
+        chunk.compact();
+        while let Some(bytes) = self.before.front() {
+            let spare = chunk.spare_for(true);
+            let rest = &bytes[self.consumed..];
+            let n = rest.len().min(spare.len());
+            spare[..n].copy_from_slice(&rest[..n]);
+            chunk.commit(n);
+            self.consumed += n;
+            if n < rest.len() {
+                break;
+            }
+            self.before.pop_front();
+            self.consumed = 0;
         }
     }
 
@@ -152,6 +201,7 @@ impl Held {
     pub fn release_if_empty(&mut self) {
         if self.chunk.as_ref().is_some_and(Chunk::is_empty) {
             self.chunk = None;
+            self.gathered = false;
         }
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use libc::{c_int, c_void};
 
 use crate::error::{errno, OpenError};
+use crate::frame::{DeviceHeader, Framing, DEVICE_HEADER};
 
 /// What a read or write gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,34 @@ enum Poll {
     Nested { epoll: OwnedFd, events: u32 },
 }
 
+/// What a packet read gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PacketIo {
+    /// A packet of this length, which may be 0.
+    Packet(usize),
+    /// A packet that did not fit.
+    Truncated,
+    /// No packet, but the report of one that was refused.
+    Refused(c_int),
+    /// EAGAIN: wait for readiness.
+    WouldBlock,
+    /// The end.
+    Eof,
+    /// A system error.
+    Failed(c_int),
+}
+
+/// Where boundaries are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Nowhere: a byte stream or a file.
+    Bytes,
+    /// SOCK_DGRAM.
+    Datagrams,
+    /// A TUN or TAP device.
+    Device(Device),
+}
+
 /// Interest in POLLIN.
 pub const READABLE: u32 = 1;
 /// Interest in POLLOUT.
@@ -42,6 +71,9 @@ pub const WRITABLE: u32 = 2;
 pub struct Endpoint {
     fd: OwnedFd,
     socket: bool,
+    kind: Kind,
+    /// What a device has before each packet; `None` while that is not known.
+    header: Cell<Option<DeviceHeader>>,
     poll: Poll,
     /// The description is shared, and its O_NONBLOCK is needed. Others may clear
     /// it at any time: another splice at its end, for one.
@@ -124,6 +156,119 @@ fn epoll_on(fd: RawFd) -> Result<OwnedFd, OpenError> {
     Ok(epoll)
 }
 
+/// A TUN or TAP device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Device {
+    /// What it has before each packet; `None` while that is not known, see
+    /// [`Endpoint::write_packet`].
+    header: Option<DeviceHeader>,
+    /// Whether the packets are Ethernet frames (TAP).
+    ethernet: bool,
+}
+
+/// `TUNGETIFF`, see Documentation/networking/tuntap.rst of Linux: the flags.
+#[cfg(target_os = "linux")]
+fn device_flags(fd: RawFd) -> Result<c_int, OpenError> {
+    // SAFETY: `request` is valid for the call, which only fills it in.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        check(libc::ioctl(fd, libc::TUNGETIFF as _, &raw mut request))?;
+        Ok(request.ifr_ifru.ifru_flags.into())
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn device(fd: RawFd) -> Result<Option<Device>, OpenError> {
+    let flags = match device_flags(fd) {
+        Ok(flags) => flags,
+        // Not attached to a device yet.
+        Err(OpenError::System(libc::EBADFD)) => return Err(OpenError::System(libc::EBADFD)),
+        Err(_) => return Ok(None),
+    };
+    if flags & libc::IFF_VNET_HDR != 0 {
+        return Err(OpenError::VnetHeader);
+    }
+    let ethernet = flags & libc::IFF_TAP != 0;
+    Ok(Some(Device {
+        // IFF_NO_PI is the same bit as IFF_NOFILTER, so it is set for each device
+        // without a filter, which no TUN device has.
+        header: match (flags & libc::IFF_NO_PI == 0, ethernet) {
+            (true, false) => Some(DeviceHeader::PacketInfo),
+            (true, true) => Some(DeviceHeader::PacketInfoEthernet),
+            (false, false) => None,
+            (false, true) => Some(tap_header(fd)?),
+        },
+        ethernet,
+    }))
+}
+
+/// What a TAP device without a filter has before each frame: it shows while there
+/// is a filter, here one that takes everything.
+#[cfg(target_os = "linux")]
+fn tap_header(fd: RawFd) -> Result<DeviceHeader, OpenError> {
+    let mut all = libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: u32::MAX,
+    };
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: &raw mut all,
+    };
+    // SAFETY: `program` and what it refers to are valid for the call, which only
+    // reads them; the other one takes no memory.
+    let flags = unsafe {
+        check(libc::ioctl(
+            fd,
+            libc::TUNATTACHFILTER as _,
+            &raw const program,
+        ))?;
+        let flags = device_flags(fd);
+        check(libc::ioctl(
+            fd,
+            libc::TUNDETACHFILTER as _,
+            std::ptr::null::<u8>(),
+        ))?;
+        flags?
+    };
+    Ok(match flags & libc::IFF_NO_PI {
+        0 => DeviceHeader::PacketInfoEthernet,
+        _ => DeviceHeader::None,
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn device(_: RawFd) -> Result<Option<Device>, OpenError> {
+    Ok(None)
+}
+
+/// A SOCK_DGRAM socket, which is the utun of macOS if it belongs to the kernel.
+#[cfg(target_vendor = "apple")]
+fn datagrams(fd: RawFd) -> Kind {
+    // SAFETY: `address` and `len` are valid for the call and of the right size.
+    let family = unsafe {
+        let mut address: libc::sockaddr_storage = std::mem::zeroed();
+        let mut len = std::mem::size_of_val(&address) as libc::socklen_t;
+        match libc::getpeername(fd, (&raw mut address).cast(), &raw mut len) {
+            0 => libc::c_int::from(address.ss_family),
+            _ => libc::AF_UNSPEC,
+        }
+    };
+    if family != libc::AF_SYSTEM {
+        return Kind::Datagrams;
+    }
+    Kind::Device(Device {
+        header: Some(DeviceHeader::Utun),
+        ethernet: false,
+    })
+}
+
+#[cfg(not(target_vendor = "apple"))]
+fn datagrams(_: RawFd) -> Kind {
+    Kind::Datagrams
+}
+
 /// Whether epoll takes `fd`.
 #[cfg(target_os = "linux")]
 fn is_pollable(fd: RawFd) -> Result<bool, OpenError> {
@@ -173,43 +318,54 @@ impl Endpoint {
     /// may close `fd` or reuse its number at any time.
     pub fn open(fd: RawFd, readable: bool, writable: bool) -> Result<Endpoint, OpenError> {
         let flags = flags_of(fd)?;
-        let mode = flags & libc::O_ACCMODE;
-        if readable && mode == libc::O_WRONLY || writable && mode == libc::O_RDONLY {
+        let access = flags & libc::O_ACCMODE;
+        if readable && access == libc::O_WRONLY || writable && access == libc::O_RDONLY {
             return Err(OpenError::AccessMode);
         }
         // SAFETY: `stat` is valid for the call, which only fills it in.
-        let kind = unsafe {
+        let mode = unsafe {
             let mut stat: libc::stat = std::mem::zeroed();
             check(libc::fstat(fd, &raw mut stat))?;
             stat.st_mode & libc::S_IFMT
         };
         // SAFETY: no memory is passed.
-        let tty = kind == libc::S_IFCHR && unsafe { libc::isatty(fd) } == 1;
-        let socket = kind == libc::S_IFSOCK;
-        if socket {
-            if socket_option(fd, libc::SO_TYPE)? != libc::SOCK_STREAM {
-                return Err(OpenError::Unsupported);
+        let tty = mode == libc::S_IFCHR && unsafe { libc::isatty(fd) } == 1;
+        let socket = mode == libc::S_IFSOCK;
+        let device = match mode {
+            libc::S_IFCHR if !tty => device(fd)?,
+            _ => None,
+        };
+        let mut kind = Kind::Bytes;
+        if let Some(device) = device {
+            kind = Kind::Device(device);
+        } else if socket {
+            match socket_option(fd, libc::SO_TYPE)? {
+                libc::SOCK_STREAM => {}
+                libc::SOCK_DGRAM => kind = datagrams(fd),
+                _ => return Err(OpenError::Unsupported),
             }
             if socket_option(fd, libc::SO_ACCEPTCONN)? != 0 {
                 return Err(OpenError::System(libc::EINVAL));
             }
-        } else if kind == libc::S_IFDIR {
+        } else if mode == libc::S_IFDIR {
             return Err(OpenError::System(libc::EISDIR));
         }
-        let file = !socket && kind != libc::S_IFIFO && !tty;
-        if file && is_pollable(fd)? {
+        let file = !socket && mode != libc::S_IFIFO && !tty && device.is_none();
+        // Some that the kernel makes up, as /proc/mounts, tell by poll(2) that they
+        // have changed; they are read like any other.
+        if file && is_pollable(fd)? && mode != libc::S_IFREG {
             return Err(OpenError::Unsupported);
         }
 
         let mut borrowed = false;
         let fd_of_own;
         let mut poll = if file { Poll::Never } else { Poll::Direct };
-        let reopened = if socket || file {
+        let reopened = if socket || file || device.is_some() {
             None
         } else {
             reopen(fd, flags)
         };
-        let hides_eof = kind == libc::S_IFIFO && readable && reopened.is_some();
+        let hides_eof = mode == libc::S_IFIFO && readable && reopened.is_some();
         if let Some(reopened) = reopened {
             fd_of_own = reopened;
         } else {
@@ -220,9 +376,15 @@ impl Endpoint {
             }
             borrowed = matches!(poll, Poll::Direct) && (!socket || flags & libc::O_NONBLOCK == 0);
         }
+        let header = match kind {
+            Kind::Device(device) => device.header,
+            _ => Some(DeviceHeader::None),
+        };
         let endpoint = Endpoint {
             fd: fd_of_own,
             socket,
+            kind,
+            header: Cell::new(header),
             poll,
             borrowed,
             restore: Cell::new(false),
@@ -232,6 +394,28 @@ impl Endpoint {
         };
         endpoint.ensure_nonblocking()?;
         Ok(endpoint)
+    }
+
+    /// How packets are told apart in the TLS stream: as `wanted`, or in the way that
+    /// goes with the endpoint.
+    pub fn framing(&self, wanted: Option<Framing>) -> Result<Framing, OpenError> {
+        let (own, others): (_, &[Framing]) = match self.kind {
+            Kind::Bytes => (Framing::Raw, &[Framing::Ip]),
+            Kind::Datagrams => (Framing::U16be, &[Framing::Ip]),
+            // Ethernet says nothing of its length.
+            Kind::Device(device) if device.ethernet => (Framing::U16be, &[]),
+            Kind::Device(_) => (Framing::Ip, &[Framing::U16be]),
+        };
+        match wanted {
+            None => Ok(own),
+            Some(framing) if framing == own || others.contains(&framing) => Ok(framing),
+            Some(_) => Err(OpenError::Framing),
+        }
+    }
+
+    /// Whether it takes and gives packets instead of bytes.
+    pub fn has_packets(&self) -> bool {
+        self.kind != Kind::Bytes
     }
 
     /// Sets O_NONBLOCK if it is needed and not there (any more).
@@ -388,6 +572,145 @@ impl Endpoint {
         retry(|| unsafe { libc::write(fd, buf, bytes.len()) })
     }
 
+    /// To be called before the next packets are read or written, with an errno if
+    /// they cannot be.
+    pub fn begin_packets(&self) -> Result<(), c_int> {
+        match self.ensure_nonblocking() {
+            Err(OpenError::System(errno)) => Err(errno),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads one packet, never blocking.
+    pub fn read_packet(&self, out: &mut [u8]) -> PacketIo {
+        match self.header.get() {
+            _ if self.kind == Kind::Datagrams => self.receive(out),
+            Some(header) => self.read_from_device(header, out),
+            None => match self.read_from_device(DeviceHeader::None, out) {
+                PacketIo::Packet(n) => self.find_header(out, n),
+                other => other,
+            },
+        }
+    }
+
+    fn receive(&self, out: &mut [u8]) -> PacketIo {
+        // Its real length, even if it does not fit.
+        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        let (fd, buf) = (self.fd.as_raw_fd(), out.as_mut_ptr().cast::<c_void>());
+        // SAFETY: `out` is writable for its length.
+        match retry(|| unsafe { libc::recv(fd, buf, out.len(), flags) }) {
+            Io::Bytes(n) if n > out.len() => PacketIo::Truncated,
+            Io::Bytes(0) if self.is_shut_down() => PacketIo::Eof,
+            Io::Bytes(n) => PacketIo::Packet(n),
+            Io::WouldBlock => PacketIo::WouldBlock,
+            // ICMP has come back for a packet that was sent before.
+            Io::Failed(libc::ECONNREFUSED) => PacketIo::Refused(libc::ECONNREFUSED),
+            Io::Failed(errno) => PacketIo::Failed(errno),
+        }
+    }
+
+    fn read_from_device(&self, layout: DeviceHeader, out: &mut [u8]) -> PacketIo {
+        let mut header = [0u8; DEVICE_HEADER];
+        let iov = [
+            libc::iovec {
+                iov_base: header.as_mut_ptr().cast(),
+                iov_len: layout.size(),
+            },
+            libc::iovec {
+                iov_base: out.as_mut_ptr().cast(),
+                iov_len: out.len(),
+            },
+        ];
+        let fd = self.fd.as_raw_fd();
+        // SAFETY: each piece is writable for its length.
+        match retry(|| unsafe {
+            match layout {
+                DeviceHeader::None => libc::read(fd, iov[1].iov_base, iov[1].iov_len),
+                _ => libc::readv(fd, iov.as_ptr(), 2),
+            }
+        }) {
+            Io::Bytes(n) if n < layout.size() => PacketIo::Eof,
+            Io::Bytes(_) if layout.is_truncated(header) => PacketIo::Truncated,
+            Io::Bytes(n) => PacketIo::Packet(n - layout.size()),
+            Io::WouldBlock => PacketIo::WouldBlock,
+            Io::Failed(errno) => PacketIo::Failed(errno),
+        }
+    }
+
+    /// Takes the header off the first packet of a TUN device, which shows whether it
+    /// has one.
+    fn find_header(&self, out: &mut [u8], n: usize) -> PacketIo {
+        let found = DeviceHeader::of_tun(&out[..n]);
+        self.header.set(found);
+        match found {
+            Some(header) => {
+                out.copy_within(header.size()..n, 0);
+                PacketIo::Packet(n - header.size())
+            }
+            // Neither: no IP packet, which only a raw socket can send.
+            None => PacketIo::Truncated,
+        }
+    }
+
+    /// Writes one packet, never blocking.
+    pub fn write_packet(&self, packet: &[u8]) -> Io {
+        if self.kind == Kind::Datagrams {
+            let (fd, buf) = (self.fd.as_raw_fd(), packet.as_ptr().cast::<c_void>());
+            // SAFETY: `packet` is readable for its length.
+            return retry(|| unsafe { libc::send(fd, buf, packet.len(), SEND_FLAGS) });
+        }
+        if let Some(header) = self.header.get() {
+            return self.write_to_device(header, packet);
+        }
+        // A TUN device without headers refuses them: they are of no IP version.
+        for header in [DeviceHeader::PacketInfo, DeviceHeader::None] {
+            match self.write_to_device(header, packet) {
+                Io::Failed(libc::EINVAL) => {}
+                io => {
+                    if let Io::Bytes(_) = io {
+                        self.header.set(Some(header));
+                    }
+                    return io;
+                }
+            }
+        }
+        Io::Failed(libc::EINVAL)
+    }
+
+    fn write_to_device(&self, layout: DeviceHeader, packet: &[u8]) -> Io {
+        let mut header = layout.for_packet(packet);
+        let iov = [
+            libc::iovec {
+                iov_base: header.as_mut_ptr().cast(),
+                iov_len: layout.size(),
+            },
+            libc::iovec {
+                iov_base: packet.as_ptr().cast_mut().cast(),
+                iov_len: packet.len(),
+            },
+        ];
+        let fd = self.fd.as_raw_fd();
+        // SAFETY: each piece is readable for its length, and only read.
+        retry(|| unsafe {
+            match layout {
+                DeviceHeader::None => libc::write(fd, iov[1].iov_base, iov[1].iov_len),
+                _ => libc::writev(fd, iov.as_ptr(), 2),
+            }
+        })
+    }
+
+    /// Whether the receiving side of a datagram socket has been shut down: then it
+    /// gives empty datagrams for ever.
+    fn is_shut_down(&self) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.fd.as_raw_fd(),
+            events: SHUT_DOWN,
+            revents: 0,
+        };
+        // SAFETY: `poll` is valid for the call, which does not wait.
+        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 && poll.revents & SHUT_DOWN != 0 }
+    }
+
     /// shutdown(2) of a socket's write side; nothing for other endpoints, whose
     /// end a reader sees when they are closed.
     pub fn shutdown_write(&self) {
@@ -418,6 +741,11 @@ impl Drop for Endpoint {
 const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const SEND_FLAGS: c_int = libc::MSG_DONTWAIT;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const SHUT_DOWN: libc::c_short = libc::POLLRDHUP;
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const SHUT_DOWN: libc::c_short = libc::POLLHUP;
 
 fn retry(mut call: impl FnMut() -> libc::ssize_t) -> Io {
     loop {

@@ -19,6 +19,11 @@ pub const TLS_SPLICE_EPANIC: c_int = 6;
 /// OpenSSL could not allocate.
 pub const TLS_SPLICE_ENOMEM: c_int = 7;
 
+/// The framing does not fit the fd.
+pub const TLS_SPLICE_EFRAMING: c_int = 8;
+/// The fd is a TUN or TAP device with IFF_VNET_HDR.
+pub const TLS_SPLICE_EVNETHDR: c_int = 9;
+
 /// Why [`crate::endpoint::Endpoint::open`] refuses an fd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenError {
@@ -28,6 +33,10 @@ pub enum OpenError {
     AccessMode,
     /// See [`TLS_SPLICE_ENOTSUP`].
     Unsupported,
+    /// See [`TLS_SPLICE_EFRAMING`].
+    Framing,
+    /// See [`TLS_SPLICE_EVNETHDR`].
+    VnetHeader,
 }
 
 impl OpenError {
@@ -37,6 +46,8 @@ impl OpenError {
             OpenError::System(errno) => -errno,
             OpenError::AccessMode => TLS_SPLICE_EACCMODE,
             OpenError::Unsupported => TLS_SPLICE_ENOTSUP,
+            OpenError::Framing => TLS_SPLICE_EFRAMING,
+            OpenError::VnetHeader => TLS_SPLICE_EVNETHDR,
         }
     }
 }
@@ -59,6 +70,13 @@ pub enum Failure {
         syscall: Syscall,
         /// Its errno.
         errno: c_int,
+    },
+    /// The packets in one direction are out of step.
+    Framing {
+        /// Which.
+        direction: u32,
+        /// Bytes of that stream before the packet that is none.
+        offset: u64,
     },
     /// `SSL_write` failed; the packed OpenSSL error, 0 when the queue was empty.
     Tls(libc::c_ulong),

@@ -10,6 +10,7 @@ use openssl_sys::SSL;
 
 use crate::endpoint::Endpoint;
 use crate::error::*;
+use crate::frame::Framing;
 use crate::handle::tls_splice;
 use crate::panic::guard;
 use crate::pump::*;
@@ -17,6 +18,16 @@ use crate::stats::Stats;
 
 /// Version of this ABI; `tls_splice_abi_version` must return the same.
 pub const TLS_SPLICE_ABI_VERSION: u32 = 1;
+
+/// The framing that goes with the endpoint: `IP` for a TUN device, `U16BE` for
+/// TAP devices and datagram sockets, `RAW` for all else.
+pub const TLS_SPLICE_FRAMING_AUTO: u32 = 0;
+/// Bytes.
+pub const TLS_SPLICE_FRAMING_RAW: u32 = 1;
+/// IPv4 and IPv6 packets, back to back.
+pub const TLS_SPLICE_FRAMING_IP: u32 = 2;
+/// A length of two bytes, big-endian, before each packet.
+pub const TLS_SPLICE_FRAMING_U16BE: u32 = 3;
 
 /// What `tls_splice_new` is told. `struct_size` comes first in each version.
 #[repr(C)]
@@ -27,8 +38,11 @@ pub struct tls_splice_config {
     pub fd: c_int,
     /// `TLS_SPLICE_DECRYPT`, `TLS_SPLICE_ENCRYPT` or both.
     pub directions: u32,
-    /// Bytes to hold per direction at most; at least 1.
+    /// Bytes to hold per direction at most, but never less than one packet; at
+    /// least 1.
     pub high_water_mark: size_t,
+    /// One of `TLS_SPLICE_FRAMING_*`.
+    pub framing: u32,
 }
 
 /// A piece of memory that belongs to the splice.
@@ -57,6 +71,10 @@ pub struct tls_splice_failure {
     pub errnum: c_int,
     /// Whether that was a write.
     pub is_write: bool,
+    /// Direction whose packets are out of step, else 0.
+    pub framing: u32,
+    /// In bytes of its stream, where a packet would have to begin.
+    pub offset: u64,
     /// Whether `SSL_write` failed.
     pub is_tls: bool,
     /// Its packed OpenSSL error.
@@ -101,9 +119,17 @@ pub unsafe extern "C" fn tls_splice_new(
         }
         let readable = config.directions & TLS_SPLICE_ENCRYPT != 0;
         let writable = config.directions & TLS_SPLICE_DECRYPT != 0;
-        match Endpoint::open(config.fd, readable, writable) {
-            Ok(endpoint) => {
-                let splice = tls_splice::new(Pump::new(endpoint, config.high_water_mark));
+        let framing = match config.framing {
+            TLS_SPLICE_FRAMING_AUTO => None,
+            TLS_SPLICE_FRAMING_RAW => Some(Framing::Raw),
+            TLS_SPLICE_FRAMING_IP => Some(Framing::Ip),
+            TLS_SPLICE_FRAMING_U16BE => Some(Framing::U16be),
+            _ => return TLS_SPLICE_EARG,
+        };
+        let endpoint = Endpoint::open(config.fd, readable, writable);
+        match endpoint.and_then(|endpoint| Ok((endpoint.framing(framing)?, endpoint))) {
+            Ok((framing, endpoint)) => {
+                let splice = tls_splice::new(Pump::new(endpoint, framing, config.high_water_mark));
                 // SAFETY: `out` is writable by the contract above.
                 unsafe { *out = Box::into_raw(Box::new(splice)) };
                 TLS_SPLICE_OK
@@ -437,6 +463,27 @@ pub unsafe extern "C" fn tls_splice_shutdown_write(splice: *mut tls_splice) {
     unsafe { with(splice, (), |pump, _| pump.endpoint().shutdown_write()) }
 }
 
+/// Whether the endpoint has not taken all that it could be given.
+///
+/// # Safety
+/// `splice` must be NULL or valid.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_is_blocked(splice: *mut tls_splice) -> bool {
+    // SAFETY: passed on.
+    unsafe { with(splice, false, |pump, _| pump.is_blocked()) }
+}
+
+/// Says that no more will be decrypted, since the stream has ended without a
+/// close_notify. False if that was within a packet: then the splice has failed.
+///
+/// # Safety
+/// `splice` must be NULL or valid.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_end_decrypt(splice: *mut tls_splice) -> bool {
+    // SAFETY: passed on.
+    unsafe { with(splice, true, |pump, _| pump.end_decrypt()) }
+}
+
 /// Cleartext that was decrypted and not taken by the endpoint, in bytes.
 ///
 /// # Safety
@@ -515,6 +562,11 @@ pub unsafe extern "C" fn tls_splice_get_failure(
                 Failure::Endpoint { syscall, errno } => tls_splice_failure {
                     errnum: errno,
                     is_write: syscall == Syscall::Write,
+                    ..Default::default()
+                },
+                Failure::Framing { direction, offset } => tls_splice_failure {
+                    framing: direction,
+                    offset,
                     ..Default::default()
                 },
                 Failure::Tls(error) => tls_splice_failure {

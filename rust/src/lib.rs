@@ -19,6 +19,7 @@ pub mod buf;
 pub mod endpoint;
 pub mod error;
 pub mod ffi;
+pub mod frame;
 pub mod handle;
 mod panic;
 pub mod pump;

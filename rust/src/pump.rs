@@ -11,8 +11,9 @@ use libc::c_int;
 use openssl_sys::SSL;
 
 use crate::buf::{Held, CHUNK_SIZE};
-use crate::endpoint::{Endpoint, Io, READABLE, WRITABLE};
+use crate::endpoint::{Endpoint, Io, PacketIo, READABLE, WRITABLE};
 use crate::error::{Failure, Syscall};
+use crate::frame::{Desync, Follower, Framing, Packet, MAX_PACKET};
 use crate::rbio::Rbio;
 use crate::stats::Stats;
 use crate::tls;
@@ -45,6 +46,9 @@ const TURN_BUDGET: usize = 512 * 1024;
 /// TLS records carry at most this much cleartext.
 const MAX_RECORD: usize = 16 * 1024;
 
+/// The longest packet with its framing.
+const MAX_FRAMED: usize = MAX_PACKET + 2;
+
 /// Memory to read a file into, or to write to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer {
@@ -63,10 +67,13 @@ struct Decrypt {
     writing: bool,
     /// The errno of a transfer.
     error: Option<c_int>,
+    track: Track,
     end: Option<tls::End>,
     /// Bytes since the loop last turned.
     turn: usize,
     blocked: bool,
+    /// All that is held is the beginning of a packet.
+    partial: bool,
     stopped: bool,
 }
 
@@ -77,6 +84,9 @@ struct Encrypt {
     reading: bool,
     /// The errno of a transfer.
     error: Option<c_int>,
+    track: Track,
+    /// Of what is held, the packets for the next record.
+    batch: usize,
     /// Length of an SSL_write that has begun and is to be tried again, else 0.
     begun: usize,
     eof: bool,
@@ -86,12 +96,62 @@ struct Encrypt {
     over: bool,
 }
 
+/// Where the packets are in a stream whose pieces are not packets.
+#[derive(Default)]
+struct Track {
+    follower: Follower,
+    /// Bytes that have gone.
+    offset: u64,
+    /// Bytes of the next ones that the follower has seen.
+    seen: usize,
+    /// No packet starts at this offset.
+    desync: Option<u64>,
+}
+
+impl Track {
+    /// How many of the next bytes are packets, or the beginning of one.
+    fn good(&mut self, framing: Framing, next: &[u8], on_packet: impl FnMut(Packet)) -> usize {
+        if framing != Framing::Raw && self.seen < next.len() && self.desync.is_none() {
+            if let Err(at) = self.follower.follow(framing, &next[self.seen..], on_packet) {
+                let seen = self.offset + self.seen as u64;
+                self.desync = Some(seen.saturating_add_signed(at as i64));
+            }
+            self.seen = next.len();
+        }
+        match self.desync {
+            Some(at) => at.saturating_sub(self.offset) as usize,
+            None => next.len(),
+        }
+    }
+
+    /// Where the packet begins that is none, or is not there whole.
+    fn out_of_step(&self) -> u64 {
+        let seen = self.offset + self.seen as u64;
+        self.desync.unwrap_or(seen - self.follower.begun() as u64)
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.offset += n as u64;
+        self.seen = self.seen.saturating_sub(n);
+    }
+}
+
+/// What came of delivering.
+enum Delivery {
+    /// Nothing is left, or the beginning of a packet.
+    All,
+    /// The sink is full.
+    Blocked,
+    Failed(Failure),
+}
+
 /// Both directions of one splice and the endpoint they share.
 pub struct Pump {
     endpoint: Endpoint,
     decrypt: Option<Decrypt>,
     encrypt: Option<Encrypt>,
     rbio: Option<Rbio>,
+    framing: Framing,
     high_water_mark: usize,
     failure: Option<Failure>,
     /// Counters, in bytes.
@@ -100,12 +160,13 @@ pub struct Pump {
 
 impl Pump {
     /// A pump that holds at most `high_water_mark` bytes per direction.
-    pub fn new(endpoint: Endpoint, high_water_mark: usize) -> Pump {
+    pub fn new(endpoint: Endpoint, framing: Framing, high_water_mark: usize) -> Pump {
         Pump {
             endpoint,
             decrypt: None,
             encrypt: None,
             rbio: None,
+            framing,
             high_water_mark,
             failure: None,
             stats: Stats::default(),
@@ -212,6 +273,22 @@ impl Pump {
         }
     }
 
+    /// Whether the endpoint has not taken all that it could be given.
+    pub fn is_blocked(&self) -> bool {
+        self.decrypt
+            .as_ref()
+            .is_some_and(|d| !(d.held.is_empty() || d.partial) || d.error.is_some())
+    }
+
+    /// Says that no more will be decrypted. False if that is within a packet.
+    pub fn end_decrypt(&mut self) -> bool {
+        if let Some(decrypt) = self.decrypt.as_ref().filter(|d| !d.is_at_boundary()) {
+            self.failure = Some(decrypt.out_of_step());
+            return false;
+        }
+        true
+    }
+
     /// Cleartext that was decrypted and not taken by the endpoint.
     pub fn undelivered(&mut self) -> Option<&mut Held> {
         self.decrypt.as_mut().map(|decrypt| &mut decrypt.held)
@@ -238,7 +315,7 @@ impl Pump {
         } else if let Some(encrypt) = self.encrypt.as_mut().filter(|e| e.wants_source()) {
             // SAFETY: by the contract above.
             let pending = unsafe { tls::pending_ciphertext(ssl) };
-            let room = room(self.high_water_mark, pending);
+            let room = room(self.high_water_mark, pending, false);
             if room > 0 {
                 let limit = read_limit(room);
                 let spare = &mut encrypt.held.chunk().spare()[..limit];
@@ -301,7 +378,8 @@ impl Pump {
             if let Some(encrypt) = self.encrypt.as_mut().filter(|e| e.wants_source()) {
                 // SAFETY: by the contract above.
                 let pending = unsafe { tls::pending_ciphertext(ssl) };
-                let stalled = room(self.high_water_mark, pending) == 0;
+                let packets = self.endpoint.has_packets();
+                let stalled = room(self.high_water_mark, pending, packets) == 0;
                 if stalled && !encrypt.stalled {
                     self.stats.stalls_out += 1;
                 }
@@ -342,20 +420,21 @@ impl Pump {
         }
         let mut want = false;
         loop {
-            match decrypt.deliver(&self.endpoint, &mut self.stats) {
-                Io::Bytes(_) => {}
-                Io::WouldBlock => {
+            match decrypt.deliver(&self.endpoint, self.framing, &mut self.stats) {
+                Delivery::All => {}
+                Delivery::Blocked => {
                     return (TLS_SPLICE_STEP_PAUSE_TLS, 1);
                 }
-                Io::Failed(errno) => {
-                    self.failure = Some(Failure::Endpoint {
-                        syscall: Syscall::Write,
-                        errno,
-                    });
+                Delivery::Failed(failure) => {
+                    self.failure = Some(failure);
                     return (TLS_SPLICE_STEP_FAILED | TLS_SPLICE_STEP_PAUSE_TLS, 1);
                 }
             }
             if let Some(end) = decrypt.end {
+                if end.close_notify && !decrypt.is_at_boundary() {
+                    self.failure = Some(decrypt.out_of_step());
+                    return (TLS_SPLICE_STEP_FAILED | TLS_SPLICE_STEP_PAUSE_TLS, 1);
+                }
                 // SAFETY: by the contract above.
                 let ret = unsafe { end.report(ssl) };
                 return (TLS_SPLICE_STEP_OVER, ret);
@@ -369,9 +448,10 @@ impl Pump {
             }
 
             let limit = (self.high_water_mark / 2).max(1);
+            let packets = self.endpoint.has_packets();
             let chunk = decrypt.held.chunk();
             loop {
-                let spare = chunk.spare();
+                let spare = chunk.spare_for(packets);
                 let len = spare.len().min(limit);
                 // SAFETY: by the contract above.
                 match unsafe { tls::read(ssl, &mut spare[..len]) } {
@@ -390,7 +470,7 @@ impl Pump {
                     return (TLS_SPLICE_STEP_STOPPED | TLS_SPLICE_STEP_PAUSE_TLS, 1);
                 }
                 // Whole records only, unless a small high-water mark forbids it.
-                let full = chunk.spare().len() < MAX_RECORD || chunk.len() >= limit;
+                let full = chunk.spare_for(packets).len() < MAX_RECORD || chunk.len() >= limit;
                 if want || decrypt.end.is_some() || full {
                     break;
                 }
@@ -420,31 +500,44 @@ impl Pump {
         }
         // The sink's failure ends this direction too.
         let stopping = encrypt.stopping || self.failure.is_some();
+        let packets = self.endpoint.has_packets();
         let mut turn = 0;
+        let mut dry = false;
         loop {
             // What was read must be sent, even when stopping: OpenSSL may have
             // begun with it, and the source cannot take it back.
             while !encrypt.held.is_empty() {
+                // More that is ready shares its record.
+                if packets && encrypt.batch == 0 && !stopping && !encrypt.eof {
+                    break;
+                }
                 // SAFETY: by the contract above.
                 let pending = unsafe { tls::pending_ciphertext(ssl) };
-                let room = room(self.high_water_mark, pending);
+                let room = room(self.high_water_mark, pending, packets);
                 // A stop does not wait for the peer to read.
                 if room == 0 && !stopping {
                     return TLS_SPLICE_STEP_MORE | TLS_SPLICE_STEP_FLUSH;
                 }
-                // What JavaScript had read can be more than there is room for.
                 let n = match encrypt.begun {
-                    0 if stopping => usize::MAX,
-                    0 => read_limit(room),
+                    0 if packets => encrypt.next_batch(),
+                    // What JavaScript had read can be more than there is room for.
+                    0 if stopping => encrypt.next_bytes(self.framing, usize::MAX, &mut self.stats),
+                    0 => encrypt.next_bytes(self.framing, read_limit(room), &mut self.stats),
                     begun => begun,
                 };
-                let n = n.min(encrypt.held.front().len());
+                if n == 0 {
+                    self.failure = Some(encrypt.out_of_step());
+                    encrypt.held = Held::default();
+                    return TLS_SPLICE_STEP_FAILED | TLS_SPLICE_STEP_FLUSH;
+                }
                 encrypt.begun = n;
                 // SAFETY: by the contract above; the slice is the same at a retry.
                 let write = unsafe { tls::write(ssl, &encrypt.held.front()[..n]) };
                 if write == tls::Write::All {
                     encrypt.begun = 0;
                     encrypt.held.consume(n);
+                    encrypt.track.consume(n);
+                    encrypt.batch = 0;
                     self.stats.bytes_out += n as u64;
                 }
                 if cancelled.get() {
@@ -468,36 +561,45 @@ impl Pump {
             }
             // SAFETY: by the contract above.
             let pending = unsafe { tls::pending_ciphertext(ssl) };
-            self.stats.peak_buffered_out = self.stats.peak_buffered_out.max(pending as u64);
+            let held = (encrypt.held.len() + pending) as u64;
+            self.stats.peak_buffered_out = self.stats.peak_buffered_out.max(held);
+            if dry {
+                return TLS_SPLICE_STEP_FLUSH;
+            }
             if encrypt.eof {
+                if !encrypt.track.follower.is_at_boundary() {
+                    self.failure = Some(encrypt.out_of_step());
+                    return TLS_SPLICE_STEP_FAILED | TLS_SPLICE_STEP_FLUSH;
+                }
                 if pending > 0 {
                     return TLS_SPLICE_STEP_MORE | TLS_SPLICE_STEP_FLUSH;
                 }
                 encrypt.over = true;
                 return TLS_SPLICE_STEP_OVER;
             }
-            let room = room(self.high_water_mark, pending);
+            let room = room(self.high_water_mark, pending, packets);
             if room == 0 || turn >= TURN_BUDGET {
-                return match self.endpoint.hides_eof() {
+                // The beginning of the next record is not left behind.
+                encrypt.batch = encrypt.held.len();
+                let more = self.endpoint.hides_eof() || encrypt.batch > 0;
+                return match more {
                     true => TLS_SPLICE_STEP_MORE | TLS_SPLICE_STEP_FLUSH,
                     false => TLS_SPLICE_STEP_FLUSH,
                 };
             }
 
-            let chunk = encrypt.held.chunk();
             let read = match encrypt.error.take() {
                 Some(errno) => Io::Failed(errno),
-                None => self.endpoint.read(&mut chunk.spare()[..read_limit(room)]),
+                None if packets => {
+                    encrypt.read_packets(&self.endpoint, self.framing, room, &mut self.stats)
+                }
+                None => encrypt.read_bytes(&self.endpoint, read_limit(room)),
             };
-            if let Io::Bytes(n) = read {
-                chunk.commit(n);
-                turn += n;
-                encrypt.eof = n == 0;
-            }
             encrypt.held.release_if_empty();
             match read {
-                Io::Bytes(_) => {}
-                Io::WouldBlock => return TLS_SPLICE_STEP_FLUSH,
+                Io::Bytes(n) => turn += n,
+                Io::WouldBlock if encrypt.held.is_empty() => return TLS_SPLICE_STEP_FLUSH,
+                Io::WouldBlock => dry = true,
                 Io::Failed(errno) => {
                     self.failure = Some(Failure::Endpoint {
                         syscall: Syscall::Read,
@@ -511,46 +613,223 @@ impl Pump {
 }
 
 impl Decrypt {
-    /// Writes what is held to the sink: `Bytes` when nothing is left.
-    fn deliver(&mut self, sink: &Endpoint, stats: &mut Stats) -> Io {
+    /// Writes what is held to the sink.
+    fn deliver(&mut self, sink: &Endpoint, framing: Framing, stats: &mut Stats) -> Delivery {
         let was_blocked = std::mem::replace(&mut self.blocked, false);
         if let Some(errno) = self.error.take() {
-            return Io::Failed(errno);
+            return failed_write(errno);
         }
+        let delivery = match sink.has_packets() {
+            true => self.deliver_packets(sink, framing, stats),
+            false => self.deliver_bytes(sink, framing, stats),
+        };
+        self.partial = matches!(delivery, Delivery::All) && !self.held.is_empty();
+        if matches!(delivery, Delivery::Blocked) {
+            self.blocked = true;
+            if !was_blocked && !sink.is_file() {
+                stats.stalls_in += 1;
+            }
+        }
+        delivery
+    }
+
+    fn deliver_bytes(&mut self, sink: &Endpoint, framing: Framing, stats: &mut Stats) -> Delivery {
         while !self.held.is_empty() {
-            let wanted = self.held.front().len();
-            let io = sink.write(self.held.front());
+            let front = self.held.front();
+            let wanted = self
+                .track
+                .good(framing, front, |packet| stats.count_in(packet.len));
+            if wanted == 0 {
+                return Delivery::Failed(self.out_of_step());
+            }
+            let io = sink.write(&front[..wanted]);
             if let Io::Bytes(n) = io {
                 self.held.consume(n);
+                self.track.consume(n);
                 stats.bytes_in += n as u64;
             }
             match io {
                 Io::Bytes(n) if n == wanted => {}
-                Io::Failed(errno) => return Io::Failed(errno),
+                Io::Failed(errno) => return failed_write(errno),
                 // A short write says what EAGAIN would: the sink is full.
-                _ => {
-                    self.blocked = true;
-                    if !was_blocked && !sink.is_file() {
-                        stats.stalls_in += 1;
+                _ => return Delivery::Blocked,
+            }
+        }
+        Delivery::All
+    }
+
+    fn deliver_packets(
+        &mut self,
+        sink: &Endpoint,
+        framing: Framing,
+        stats: &mut Stats,
+    ) -> Delivery {
+        if let Err(errno) = sink.begin_packets() {
+            return failed_write(errno);
+        }
+        loop {
+            let front = self.held.front();
+            match framing.parse(front) {
+                Err(Desync) => return Delivery::Failed(self.out_of_step()),
+                Ok(Some(packet)) if packet.total() <= front.len() => {
+                    match sink.write_packet(&front[packet.prefix..packet.total()]) {
+                        Io::Bytes(_) => {
+                            stats.count_in(packet.len);
+                            stats.bytes_in += packet.total() as u64;
+                        }
+                        Io::WouldBlock => return Delivery::Blocked,
+                        Io::Failed(errno) if stats.count_drop(errno) => {}
+                        Io::Failed(errno) => return failed_write(errno),
                     }
-                    return Io::WouldBlock;
+                    self.held.consume(packet.total());
+                    self.track.consume(packet.total());
+                }
+                Ok(_) => {
+                    // Its rest may be in another place, or needs the room.
+                    let len = front.len();
+                    self.held.gather();
+                    if self.held.front().len() == len {
+                        return Delivery::All;
+                    }
                 }
             }
         }
-        Io::Bytes(0)
+    }
+
+    /// Whether no packet has been cut off so far.
+    fn is_at_boundary(&self) -> bool {
+        self.held.is_empty() && self.track.follower.is_at_boundary()
+    }
+
+    fn out_of_step(&self) -> Failure {
+        Failure::Framing {
+            direction: TLS_SPLICE_DECRYPT,
+            offset: self.track.out_of_step(),
+        }
     }
 }
 
+fn failed_write(errno: c_int) -> Delivery {
+    Delivery::Failed(Failure::Endpoint {
+        syscall: Syscall::Write,
+        errno,
+    })
+}
+
 impl Encrypt {
+    fn read_bytes(&mut self, source: &Endpoint, limit: usize) -> Io {
+        let chunk = self.held.chunk();
+        let read = source.read(&mut chunk.spare()[..limit]);
+        if let Io::Bytes(n) = read {
+            chunk.commit(n);
+            self.eof = n == 0;
+        }
+        read
+    }
+
+    /// Reads packets that are there now, until they fill a record or `limit`. What it
+    /// returns stands for the work done.
+    fn read_packets(
+        &mut self,
+        source: &Endpoint,
+        framing: Framing,
+        limit: usize,
+        stats: &mut Stats,
+    ) -> Io {
+        // For small ones and for those that come to nothing.
+        const LEAST_WORK: usize = 64;
+        if let Err(errno) = source.begin_packets() {
+            return Io::Failed(errno);
+        }
+        let limit = limit.min(MAX_RECORD);
+        let prefix = framing.prefix();
+        let chunk = self.held.chunk();
+        chunk.compact();
+        let mut work = 0;
+        loop {
+            let before = chunk.len();
+            if before >= limit || work >= TURN_BUDGET {
+                self.batch = before;
+                return Io::Bytes(work);
+            }
+            let spare = chunk.spare_for(true);
+            match source.read_packet(&mut spare[prefix..]) {
+                PacketIo::Packet(n) => {
+                    work += n.max(LEAST_WORK);
+                    if framing.frame(&mut spare[..prefix + n]).is_err() {
+                        stats.drops_out += 1;
+                        continue;
+                    }
+                    chunk.commit(prefix + n);
+                    stats.count_out(n);
+                    if before > 0 && chunk.len() > MAX_RECORD {
+                        // It begins the next record.
+                        self.batch = before;
+                        return Io::Bytes(work);
+                    }
+                }
+                PacketIo::Truncated => {
+                    work += LEAST_WORK;
+                    stats.drops_out += 1;
+                }
+                PacketIo::Refused(errno) => {
+                    work += LEAST_WORK;
+                    stats.count_drop(errno);
+                }
+                PacketIo::WouldBlock => {
+                    self.batch = before;
+                    return Io::WouldBlock;
+                }
+                PacketIo::Eof => {
+                    self.batch = before;
+                    self.eof = true;
+                    return Io::Bytes(work);
+                }
+                PacketIo::Failed(errno) => {
+                    self.batch = before;
+                    return Io::Failed(errno);
+                }
+            }
+        }
+    }
+
+    /// Packets for the next SSL_write.
+    fn next_batch(&mut self) -> usize {
+        if self.batch == 0 {
+            self.batch = self.held.len();
+        }
+        self.batch
+    }
+
+    /// Bytes for the next SSL_write, at most `limit`; 0 if they are no packets.
+    fn next_bytes(&mut self, framing: Framing, limit: usize, stats: &mut Stats) -> usize {
+        let front = self.held.front();
+        self.track
+            .good(framing, front, |packet| stats.count_out(packet.len))
+            .min(limit)
+    }
+
+    fn out_of_step(&self) -> Failure {
+        Failure::Framing {
+            direction: TLS_SPLICE_ENCRYPT,
+            offset: self.track.out_of_step(),
+        }
+    }
+
     fn wants_source(&self) -> bool {
         self.held.is_empty() && !(self.reading || self.eof || self.stopping || self.over)
     }
 }
 
 /// How much may be added to `pending` bytes of ciphertext. Nothing while there is
-/// little room: reading a little at a time would make small records.
-fn room(high_water_mark: usize, pending: usize) -> usize {
+/// little room: reading a little at a time would make small records. Of packets,
+/// which come in any size, one more than that may be read.
+fn room(high_water_mark: usize, pending: usize, packets: bool) -> usize {
     let room = high_water_mark.saturating_sub(pending);
+    if packets {
+        let room = (room - room / 6).saturating_sub(MAX_FRAMED);
+        return if pending == 0 { room.max(1) } else { room };
+    }
     if pending > 0 && room <= high_water_mark / 4 {
         0
     } else {

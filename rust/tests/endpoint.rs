@@ -19,6 +19,7 @@ use common::*;
 use tls_splice::endpoint::{Endpoint, Io, READABLE, WRITABLE};
 use tls_splice::error::*;
 use tls_splice::ffi::*;
+use tls_splice::frame::Framing;
 use tls_splice::pump::*;
 
 /// Descriptors are the process's: one test at a time.
@@ -161,11 +162,6 @@ fn what_is_no_byte_stream_is_refused() {
     assert_ne!(code(&path, TLS_SPLICE_ENCRYPT), TLS_SPLICE_OK);
     let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
     assert_eq!(code(&epoll, TLS_SPLICE_ENCRYPT), TLS_SPLICE_ENOTSUP);
-
-    let (dgram, _other) = UnixDatagram::pair().unwrap();
-    assert_eq!(code(&dgram, DUPLEX), TLS_SPLICE_ENOTSUP);
-    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-    assert_eq!(code(&udp, DUPLEX), TLS_SPLICE_ENOTSUP);
 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     assert_eq!(code(&listener, DUPLEX), -libc::EINVAL);
@@ -325,6 +321,31 @@ fn the_owner_may_close_the_number_and_use_it_for_something_else() {
         strangers_far.set_nonblocking(false).unwrap();
         drop(stranger);
         assert_eq!(strangers_far.read(&mut buf).unwrap(), 0);
+    }
+}
+
+#[test]
+fn a_framing_that_does_not_fit_is_refused() {
+    let _alone = alone();
+    let (stream, _other) = UnixStream::pair().unwrap();
+    let (dgram, _other) = UnixDatagram::pair().unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let null = File::open("/dev/null").unwrap();
+    let framing = |fd: &dyn AsRawFd, wanted| {
+        let endpoint = Endpoint::open(fd.as_raw_fd(), true, false).unwrap();
+        endpoint.framing(wanted)
+    };
+    for fd in [&stream as &dyn AsRawFd, &null] {
+        assert_eq!(framing(fd, None), Ok(Framing::Raw));
+        assert_eq!(framing(fd, Some(Framing::Raw)), Ok(Framing::Raw));
+        assert_eq!(framing(fd, Some(Framing::Ip)), Ok(Framing::Ip));
+        assert_eq!(framing(fd, Some(Framing::U16be)), Err(OpenError::Framing));
+    }
+    for fd in [&dgram as &dyn AsRawFd, &udp] {
+        assert_eq!(framing(fd, None), Ok(Framing::U16be));
+        assert_eq!(framing(fd, Some(Framing::U16be)), Ok(Framing::U16be));
+        assert_eq!(framing(fd, Some(Framing::Ip)), Ok(Framing::Ip));
+        assert_eq!(framing(fd, Some(Framing::Raw)), Err(OpenError::Framing));
     }
 }
 

@@ -18,6 +18,7 @@ use common::*;
 use tls_splice::endpoint::Endpoint;
 use tls_splice::error::*;
 use tls_splice::ffi::*;
+use tls_splice::frame::Framing;
 use tls_splice::handle::tls_splice as Splice;
 use tls_splice::pump::*;
 
@@ -838,6 +839,7 @@ fn bad_configs_are_refused() {
         fd: near.as_raw_fd(),
         directions: DUPLEX,
         high_water_mark: 1,
+        framing: TLS_SPLICE_FRAMING_AUTO,
     };
     let try_new = |config: tls_splice_config| {
         let mut out = ptr::null_mut();
@@ -857,6 +859,13 @@ fn bad_configs_are_refused() {
     assert_eq!(
         try_new(tls_splice_config {
             high_water_mark: 0,
+            ..good()
+        }),
+        TLS_SPLICE_EARG
+    );
+    assert_eq!(
+        try_new(tls_splice_config {
+            framing: 4,
             ..good()
         }),
         TLS_SPLICE_EARG
@@ -1009,10 +1018,12 @@ fn the_rust_api_over_pipes() {
     let (source, mut source_writer) = std::io::pipe().unwrap();
     let mut decrypt = Pump::new(
         Endpoint::open(sink.as_raw_fd(), false, true).unwrap(),
+        Framing::Raw,
         1 << 16,
     );
     let mut encrypt = Pump::new(
         Endpoint::open(source.as_raw_fd(), true, false).unwrap(),
+        Framing::Raw,
         1 << 16,
     );
     drop((sink, source));

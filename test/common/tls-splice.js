@@ -108,6 +108,22 @@ function receive(stream, receiver = new Receiver()) {
   return promise;
 }
 
+// IP packets, with contents that say which one it is.
+function ipv4(size, fill = 0) {
+  const packet = Buffer.alloc(size, fill);
+  packet[0] = 0x45;
+  packet.writeUInt16BE(size, 2);
+  return packet;
+}
+
+function ipv6(size, fill = 0) {
+  const packet = Buffer.alloc(size, fill);
+  packet[0] = 0x60;
+  packet.writeUInt16BE(size - 40, 4);
+  packet[6] = 17;  // UDP
+  return packet;
+}
+
 let unixSockets = 0;
 
 // Two connected net.Sockets. `kind` is 'tcp' or 'unix'.
@@ -272,6 +288,8 @@ module.exports = {
   closing,
   digestOf,
   fifo,
+  ipv4,
+  ipv6,
   isOpen,
   key,
   payload,

@@ -2,7 +2,8 @@
 
 // Renegotiation (TLS 1.2) runs listeners of JS in the middle of what the pump
 // does: 'keylog' and 'newSession' on the server. They may stop or destroy the
-// splice, or start another.
+// splice, or start another. A start() and an end run listeners as well, which may
+// throw.
 
 const common = require('../common');
 if (!common.hasCrypto)
@@ -16,7 +17,7 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  cert, key, receive, record, run, send, socketPair, turns,
+  MiB, cert, closing, key, receive, record, run, send, settled, socketPair, tlsPair, turns,
 } = require('../common/tls-splice');
 
 const kSize = 3e6;
@@ -185,5 +186,73 @@ for (const callback of ['keylog', 'newSession']) {
     await check(context, true);
     assert.strictEqual((await context.splice.finished).reason, 'end');
     assert.strictEqual((await second.finished).bytesIn, kSize);
+  });
+}
+
+function fail() {
+  throw new Error('mine');
+}
+
+// 'data' for what the sink did not take
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const { 0: other, 1: endpoint } = await socketPair('unix', { pauseOnConnect: true });
+  other.pause();
+  const size = 32 * MiB;
+  const sending = send(client, size);
+  const splice = server.spliceTo({ stream: endpoint, direction: 'in' }).start();
+  const events = record(splice, ['error', 'close']);
+  await settled(() => splice.stats.bytesIn);
+  let bytes = 0;
+  server.once('data', (chunk) => {
+    bytes += chunk.length;
+    fail();
+  });
+  server.on('data', (chunk) => { bytes += chunk.length; });
+  const uncaught = once(process, 'uncaughtException');
+  const ended = once(server, 'end');
+  const stats = await splice.stop();
+  assert.strictEqual((await uncaught)[0].message, 'mine');
+  assert.strictEqual(stats.reason, 'stopped');
+  assert.deepStrictEqual(events, ['close']);
+  await Promise.all([sending, ended]);
+  assert.strictEqual(bytes + stats.bytesIn, size);
+});
+
+// 'data' for what the endpoint gets back. It is closed all the same.
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const { 0: endpoint, 1: other } = await socketPair('unix');
+  other.write('hello');
+  await once(endpoint, 'readable');
+  client.pause();
+  // More than the kernel takes: 'out' waits.
+  server.write(Buffer.alloc(16 * MiB));
+  const splice = server.spliceTo({ stream: endpoint, autoClose: true }).start();
+  const events = record(splice, ['error', 'close']);
+  const closed = closing(endpoint);
+  endpoint.once('data', fail);
+  const uncaught = once(process, 'uncaughtException');
+  assert.strictEqual((await splice.stop()).reason, 'stopped');
+  assert.strictEqual((await uncaught)[0].message, 'mine');
+  assert.deepStrictEqual(events, ['close']);
+  await closed;
+});
+
+// 'newListener'. Nothing has been taken by start(), which may be called again.
+for (const by of ['server', 'endpoint']) {
+  run(async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const { 0: endpoint, 1: other } = await socketPair();
+    const emitter = by === 'server' ? server : endpoint;
+    const splice = server.spliceTo({ stream: endpoint });
+    emitter.once('newListener', fail);
+    assert.throws(() => splice.start(), { message: 'mine' });
+    assert.strictEqual(splice.state, 'idle');
+    const another = server.spliceTo({ stream: endpoint }).start();
+    await another.stop();
+    splice.start();
+    await check({ client, server, other }, true);
+    assert.strictEqual((await splice.finished).reason, 'end');
   });
 }

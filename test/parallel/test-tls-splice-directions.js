@@ -87,32 +87,70 @@ run(async () => {
   assert.strictEqual((await spliceOut.finished).bytesOut, kSize + 3);
 });
 
-// write() and end() while 'out' is spliced
-run(async () => {
-  const { client, server } = await tlsPair({ allowHalfOpen: true });
-  const { 0: endpoint, 1: other } = await socketPair();
-  client.pause();
-  const splice = server.spliceTo({ stream: endpoint, direction: 'out' }).start();
-  for (const chunk of ['x', Buffer.from('x')]) {
-    assert.throws(() => server.write(chunk), state);
-    assert.throws(() => server.write(chunk, 'latin1', common.mustNotCall()), state);
-    assert.throws(() => server.end(chunk), state);
-  }
-  assert.strictEqual(server.destroyed, false);
-  assert.strictEqual(server.writableEnded, false);
+// write() and end() while 'out' is spliced. connect() puts a write() of its own on
+// the socket.
+for (const side of ['server', 'client']) {
+  run(async () => {
+    const pair = await tlsPair({ allowHalfOpen: true });
+    const socket = pair[side];
+    const peer = pair[side === 'server' ? 'client' : 'server'];
+    const { 0: endpoint, 1: other } = await socketPair();
+    peer.pause();
+    const splice = socket.spliceTo({ stream: endpoint, direction: 'out' }).start();
+    for (const chunk of ['x', Buffer.from('x')]) {
+      assert.throws(() => socket.write(chunk), state);
+      assert.throws(() => socket.write(chunk, 'latin1', common.mustNotCall()), state);
+      assert.throws(() => socket.end(chunk), state);
+    }
+    assert.strictEqual(socket.destroyed, false);
+    assert.strictEqual(socket.writableEnded, false);
 
-  send(other, 32 * MiB).catch(() => {});  // It is not read to its end.
-  await settled(() => splice.stats.bytesOut);
-  server.end(common.mustCall());
-  const received = receive(client);
-  const stats = await splice.finished;
-  assert.strictEqual(stats.reason, 'end');
-  assert(stats.bytesOut < 32 * MiB);
-  // What had been taken from the endpoint is there, and then close_notify.
-  await received;
-  assert.strictEqual(received.receiver.bytes, stats.bytesOut);
-  assert.strictEqual(endpoint.destroyed, false);
-});
+    send(other, 32 * MiB).catch(() => {});  // It is not read to its end.
+    await settled(() => splice.stats.bytesOut);
+    socket.end(common.mustCall());
+    const received = receive(peer);
+    const stats = await splice.finished;
+    assert.strictEqual(stats.reason, 'end');
+    assert(stats.bytesOut < 32 * MiB);
+    // What had been taken from the endpoint is there, and then close_notify.
+    await received;
+    assert.strictEqual(received.receiver.bytes, stats.bytesOut);
+    assert.strictEqual(endpoint.destroyed, false);
+  });
+
+  // write('') is allowed, while the peer does not read and while it does. It is
+  // called back, and takes nothing from what the splice sends.
+  run(async () => {
+    const pair = await tlsPair({ allowHalfOpen: true });
+    const socket = pair[side];
+    const peer = pair[side === 'server' ? 'client' : 'server'];
+    const { 0: endpoint, 1: other } = await socketPair();
+    const size = 16 * MiB + 3;
+    let empty = 0;
+    let called = 0;
+    const writeEmpty = () => {
+      if (socket.writableEnded)
+        return;
+      empty++;
+      socket.write('', common.mustSucceed(() => called++));
+    };
+    peer.pause();
+    const splice = socket.spliceTo({ stream: endpoint, direction: 'out' }).start();
+    writeEmpty();
+    const sending = send(other, size);
+    await settled(() => splice.stats.bytesOut);
+    writeEmpty();
+    writeEmpty();
+    const received = receive(peer);
+    peer.on('data', writeEmpty);
+    await sending;
+    (await received).check(size);
+    assert.strictEqual((await splice.finished).bytesOut, size);
+    assert.strictEqual(socket.writableFinished, true);
+    assert(empty > 3);
+    assert.strictEqual(called, empty);
+  });
+}
 
 // No 'data' and no 'readable' for JS while 'in' is spliced, nor 'drain'
 run(async () => {

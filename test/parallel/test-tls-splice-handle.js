@@ -23,7 +23,9 @@ const types = new Set();
 createHook({ init(id, type) { types.add(type); } }).enable();
 
 const kStats = [
-  'bytesIn', 'bytesOut', 'packetsIn', 'packetsOut', 'dropsIn', 'dropsOut',
+  'bytesIn', 'bytesOut', 'packetsIn', 'packetsOut',
+  'largestPacketIn', 'largestPacketOut', 'dropsIn', 'dropsOut', 'dropsEINVAL',
+  'dropsEMSGSIZE', 'dropsECONNREFUSED', 'dropsEIO', 'dropsENOBUFS',
   'stallsIn', 'stallsOut', 'peakBufferedIn', 'peakBufferedOut', 'closeNotify',
   'reason',
 ];

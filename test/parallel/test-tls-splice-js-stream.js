@@ -15,7 +15,7 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  MiB, receive, run, send, settled, socketPair, tlsOver, tlsPair,
+  MiB, receive, run, send, settled, socketPair, tlsOver, tlsPair, turns,
 } = require('../common/tls-splice');
 
 const kSize = 2 * MiB + 19;
@@ -99,5 +99,60 @@ for (const version of ['TLSv1.2', 'TLSv1.3']) {
       await sending;
       (await received).check(size);
     });
+  }
+}
+
+// stop(), an abort and end() inside the write of a Duplex, which may be done at
+// once or later
+const acts = {
+  stopped: ({ splice }) => splice.stop(),
+  aborted: ({ controller }) => controller.abort(),
+  end: ({ server }) => server.end(),
+};
+for (const [reason, act] of Object.entries(acts)) {
+  for (const direction of ['out', 'duplex']) {
+    for (const sync of [true, false]) {
+      run(async () => {
+        const { 0: a, 1: b } = duplexPair();
+        let inside = null;
+        const under = new Duplex({
+          read() {},
+          write(chunk, encoding, callback) {
+            inside?.();
+            inside = null;
+            b.write(chunk, sync ? undefined : callback);
+            if (sync)
+              callback();
+          },
+          final(callback) { b.end(callback); },
+        });
+        b.on('data', (chunk) => under.push(chunk));
+        b.on('end', () => under.push(null));
+        const { client, server } = tlsOver(a, under, { allowHalfOpen: true });
+        await Promise.all([once(client, 'secure'), once(server, 'secure')]);
+        const { 0: endpoint, 1: other } = await socketPair();
+        other.resume();
+        const received = receive(client);
+        const controller = new AbortController();
+        const { signal } = controller;
+        const splice = server.spliceTo({ stream: endpoint, direction, signal }).start();
+        // What TLS says by itself after the handshake is written before.
+        await turns();
+        other.write('hello');
+        await new Promise((resolve) => {
+          inside = () => {
+            act({ controller, server, splice });
+            resolve();
+          };
+        });
+        if (reason === 'end')
+          client.end();
+        const stats = await splice.finished;
+        assert.strictEqual(stats.reason, reason);
+        assert.strictEqual(stats.bytesOut, 5);
+        server.end();
+        assert.strictEqual((await received).bytes, 5);
+      });
+    }
   }
 }

@@ -125,6 +125,36 @@ run(async () => {
   assert.strictEqual(endpoint.destroyed, false);
 });
 
+// JS has read the endpoint to its end, and not taken it. A splice that is stopped
+// before its turn comes gives both back.
+for (const stop of [true, false]) {
+  run(async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const { 0: endpoint, 1: other } = await socketPair();
+    other.end('hello');
+    endpoint.on('readable', () => {});
+    while (!endpoint._readableState.ended) {
+      await turns(1);
+      endpoint.read(0);
+    }
+    endpoint.removeAllListeners('readable');
+    assert.strictEqual(endpoint.readableLength, 5);
+    client.pause();
+    // More than the kernel takes.
+    const size = 16 * 1024 * 1024;
+    server.write(Buffer.alloc(size));
+    const splice = server.spliceTo({ stream: endpoint, direction: 'out' }).start();
+    await turns();
+    if (stop) {
+      assert.strictEqual((await splice.stop()).bytesOut, 0);
+      assert.strictEqual(`${Buffer.concat(await endpoint.toArray())}`, 'hello');
+    } else {
+      assert.strictEqual((await receive(client)).bytes, size + 5);
+      assert.strictEqual((await splice.finished).bytesOut, 5);
+    }
+  });
+}
+
 // The shutdown waits for what a splice has written. A stream of JS takes one
 // write at a time, and the peer can make TLS write another in that moment.
 const shutdown = (flushed) => async () => {

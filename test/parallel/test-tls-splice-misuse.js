@@ -10,6 +10,7 @@ if (!common.hasCrypto)
 
 const assert = require('assert');
 const fs = require('fs');
+const net = require('net');
 const tls = require('tls');
 const { once } = require('events');
 if (tls.TLSSplice === undefined)
@@ -70,6 +71,26 @@ run(async () => {
     assert.throws(() => client.spliceTo(options),
                   { code: 'ERR_INVALID_ARG_VALUE' });
   }
+});
+
+// A TLSSocket that was destroyed and connected again has no TLS any more.
+run(async () => {
+  const { client } = await tlsPair();
+  const { 0: endpoint } = await socketPair();
+  const before = client.spliceTo({ stream: endpoint });
+  const plain = net.createServer((socket) => socket.resume()).listen(0);
+  await once(plain, 'listening');
+  client.destroy();
+  await once(client, 'close');
+  client.connect(plain.address().port);
+  await once(client, 'connect');
+  const state = { code: 'ERR_INVALID_STATE' };
+  assert.throws(() => before.start(), state);
+  assert.throws(() => client.spliceTo({ stream: endpoint }), state);
+  await assert.rejects(client.pipeToNative(endpoint), state);
+  assert.strictEqual(client.destroyed, false);
+  client.destroy();
+  plain.close();
 });
 
 // A pipeToNative() that cannot start closes what it was to close at once, not

@@ -101,24 +101,88 @@ run(async () => {
   assert.strictEqual(client.bytesRead, size);
 });
 
-// A callback that returns false reads no more, also of what was left behind.
+// A callback that returns false reads no more, after what was left behind.
 run(async () => {
   const { 0: other, 1: endpoint } = await socketPair('unix', { pauseOnConnect: true });
   other.pause();
   let calls = 0;
   let asked = 0;
+  let bytes = 0;
+  let more = false;
   const { client, server } = await tlsPair({
     allowHalfOpen: true,
-    client: { onread: onread(() => { calls++; return false; }, 64 * 1024) },
+    client: { onread: onread((n) => { calls++; bytes += n; return more; }, 64 * 1024) },
   });
-  send(server, 32 * MiB).catch(() => {});  // It is cut off.
+  const size = 32 * MiB;
+  const sending = send(server, size);
   const splice = client.spliceTo({ stream: endpoint, direction: 'in' }).start();
   await settled(() => splice.stats.bytesIn);
-  await splice.stop();
+  const { bytesIn, peakBufferedIn } = await splice.stop();
   await settled(() => calls);
   assert(calls > 0);
+  assert(bytes <= peakBufferedIn, `${bytes}`);
   asked = client.bytesRead;
   await settled(() => client.bytesRead);
   assert.strictEqual(client.bytesRead, asked);
-  assert(asked < 32 * MiB);
+  assert(asked < size);
+  // Until it is asked to.
+  more = true;
+  const ended = once(client, 'end');
+  client.resume();
+  await Promise.all([sending, ended]);
+  assert.strictEqual(bytesIn + bytes, size);
+});
+
+// A function that has no new buffer keeps the one it gave before.
+run(async () => {
+  const { 0: other, 1: endpoint } = await socketPair('unix', { pauseOnConnect: true });
+  other.pause();
+  const buffers = [Buffer.alloc(5000), undefined, 'junk', null];
+  let bytes = 0;
+  const { client, server } = await tlsPair({
+    allowHalfOpen: true,
+    client: {
+      onread: {
+        buffer: () => buffers.shift(),
+        callback(n) { bytes += n; },
+      },
+    },
+  });
+  const size = 32 * MiB;
+  const sending = send(server, size);
+  const splice = client.spliceTo({ stream: endpoint, direction: 'in' }).start();
+  await settled(() => splice.stats.bytesIn);
+  const ended = once(client, 'end');
+  const { bytesIn } = await splice.stop();
+  await Promise.all([sending, ended]);
+  assert.strictEqual(bytesIn + bytes, size);
+});
+
+// An endpoint with `onread` is not read by JS while it is spliced, although it is
+// paused and resumed, and is afterwards.
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  let spliced = true;
+  let read;
+  const given = new Promise((resolve) => { read = resolve; });
+  const { 0: endpoint, 1: other } = await socketPair('tcp', {
+    onread: onread((n, buffer) => {
+      assert.strictEqual(spliced, false);
+      read(`${buffer.subarray(0, n)}`);
+    }),
+  });
+  const splice = server.spliceTo({ stream: endpoint, direction: 'out' }).start();
+  const received = receive(client);
+  endpoint.pause();
+  endpoint.resume();
+  await turns();
+  await send(other, kSize, { end: false });
+  endpoint.pause();
+  endpoint.resume();
+  await received.receiver.reached(kSize);
+  received.receiver.check(kSize);
+  assert.strictEqual((await splice.stop()).bytesOut, kSize);
+  spliced = false;
+  other.write('hello');
+  assert.strictEqual(await given, 'hello');
 });

@@ -72,3 +72,26 @@ run(async () => {
   assert.strictEqual((await splice.stop()).reason, 'stopped');
   assert.strictEqual(getEventListeners(signal, 'abort').length, 0);
 });
+
+// start() throws what its signal does, and has taken nothing.
+for (const signal of [
+  { aborted: false },
+  { get aborted() { throw new Error('mine'); } },
+  { aborted: false, addEventListener() { throw new Error('mine'); } },
+]) {
+  run(async () => {
+    const { client, server } = await tlsPair();
+    const { 0: endpoint, 1: other } = await socketPair();
+    const splice = server.spliceTo({ stream: endpoint, signal });
+    assert.throws(() => splice.start(), /mine|not a function/);
+    assert.strictEqual(splice.state, 'idle');
+    // The directions are free, and the socket is JS's.
+    server.write('ordinary');
+    assert.strictEqual(`${(await once(client, 'data'))[0]}`, 'ordinary');
+    const another = server.spliceTo({ stream: endpoint }).start();
+    client.write('spliced');
+    assert.strictEqual(`${(await once(other, 'data'))[0]}`, 'spliced');
+    await another.stop();
+    assert.strictEqual((await splice.stop()).reason, 'stopped');
+  });
+}

@@ -1,7 +1,7 @@
 'use strict';
 
 // The idle timeout of the socket sees what moves in native code: it does not
-// run out while bytes move, and does when they do not.
+// run out while bytes move, and does when they do not, once each time.
 
 const common = require('../common');
 if (!common.hasCrypto)
@@ -9,6 +9,7 @@ if (!common.hasCrypto)
 
 const assert = require('assert');
 const { once } = require('events');
+const { setTimeout: sleep } = require('timers/promises');
 const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
@@ -53,5 +54,49 @@ for (const direction of ['in', 'out']) {
     const timedOut = once(server, 'timeout');
     await splice.stop();
     await timedOut;
+  });
+
+  // A spliced socket on which a byte has moved since the timeout was set. The time
+  // JS knows of is over by then, the time since that byte is not.
+  const kShort = common.platformTimeout(100);
+  async function rearmed() {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const { 0: endpoint, 1: other } = await socketPair();
+    const { 0: from, 1: to } = direction === 'in' ? [client, other] : [other, client];
+    server.spliceTo({ stream: endpoint, direction }).start();
+    server.setTimeout(kShort);
+    const over = sleep(kShort * 1.2);
+    await sleep(kShort * 0.6);
+    from.write('x');
+    await once(to, 'data');
+    await over;
+    return { from, to, server };
+  }
+
+  // None any more after setTimeout(0)
+  run(async () => {
+    const { server } = await rearmed();
+    server.setTimeout(0);
+    server.on('timeout', common.mustNotCall());
+    await sleep(kShort * 2);
+  });
+
+  // One after the time is set anew
+  run(async () => {
+    const { server } = await rearmed();
+    server.setTimeout(kShort);
+    server.on('timeout', common.mustCall());
+    await sleep(kShort * 3);
+  });
+
+  // Another one after bytes have moved again
+  run(async () => {
+    const { from, to, server } = await rearmed();
+    server.setTimeout(kShort);
+    for (let i = 0; i < 2; i++) {
+      await once(server, 'timeout');
+      from.write('x');
+      await once(to, 'data');
+    }
   });
 }

@@ -20,7 +20,7 @@ if (spawnSync('python3', ['-c', 'import fcntl, pty, tty']).status !== 0)
   common.skip('missing python3');
 
 const {
-  closing, isOpen, receive, record, run, send, settled, tlsPair,
+  MiB, closing, isOpen, receive, record, run, send, settled, tlsPair,
 } = require('../common/tls-splice');
 
 const kSize = 256 * 1024 + 3;
@@ -177,20 +177,21 @@ for (const { 0: side, 1: directions } of Object.entries(endings)) {
   }
 }
 
-// A terminal that is full
+// A terminal that is full, and what is behind it
+const kMore = 1 * MiB + 3;
 run(async () => {
   const { client, server } = await tlsPair({ allowHalfOpen: true });
   const { child, fd } = await terminal('slave');
   child.stdout.pause();
   const splice = server.spliceTo({ fd, direction: 'in' }).start();
-  const sending = send(client, kSize);
+  const sending = send(client, kMore);
   await settled(() => splice.stats.bytesIn);
-  assert(splice.stats.bytesIn < kSize);
+  assert(splice.stats.bytesIn < kMore);
   const received = receive(child.stdout);
-  assert.strictEqual((await splice.finished).bytesIn, kSize);
+  assert.strictEqual((await splice.finished).bytesIn, kMore);
   await sending;
-  await received.receiver.reached(kSize);
-  received.receiver.check(kSize);
+  await received.receiver.reached(kMore);
+  received.receiver.check(kMore);
   fs.closeSync(fd);
   child.stdin.end();
   await once(child, 'exit');

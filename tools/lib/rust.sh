@@ -14,3 +14,13 @@ cargo_run() { sandbox_run env "${cargo_env[@]}" cargo "$@"; }
 cargo_asan() {
   sandbox_run env "${cargo_env[@]}" RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address cargo "$@" --target "$(uname -m)-unknown-linux-gnu"
 }
+
+# tun_exec: makes out/tun-exec (tools/tun-exec). Static, since it is to run in the sandbox and on the host.
+tun_exec() {
+  local target
+  target=$(uname -m)-unknown-linux-gnu
+  step 'out/tun-exec' sandbox_run env "${cargo_env[@]}" RUSTFLAGS=-Ctarget-feature=+crt-static \
+    cargo build --release --locked --bin tun-exec --target "$target" --manifest-path "$repo/Cargo.toml"
+  cmp -s "$cargo_target/$target/release/tun-exec" "$repo/out/tun-exec" ||
+    install "$cargo_target/$target/release/tun-exec" "$repo/out/tun-exec"
+}

@@ -84,8 +84,8 @@ void TLSSplice::New(const FunctionCallbackInfo<Value>& args) {
   new TLSSplice(env, args.This());
 }
 
-// open(fd, directions, highWaterMark, autoClose): 0, a libuv error code, or one
-// of TLS_SPLICE_E*.
+// open(fd, directions, highWaterMark, framing, autoClose): 0, a libuv error
+// code, or one of TLS_SPLICE_E*.
 void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
@@ -93,7 +93,8 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[0]->IsInt32());
   CHECK(args[1]->IsUint32());
   CHECK(args[2]->IsNumber());
-  CHECK(args[3]->IsBoolean());
+  CHECK(args[3]->IsUint32());
+  CHECK(args[4]->IsBoolean());
 
   const int fd = args[0].As<v8::Int32>()->Value();
   tls_splice_config config{
@@ -101,6 +102,7 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
       .fd = fd,
       .directions = args[1].As<Uint32>()->Value(),
       .high_water_mark = static_cast<size_t>(args[2].As<Number>()->Value()),
+      .framing = args[3].As<Uint32>()->Value(),
   };
   int err = tls_splice_new(&config, &splice->pump_);
   if (err != TLS_SPLICE_OK) return args.GetReturnValue().Set(err);
@@ -115,7 +117,7 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
     return args.GetReturnValue().Set(err);
   }
   splice->MarkAsInitialized();
-  if (args[3]->IsTrue()) {
+  if (args[4]->IsTrue()) {
     tls_splice_adopt_fd(splice->pump_, fd);
     // A Worker does not close it too when it exits.
     splice->env()->RemoveUnmanagedFd(fd);
@@ -187,7 +189,13 @@ void TLSSplice::Stop(const FunctionCallbackInfo<Value>& args) {
   splice->state_bits_ |= kInStopped;
   splice->CancelTransfers();
   splice->SetReading(false);
-  splice->Encrypt();
+  if (splice->flushing_) {
+    // From inside of the stream's write.
+    splice->out_more_ = true;
+    splice->ScheduleTurn();
+  } else {
+    splice->Encrypt();
+  }
 }
 
 // endOut(): stop reading the source, as if it had ended.
@@ -292,6 +300,17 @@ void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
   out[kStallsOut] = static_cast<double>(stats.stalls_out);
   out[kPeakBufferedIn] = static_cast<double>(stats.peak_buffered_in);
   out[kPeakBufferedOut] = static_cast<double>(stats.peak_buffered_out);
+  out[kPacketsIn] = static_cast<double>(stats.packets_in);
+  out[kPacketsOut] = static_cast<double>(stats.packets_out);
+  out[kLargestPacketIn] = static_cast<double>(stats.largest_packet_in);
+  out[kLargestPacketOut] = static_cast<double>(stats.largest_packet_out);
+  out[kDropsIn] = static_cast<double>(stats.drops_in);
+  out[kDropsOut] = static_cast<double>(stats.drops_out);
+  out[kDropsEINVAL] = static_cast<double>(stats.drops_einval);
+  out[kDropsEMSGSIZE] = static_cast<double>(stats.drops_emsgsize);
+  out[kDropsECONNREFUSED] = static_cast<double>(stats.drops_econnrefused);
+  out[kDropsEIO] = static_cast<double>(stats.drops_eio);
+  out[kDropsENOBUFS] = static_cast<double>(stats.drops_enobufs);
   out[kCloseNotify] = static_cast<double>(stats.close_notify);
   out[kLastActivity] = static_cast<double>(splice->last_activity_);
 }
@@ -308,7 +327,8 @@ void TLSSplice::GetState(const FunctionCallbackInfo<Value>& args) {
 }
 
 // getFailure(): [libuv error code, syscall] of the endpoint or of the stream
-// below. Throws the error of OpenSSL if encryption failed.
+// below, or [0, '', direction, offset] of packets that are out of step. Throws
+// the error of OpenSSL if encryption failed.
 void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
@@ -319,6 +339,16 @@ void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
   if (err == 0 && tls_splice_get_failure(splice->pump_, &failure)) {
     if (failure.is_tls) {
       return ThrowCryptoError(env, failure.tls_error, "SSL_write failed");
+    }
+    if (failure.framing != 0) {
+      Local<Value> result[] = {
+          Integer::New(env->isolate(), 0),
+          v8::String::Empty(env->isolate()),
+          Integer::NewFromUnsigned(env->isolate(), failure.framing),
+          Number::New(env->isolate(), static_cast<double>(failure.offset)),
+      };
+      return args.GetReturnValue().Set(
+          Array::New(env->isolate(), result, arraysize(result)));
     }
     err = uv_translate_sys_error(failure.errnum);
     is_write = failure.is_write;
@@ -494,7 +524,7 @@ void TLSSplice::FailIfOver() {
 }
 
 bool TLSSplice::IsHolding() const {
-  return tls_splice_undelivered(pump_) != 0 || more_;
+  return tls_splice_is_blocked(pump_) || more_;
 }
 
 void TLSSplice::DeliverHeldRead() {
@@ -514,6 +544,10 @@ void TLSSplice::DeliverHeldRead() {
   FailIfOver();
   if ((state_bits_ & (kInOver | kInStopped | kFailed)) != 0) return;
   const ssize_t nread = held_read_;
+  if (nread == UV_EOF && !tls_splice_end_decrypt(pump_)) {
+    state_bits_ |= kFailed;
+    return Notify();
+  }
   held_read_ = 0;
   state_bits_ |= kInOver;
   if (nread != UV_EOF) state_bits_ |= kTLSFailed;
@@ -528,10 +562,10 @@ void TLSSplice::DeliverAfterEOF() {
     return;
   Decrypt();
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || (state_bits_ & kDone) != 0 ||
-      tls_splice_undelivered(pump_) != 0) {
+      tls_splice_is_blocked(pump_)) {
     return;
   }
-  state_bits_ |= kInOver;
+  state_bits_ |= tls_splice_end_decrypt(pump_) ? kInOver : kFailed;
   Notify();
 }
 
@@ -721,8 +755,10 @@ void TLSSplice::Encrypt() {
   if (IsHandleClosing()) FreePump();
   if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
   CountBytes();
+  want_tls_ = (step & TLS_SPLICE_STEP_WANT_TLS) != 0;
+  out_more_ = (step & TLS_SPLICE_STEP_MORE) != 0;
   if ((step & TLS_SPLICE_STEP_FLUSH) != 0) {
-    // A stream of JS writes by calling into JS.
+    // A stream of JS writes by calling into JS, which may ask for more.
     flushing_ = true;
     tls_wrap->EncOut();
     flushing_ = false;
@@ -737,8 +773,6 @@ void TLSSplice::Encrypt() {
     ScheduleTurn();
     return SetReading(false);
   }
-  want_tls_ = (step & TLS_SPLICE_STEP_WANT_TLS) != 0;
-  out_more_ = (step & TLS_SPLICE_STEP_MORE) != 0;
   if (out_more_ && IsFlushed(*tls_wrap_)) ScheduleTurn();
   if ((step & TLS_SPLICE_STEP_FAILED) != 0) {
     state_bits_ |= kFailed;
@@ -831,6 +865,12 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_ENCRYPT);
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_EACCMODE);
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_ENOTSUP);
+  NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_EFRAMING);
+  NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_EVNETHDR);
+  NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_FRAMING_AUTO);
+  NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_FRAMING_RAW);
+  NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_FRAMING_IP);
+  NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_FRAMING_U16BE);
   NODE_DEFINE_CONSTANT(constants, kInOver);
   NODE_DEFINE_CONSTANT(constants, kOutOver);
   NODE_DEFINE_CONSTANT(constants, kInStopped);
@@ -845,6 +885,17 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, kStallsOut);
   NODE_DEFINE_CONSTANT(constants, kPeakBufferedIn);
   NODE_DEFINE_CONSTANT(constants, kPeakBufferedOut);
+  NODE_DEFINE_CONSTANT(constants, kPacketsIn);
+  NODE_DEFINE_CONSTANT(constants, kPacketsOut);
+  NODE_DEFINE_CONSTANT(constants, kLargestPacketIn);
+  NODE_DEFINE_CONSTANT(constants, kLargestPacketOut);
+  NODE_DEFINE_CONSTANT(constants, kDropsIn);
+  NODE_DEFINE_CONSTANT(constants, kDropsOut);
+  NODE_DEFINE_CONSTANT(constants, kDropsEINVAL);
+  NODE_DEFINE_CONSTANT(constants, kDropsEMSGSIZE);
+  NODE_DEFINE_CONSTANT(constants, kDropsECONNREFUSED);
+  NODE_DEFINE_CONSTANT(constants, kDropsEIO);
+  NODE_DEFINE_CONSTANT(constants, kDropsENOBUFS);
   NODE_DEFINE_CONSTANT(constants, kCloseNotify);
   NODE_DEFINE_CONSTANT(constants, kLastActivity);
   NODE_DEFINE_CONSTANT(constants, kStatsCount);

@@ -79,6 +79,17 @@ class TLSSplice final : public HandleWrap, public StreamListener {
     kStallsOut,
     kPeakBufferedIn,
     kPeakBufferedOut,
+    kPacketsIn,
+    kPacketsOut,
+    kLargestPacketIn,
+    kLargestPacketOut,
+    kDropsIn,
+    kDropsOut,
+    kDropsEINVAL,
+    kDropsEMSGSIZE,
+    kDropsECONNREFUSED,
+    kDropsEIO,
+    kDropsENOBUFS,
     kCloseNotify,
     kLastActivity,  // In milliseconds of the loop's clock.
     kStatsCount

@@ -323,6 +323,7 @@ pub fn new_splice(
         fd,
         directions,
         high_water_mark,
+        framing: TLS_SPLICE_FRAMING_AUTO,
     };
     let mut splice = ptr::null_mut();
     match unsafe { tls_splice_new(&config, &mut splice) } {

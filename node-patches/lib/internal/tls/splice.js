@@ -8,6 +8,7 @@ const {
   ArrayPrototypeSlice,
   Float64Array,
   FunctionPrototypeCall,
+  MathMax,
   MathMin,
   PromisePrototypeThen,
   PromiseWithResolvers,
@@ -22,6 +23,9 @@ const EventEmitter = require('events');
 const net = require('net');
 const { FastBuffer } = require('internal/buffer');
 const { clearTimeout, setTimeout } = require('timers');
+const { getValidatedFd } = require('internal/fs/utils');
+const { kTimeout } = require('internal/timers');
+const { isUint8Array } = require('internal/util/types');
 const { addAbortListener } = require('internal/events/abort_listener');
 const { emitExperimentalWarning, kEmptyObject } = require('internal/util');
 const { inspect } = require('internal/util/inspect');
@@ -40,14 +44,15 @@ const {
     ERR_INVALID_ARG_TYPE,
     ERR_INVALID_ARG_VALUE,
     ERR_INVALID_STATE,
+    ERR_INVALID_THIS,
     ERR_SOCKET_CLOSED,
     ERR_STREAM_PREMATURE_CLOSE,
+    ERR_TLS_SPLICE_FRAMING,
   },
 } = require('internal/errors');
 const {
   validateAbortSignal,
   validateBoolean,
-  validateInt32,
   validateInteger,
   validateObject,
   validateOneOf,
@@ -55,11 +60,18 @@ const {
 } = require('internal/validators');
 const {
   TLSSplice: NativeSplice,
+  TLSWrap,
   spliceConstants: {
     TLS_SPLICE_DECRYPT: kIn,
     TLS_SPLICE_ENCRYPT: kOut,
     TLS_SPLICE_EACCMODE,
     TLS_SPLICE_ENOTSUP,
+    TLS_SPLICE_EFRAMING,
+    TLS_SPLICE_EVNETHDR,
+    TLS_SPLICE_FRAMING_AUTO,
+    TLS_SPLICE_FRAMING_RAW,
+    TLS_SPLICE_FRAMING_IP,
+    TLS_SPLICE_FRAMING_U16BE,
     kInOver,
     kOutOver,
     kInStopped,
@@ -74,6 +86,17 @@ const {
     kStallsOut,
     kPeakBufferedIn,
     kPeakBufferedOut,
+    kPacketsIn,
+    kPacketsOut,
+    kLargestPacketIn,
+    kLargestPacketOut,
+    kDropsIn,
+    kDropsOut,
+    kDropsEINVAL,
+    kDropsEMSGSIZE,
+    kDropsECONNREFUSED,
+    kDropsEIO,
+    kDropsENOBUFS,
     kCloseNotify,
     kLastActivity,
     kStatsCount,
@@ -81,9 +104,17 @@ const {
 } = internalBinding('tls_wrap');
 const { WriteWrap } = internalBinding('stream_wrap');
 const { getLibuvNow } = internalBinding('timers');
+const { UV_ENOBUFS } = internalBinding('uv');
 
 const isWindows = process.platform === 'win32';
 const kDirections = { __proto__: null, in: kIn, out: kOut, duplex: kIn | kOut };
+const kFramings = {
+  __proto__: null,
+  auto: TLS_SPLICE_FRAMING_AUTO,
+  raw: TLS_SPLICE_FRAMING_RAW,
+  ip: TLS_SPLICE_FRAMING_IP,
+  u16be: TLS_SPLICE_FRAMING_U16BE,
+};
 const kDefaultHighWaterMark = 256 * 1024;
 
 // On a TLSSocket: what has taken over a direction.
@@ -96,11 +127,12 @@ const kReader = Symbol('kReader');
 // Written to a TLSSocket by #beginOut(), and goes no further. An empty write of
 // TLSWrap's is one of the stream below, which may have one of its own by then.
 const kMarker = new FastBuffer();
-// On a TLSSplice: what the TLSSocket tells it.
-const kIdle = Symbol('kIdle');
+// On a TLSSocket: a timer for the rest of its idle time.
+const kIdleTimer = Symbol('kIdleTimer');
+// On a TLSSplice: what the TLSSocket tells and asks it.
+const kLastMove = Symbol('kLastMove');
 const kOnDestroy = Symbol('kOnDestroy');
 const kOnFinal = Symbol('kOnFinal');
-const kRearm = Symbol('kRearm');
 const kRun = Symbol('kRun');
 
 function noop() {}
@@ -116,40 +148,65 @@ function takeReadable(socket) {
   return chunks;
 }
 
-// Hands bytes to a socket's readers as if they had just arrived.
-function giveToReader(socket, chunk) {
-  if (!socket[kBuffer]) {
-    socket.push(chunk);
-    return;
-  }
-  // The `onread` option of net.connect(), see onStreamRead() in
-  // internal/stream_base_commons.
-  for (let offset = 0; offset < chunk.length && !socket.destroyed;) {
-    const buffer = socket[kBuffer];
-    const n = MathMin(buffer.length, chunk.length - offset);
-    TypedArrayPrototypeSet(buffer, chunk.subarray(offset, offset + n));
-    offset += n;
-    socket[kBufferCb](n, buffer);
-    if (socket[kBufferGen] !== null)
-      socket[kBuffer] = socket[kBufferGen]();
+// Calls what calls listeners. One that throws is nothing to the splice.
+function guarded(callback) {
+  try {
+    return callback();
+  } catch (err) {
+    process.nextTick(() => { throw err; });
   }
 }
 
-// JS believes that the handle is being read, and so leaves it alone.
+// Hands bytes to a socket's readers as if they had just arrived. Returns whether
+// it is to be read on.
+function giveToReader(socket, chunk) {
+  if (!socket[kBuffer]) {
+    guarded(() => socket.push(chunk));
+    return true;
+  }
+  // The `onread` option of net.connect(), see onStreamRead() in
+  // internal/stream_base_commons.
+  let more = true;
+  for (let offset = 0; offset < chunk.length && !socket.destroyed;) {
+    const buffer = socket[kBuffer];
+    const n = MathMin(buffer.length, chunk.length - offset);
+    if (n === 0) {
+      socket.destroy(new ErrnoException(UV_ENOBUFS, 'read'));
+      break;
+    }
+    TypedArrayPrototypeSet(buffer, chunk.subarray(offset, offset + n));
+    offset += n;
+    guarded(() => {
+      if (socket[kBufferCb](n, buffer) === false)
+        more = false;
+      const next = socket[kBufferGen]?.();
+      if (isUint8Array(next))
+        socket[kBuffer] = next;
+    });
+  }
+  return more;
+}
+
+// JS believes that the handle is being read, and so leaves it alone. pause() and
+// resume() of an `onread` socket do not.
 function stopReading(socket) {
-  socket._handle.readStop();
-  socket._handle.reading = true;
+  const handle = socket._handle;
+  handle.readStop();
+  handle.reading = true;
+  handle.readStart = handle.readStop = () => 0;
 }
 
 function resumeReading(socket) {
   const handle = socket._handle;
   if (socket.destroyed || !handle)
     return;
+  delete handle.readStart;
+  delete handle.readStop;
   handle.reading = false;
   if (socket.readableEnded)
     return;
   // Emits 'end' if that is all there is left, and reads on if there is room.
-  socket.read(0);
+  guarded(() => socket.read(0));
   // Unless it has asked for more before the splice, and still waits for it.
   if (socket._handle === handle && !handle.reading &&
       socket._readableState.reading && !socket._readableState.ended) {
@@ -188,10 +245,11 @@ class TLSSplice extends EventEmitter {
   #outEnding = false;
   #outOver = false;
   #endpointChunks = null;  // What it had read; null when it is JS's to read.
+  #endpointEndHeld = false;
   #onFinal = null;
   #tlsError = null;
   #listeners = null;
-  #idleTimer = null;
+  #onSecure = () => { if (!this.#socket.destroyed) this.#begin(); };
 
   constructor(socket, native, options) {
     super();
@@ -234,10 +292,17 @@ class TLSSplice extends EventEmitter {
     return {
       bytesIn: values[kBytesIn],
       bytesOut: values[kBytesOut],
-      packetsIn: 0,
-      packetsOut: 0,
-      dropsIn: 0,
-      dropsOut: 0,
+      packetsIn: values[kPacketsIn],
+      packetsOut: values[kPacketsOut],
+      largestPacketIn: values[kLargestPacketIn],
+      largestPacketOut: values[kLargestPacketOut],
+      dropsIn: values[kDropsIn],
+      dropsOut: values[kDropsOut],
+      dropsEINVAL: values[kDropsEINVAL],
+      dropsEMSGSIZE: values[kDropsEMSGSIZE],
+      dropsECONNREFUSED: values[kDropsECONNREFUSED],
+      dropsEIO: values[kDropsEIO],
+      dropsENOBUFS: values[kDropsENOBUFS],
       stallsIn: values[kStallsIn],
       stallsOut: values[kStallsOut],
       peakBufferedIn: values[kPeakBufferedIn],
@@ -273,22 +338,33 @@ class TLSSplice extends EventEmitter {
         throw new ERR_INVALID_STATE('The stream is read by another splice');
     }
 
+    const aborted = this.#signal?.aborted;
+    this.#listen();
     this.#state = 'running';
     if (wantsIn)
       socket[kSpliceIn] = this;
     if (wantsOut) {
       socket[kSpliceOut] = this;
+      // connect() has put it before our own.
+      if (socket.write === net.Socket.prototype.write)
+        delete socket.write;
       if (this.#endpoint)
         this.#endpoint[kReader] = this;
     }
-    if (this.#signal !== undefined) {
-      if (this.#signal.aborted) {
-        this.#stop('aborted');
-        return this;
-      }
-      this.#abortListener =
-        addAbortListener(this.#signal, () => this.#stop('aborted'));
-    }
+    // The pump's first turn is one of the event loop's, so that whoever
+    // listens to 'secure' can still destroy the socket.
+    // `secureConnecting` stays true on a TLSSocket that has no tls.Server.
+    if (aborted)
+      this.#stop('aborted');
+    else if (socket._secureEstablished)
+      this.#begin();
+    return this;
+  }
+
+  // Nothing has happened if it throws: the signal may be anything, and there may
+  // be listeners to 'newListener'.
+  #listen() {
+    const socket = this.#socket;
     // TLSSocket emits 'error' for an error of TLS, but is not destroyed by it.
     const onTLSError = (err) => {
       this.#tlsError = err;
@@ -297,23 +373,26 @@ class TLSSplice extends EventEmitter {
           this.#failTLS();
       });
     };
-    const onSecure = () => { if (!socket.destroyed) this.#begin(); };
     const onClose = () => this.#onEndpointClose();
     this.#listeners = () => {
+      this.#abortListener?.[SymbolDispose]();
       socket.removeListener('_tlsError', onTLSError);
-      socket.removeListener('secure', onSecure);
+      socket.removeListener('secure', this.#onSecure);
       this.#endpoint?.removeListener('close', onClose);
     };
-    socket.on('_tlsError', onTLSError);
-    this.#endpoint?.on('close', onClose);
-    // The pump's first turn is one of the event loop's, so that whoever
-    // listens to 'secure' can still destroy the socket.
-    // `secureConnecting` stays true on a TLSSocket that has no tls.Server.
-    if (!socket._secureEstablished)
-      socket.once('secure', onSecure);
-    else
-      this.#begin();
-    return this;
+    try {
+      if (this.#signal !== undefined) {
+        this.#abortListener =
+          addAbortListener(this.#signal, () => this.#stop('aborted'));
+      }
+      socket.on('_tlsError', onTLSError);
+      if (!socket._secureEstablished)
+        socket.once('secure', this.#onSecure);
+      this.#endpoint?.on('close', onClose);
+    } catch (err) {
+      this.#listeners();
+      throw err;
+    }
   }
 
   /**
@@ -379,10 +458,10 @@ class TLSSplice extends EventEmitter {
     }
   }
 
-  // Milliseconds since bytes last moved.
-  get [kIdle]() {
+  // When bytes last moved, in milliseconds of the event loop's clock.
+  get [kLastMove]() {
     this.#native.readStats(this.#values);
-    return getLibuvNow() - this.#values[kLastActivity];
+    return this.#values[kLastActivity];
   }
 
   #begin() {
@@ -398,6 +477,12 @@ class TLSSplice extends EventEmitter {
     if (this.#endpoint && this.#directions & kOut) {
       stopReading(this.#endpoint);
       this.#endpointChunks = takeReadable(this.#endpoint);
+      const state = this.#endpoint._readableState;
+      // 'end' waits for what was just taken, which may come back.
+      if (state.ended && this.#endpointChunks.length > 0) {
+        state.ended = false;
+        this.#endpointEndHeld = true;
+      }
     }
     if (this.#directions & kIn)
       this.#beginIn();
@@ -427,8 +512,10 @@ class TLSSplice extends EventEmitter {
     if (!this.#endHeld)
       return;
     this.#endHeld = false;
-    this.#socket.push(null);
-    this.#socket.read(0);
+    guarded(() => {
+      this.#socket.push(null);
+      this.#socket.read(0);
+    });
   }
 
   // What JS has written goes out first.
@@ -473,9 +560,14 @@ class TLSSplice extends EventEmitter {
     } else if (this.#state === 'stopping') {
       this.#finishStop(state);
     } else if (state & kFailed) {
-      const { 0: err, 1: syscall } = this.#native.getFailure();
+      const {
+        0: err, 1: syscall, 2: direction, 3: offset,
+      } = this.#native.getFailure();
       if (err !== 0) {
         this.#stop('error', new ErrnoException(err, syscall));
+      } else if (direction !== undefined) {
+        const name = direction === kIn ? 'in' : 'out';
+        this.#stop('error', new ERR_TLS_SPLICE_FRAMING(name, offset));
       } else {
         this.#tlsError = new ERR_INTERNAL_ASSERTION('The pump has panicked');
         this.#failTLS();
@@ -540,9 +632,14 @@ class TLSSplice extends EventEmitter {
     if (chunks === null)
       return;
     this.#endpointChunks = null;
+    const endpoint = this.#endpoint;
+    let more = true;
     for (let i = 0; i < chunks.length; i++)
-      giveToReader(this.#endpoint, chunks[i]);
-    resumeReading(this.#endpoint);
+      more = giveToReader(endpoint, chunks[i]);
+    if (this.#endpointEndHeld && !endpoint.destroyed)
+      guarded(() => endpoint.push(null));
+    if (more)
+      resumeReading(endpoint);
   }
 
   #closeIfOver() {
@@ -595,12 +692,11 @@ class TLSSplice extends EventEmitter {
         const rest = this.#native.release(kIn);
         if (!socket.destroyed && socket._handle) {
           socket._handle.reading = false;
-          if (rest !== undefined)
-            giveToReader(socket, rest);
+          const more = rest === undefined || giveToReader(socket, rest);
           this.#giveEnd();
           if (socket._handle)
-            this.#native.resume(socket._handle);
-          if (!socket[kSpliceIn])
+            guarded(() => this.#native.resume(socket._handle));
+          if (more && !socket[kSpliceIn])
             resumeReading(socket);
         }
       }
@@ -677,9 +773,7 @@ class TLSSplice extends EventEmitter {
       return;
     this.#state = 'closed';
     this.#reason = reason;
-    this.#abortListener?.[SymbolDispose]();
     this.#listeners?.();
-    clearTimeout(this.#idleTimer);
     this.#native.readStats(this.#values);
 
     const socket = this.#socket;
@@ -725,23 +819,14 @@ class TLSSplice extends EventEmitter {
       this.emit('close', stats);
     }
   }
-
-  // The idle timeout of the socket has run out, as far as JS can tell. Returns
-  // whether bytes have moved in native code since it was armed.
-  [kRearm](timeout) {
-    const rest = timeout - this[kIdle];
-    if (!(rest > 0))
-      return false;
-    clearTimeout(this.#idleTimer);
-    this.#idleTimer = setTimeout(() => this.#socket._onTimeout(), rest);
-    this.#idleTimer.unref();
-    return true;
-  }
 }
 
 function checkSocket(socket) {
   if (socket.destroyed || !socket._handle)
     throw new ERR_SOCKET_CLOSED();
+  // One that was destroyed and connected again
+  if (!(socket._handle instanceof TLSWrap))
+    throw new ERR_INVALID_STATE('The socket has no TLS');
   if (socket[kSession] || socket[kBoundSession])
     throw new ERR_INVALID_STATE('The socket belongs to an HTTP/2 session');
   if (socket.parser)
@@ -765,8 +850,8 @@ function checkEndpoint(stream) {
 
 function validateOptions(options) {
   validateObject(options, 'options');
+  let { fd } = options;
   const {
-    fd,
     stream,
     direction = 'duplex',
     autoClose = false,
@@ -785,7 +870,7 @@ function validateOptions(options) {
   if (signal !== undefined)
     validateAbortSignal(signal, 'options.signal');
   if (stream === undefined) {
-    validateInt32(fd, 'options.fd', 0);
+    fd = getValidatedFd(fd, 'options.fd');
   } else {
     if (fd !== undefined) {
       throw new ERR_INVALID_ARG_VALUE('options.fd', fd,
@@ -800,18 +885,13 @@ function validateOptions(options) {
                                       'is not supported yet');
     }
   }
-  // TODO(tls-splice): packets, once the pump has framing.
-  if (framing === 'ip' || framing === 'u16be') {
-    throw new ERR_INVALID_ARG_VALUE('options.framing', framing,
-                                    'does not fit a byte stream');
-  }
   return {
-    fd, stream, direction, autoClose, end, highWaterMark, signal,
+    fd, stream, direction, autoClose, end, framing, highWaterMark, signal,
   };
 }
 
 function openNative(socket, options) {
-  const { stream, direction } = options;
+  const { stream, direction, framing } = options;
   const fd = stream === undefined ? options.fd : stream._handle.fd;
   const name = stream === undefined ? 'options.fd' : 'options.stream';
   const value = stream ?? fd;
@@ -824,6 +904,7 @@ function openNative(socket, options) {
   }
   const native = new NativeSplice();
   const err = native.open(fd, kDirections[direction], options.highWaterMark,
+                          kFramings[framing],
                           stream === undefined && options.autoClose);
   if (err < 0)
     throw new ErrnoException(err, 'open');
@@ -833,7 +914,15 @@ function openNative(socket, options) {
   }
   if (err === TLS_SPLICE_ENOTSUP) {
     throw new ERR_INVALID_ARG_VALUE(
-      name, value, 'is not a pipe, stream socket, terminal or file');
+      name, value, 'is not a pipe, socket, terminal, file, or TUN device');
+  }
+  if (err === TLS_SPLICE_EFRAMING) {
+    throw new ERR_INVALID_ARG_VALUE('options.framing', framing,
+                                    'does not fit the endpoint');
+  }
+  if (err === TLS_SPLICE_EVNETHDR) {
+    throw new ERR_INVALID_ARG_VALUE(name, value,
+                                    'is a device with IFF_VNET_HDR');
   }
   if (err !== 0)
     throw new ERR_INVALID_STATE(`The splice cannot be made (${err})`);
@@ -846,6 +935,8 @@ function openNative(socket, options) {
  * @returns {TLSSplice}
  */
 function spliceTo(options) {
+  if (this?.encrypted !== true || !(this instanceof net.Socket))
+    throw new ERR_INVALID_THIS('TLSSocket');
   emitExperimentalWarning('tlsSocket.spliceTo()');
   const validated = validateOptions(options);
   if (isWindows)
@@ -900,6 +991,29 @@ function flush(socket, callback) {
     done(status);
 }
 
+// The idle timeout of a spliced socket has run out, as far as JS can tell, which
+// does not see what moves in native code. `told` is when that was the last time
+// when 'timeout' was emitted for it.
+function onIdle(socket, emit, told) {
+  const { timeout, [kTimeout]: timer } = socket;
+  const begun = timer?._idleStart;
+  const last = MathMax(socket[kSpliceIn]?.[kLastMove] ?? 0,
+                       socket[kSpliceOut]?.[kLastMove] ?? 0);
+  const rest = last + timeout - getLibuvNow();
+  if (rest <= 0 && last !== told) {
+    told = last;
+    emit();
+  }
+  socket[kIdleTimer] = setTimeout(() => {
+    // Not if it was set or has been started anew.
+    if (socket.timeout === timeout && timer?._idleStart === begun &&
+        (socket[kSpliceIn] || socket[kSpliceOut])) {
+      onIdle(socket, emit, told);
+    }
+  }, rest > 0 ? rest : timeout);
+  socket[kIdleTimer].unref();
+}
+
 // Adds the methods, and what a spliced socket does otherwise.
 function install(TLSSocket) {
   const { prototype } = TLSSocket;
@@ -943,12 +1057,18 @@ function install(TLSSocket) {
     const { [kSpliceIn]: spliceIn, [kSpliceOut]: spliceOut } = this;
     spliceIn?.[kOnDestroy](err);
     spliceOut?.[kOnDestroy](err);
+    clearTimeout(this[kIdleTimer]);
+    // It may be connected again.
+    this[kUnflushed] = false;
     return ReflectApply(base._destroy, this, [err, callback]);
   };
   prototype._onTimeout = function _onTimeout() {
-    const splice = this[kSpliceIn] ?? this[kSpliceOut];
-    if (!splice?.[kRearm](this.timeout))
-      ReflectApply(base._onTimeout, this, []);
+    clearTimeout(this[kIdleTimer]);
+    const emit = () => ReflectApply(base._onTimeout, this, []);
+    if (this[kSpliceIn] || this[kSpliceOut])
+      onIdle(this, emit);
+    else
+      emit();
   };
 }
 

@@ -1,0 +1,597 @@
+//! Packets: the framing against a simple reference, and what the pump makes of
+//! datagram sockets and of byte streams that carry packets.
+
+#![allow(clippy::undocumented_unsafe_blocks)]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+
+use openssl_sys as ossl;
+use proptest::prelude::*;
+
+use common::*;
+use tls_splice::ffi::*;
+use tls_splice::frame::*;
+use tls_splice::handle::tls_splice as Splice;
+use tls_splice::pump::*;
+
+/// Counts what a thread allocates while it asks for that.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get().map(|n| n + 1)));
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(run: impl FnOnce()) -> usize {
+    ALLOCATIONS.set(Some(0));
+    run();
+    ALLOCATIONS.take().unwrap()
+}
+
+/// An IPv4 or IPv6 packet of `len` bytes with recognisable contents.
+fn ip_packet(len: usize, seed: u8) -> Vec<u8> {
+    let mut packet: Vec<u8> = (0..len).map(|i| (i as u8).wrapping_mul(7) ^ seed).collect();
+    if len >= 40 && seed & 1 == 1 {
+        packet[0] = 0x60;
+        packet[4..6].copy_from_slice(&((len - 40) as u16).to_be_bytes());
+        packet[6] = 17;
+    } else {
+        packet[0] = 0x45;
+        packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+    }
+    packet
+}
+
+/// The whole packets at the start of a stream, by a parser that is as simple as can
+/// be; and where the first comes that is none.
+fn reference(framing: Framing, stream: &[u8]) -> (Vec<Vec<u8>>, Option<usize>) {
+    let mut packets = Vec::new();
+    let mut at = 0;
+    loop {
+        let rest = &stream[at..];
+        let byte = |i: usize| rest.get(i).map(|b| usize::from(*b));
+        let number = |i: usize| Some(byte(i)? * 256 + byte(i + 1)?);
+        let (prefix, len) = match framing {
+            Framing::Raw => unreachable!(),
+            Framing::U16be => (2, number(0).map(|n| n + 2)),
+            Framing::Ip => match byte(0).map(|b| b / 16) {
+                None => (0, None),
+                Some(4) => {
+                    let header = (rest[0] % 16) as usize * 4;
+                    if header < 20 || number(2).is_some_and(|n| n < header) {
+                        return (packets, Some(at));
+                    }
+                    (0, number(2))
+                }
+                Some(6) => {
+                    if byte(6) == Some(0) && number(4) == Some(0) {
+                        return (packets, Some(at));
+                    }
+                    (0, byte(6).and_then(|_| number(4)).map(|n| n + 40))
+                }
+                Some(_) => return (packets, Some(at)),
+            },
+        };
+        match len {
+            Some(len) if len <= rest.len() => {
+                packets.push(rest[prefix..len].to_vec());
+                at += len;
+            }
+            _ => return (packets, None),
+        }
+    }
+}
+
+fn by_parse(framing: Framing, stream: &[u8]) -> (Vec<Vec<u8>>, Option<usize>) {
+    let mut packets = Vec::new();
+    let mut at = 0;
+    loop {
+        match framing.parse(&stream[at..]) {
+            Err(Desync) => return (packets, Some(at)),
+            Ok(Some(packet)) if packet.total() <= stream.len() - at => {
+                packets.push(stream[at + packet.prefix..at + packet.total()].to_vec());
+                at += packet.total();
+            }
+            Ok(_) => return (packets, None),
+        }
+    }
+}
+
+/// The same from pieces. The lengths only: a follower holds nothing.
+fn by_follower(framing: Framing, stream: &[u8], cuts: &[usize]) -> (Vec<usize>, Option<usize>) {
+    let mut follower = Follower::default();
+    let mut lens = Vec::new();
+    let mut at = 0;
+    let mut cuts = cuts.iter().cycle();
+    while at < stream.len() {
+        let n = (*cuts.next().unwrap()).clamp(1, stream.len() - at);
+        let piece = &stream[at..at + n];
+        if let Err(bad) = follower.follow(framing, piece, |packet| lens.push(packet.len)) {
+            return (lens, Some(at.checked_add_signed(bad).unwrap()));
+        }
+        at += n;
+    }
+    (lens, None)
+}
+
+fn framings() -> impl Strategy<Value = Framing> {
+    prop_oneof![Just(Framing::Ip), Just(Framing::U16be)]
+}
+
+/// Packets with garbage behind or between them, or garbage alone.
+fn streams(framing: Framing) -> impl Strategy<Value = Vec<u8>> {
+    let packet = (0usize..3000, any::<u8>()).prop_map(move |(len, seed)| {
+        let mut bytes = vec![0; framing.prefix()];
+        bytes.extend(match framing {
+            Framing::Ip => ip_packet(len.max(20), seed),
+            _ => vec![seed; len],
+        });
+        framing.frame(&mut bytes).unwrap();
+        bytes
+    });
+    let garbage = prop::collection::vec(any::<u8>(), 0..60);
+    let piece = prop_oneof![20 => packet, 1 => garbage];
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #[test]
+    fn parsing_agrees_with_the_reference(
+        (framing, stream) in framings().prop_flat_map(|f| (Just(f), streams(f))),
+        cuts in prop::collection::vec(1usize..2000, 1..8),
+    ) {
+        let expected = reference(framing, &stream);
+        prop_assert_eq!(&by_parse(framing, &stream), &expected);
+        let (lens, bad) = by_follower(framing, &stream, &cuts);
+        prop_assert_eq!(bad, expected.1);
+        let whole: Vec<usize> = expected.0.iter().map(Vec::len).collect();
+        prop_assert_eq!(&lens[..whole.len()], &whole[..]);
+        // One more may have begun.
+        prop_assert!(lens.len() <= whole.len() + 1);
+    }
+}
+
+#[test]
+fn what_cannot_be_a_packet_is_refused() {
+    for (bytes, why) in [
+        (&[0x00][..], "version 0"),
+        (&[0x55], "version 5"),
+        (&[0x44], "a header of 16 bytes"),
+        (&[0x45, 0, 0, 19], "shorter than its header"),
+        (&[0x46, 0, 0, 20], "shorter than its header with options"),
+        (&[0x45, 0, 0, 0], "of no length, as with TSO"),
+        (&[0x60, 0, 0, 0, 0, 0, 0], "a jumbogram"),
+    ] {
+        assert_eq!(Framing::Ip.parse(bytes), Err(Desync), "{why}");
+    }
+    for bytes in [&[][..], &[0x45], &[0x45, 0, 5], &[0x60, 0, 0, 0, 0, 0]] {
+        assert_eq!(Framing::Ip.parse(bytes), Ok(None));
+    }
+    let longest = [0x6f, 0, 0, 0, 0xff, 0xff, 6];
+    let packet = Framing::Ip.parse(&longest).unwrap().unwrap();
+    assert_eq!(packet.total(), MAX_PACKET);
+    let empty = Framing::U16be.parse(&[0, 0]).unwrap().unwrap();
+    assert_eq!((empty.prefix, empty.len), (2, 0));
+}
+
+#[test]
+fn headers_of_devices() {
+    let (v4, v6) = (ip_packet(60, 0), ip_packet(60, 1));
+    let mut frame = [0; 60];
+    frame[12..14].copy_from_slice(&[0x08, 0x06]);
+    for (header, packet, expected) in [
+        (DeviceHeader::PacketInfo, &v4[..], [0, 0, 0x08, 0x00]),
+        (DeviceHeader::PacketInfo, &v6, [0, 0, 0x86, 0xdd]),
+        (DeviceHeader::PacketInfoEthernet, &frame, [0, 0, 0x08, 0x06]),
+        (DeviceHeader::Utun, &v4, [0, 0, 0, 2]),
+        (DeviceHeader::Utun, &v6, [0, 0, 0, 30]),
+    ] {
+        assert_eq!(header.for_packet(packet), expected);
+        assert_eq!(header.size(), 4);
+    }
+    assert_eq!(DeviceHeader::None.size(), 0);
+    // What a TUN device gives says which it is.
+    for packet in [&v4[..], &v6, &v4[..20]] {
+        assert_eq!(DeviceHeader::of_tun(packet), Some(DeviceHeader::None));
+        let header = DeviceHeader::PacketInfo;
+        let read = [&header.for_packet(packet)[..], packet].concat();
+        assert_eq!(DeviceHeader::of_tun(&read), Some(header));
+    }
+    for garbage in [
+        &[][..],
+        &[0; 100],
+        &[0, 0, 8, 0],
+        &[0, 0, 8, 0, 0x60],
+        &[0x55; 20],
+    ] {
+        assert_eq!(DeviceHeader::of_tun(garbage), None);
+    }
+    let stripped = 1u16.to_ne_bytes();
+    let header = [stripped[0], stripped[1], 8, 0];
+    assert!(DeviceHeader::PacketInfo.is_truncated(header));
+    assert!(!DeviceHeader::PacketInfo.is_truncated([0, 0, 8, 0]));
+    assert!(!DeviceHeader::Utun.is_truncated(header));
+}
+
+/// A session spliced to one end of a socket pair.
+struct Rig {
+    ours: Tls,
+    peer: Tls,
+    splice: *mut Splice,
+    _near: OwnedFd,
+}
+
+impl Rig {
+    fn new(near: OwnedFd, framing: u32) -> Rig {
+        Rig::with(near, framing, 256 * 1024)
+    }
+
+    fn with(near: OwnedFd, framing: u32, high_water_mark: usize) -> Rig {
+        let (ours, peer) = connect(TLS1_3, true);
+        let config = tls_splice_config {
+            struct_size: std::mem::size_of::<tls_splice_config>(),
+            fd: near.as_raw_fd(),
+            directions: DUPLEX,
+            high_water_mark,
+            framing,
+        };
+        let mut splice = std::ptr::null_mut();
+        assert_eq!(unsafe { tls_splice_new(&config, &mut splice) }, 0);
+        unsafe { tls_splice_start(splice, DUPLEX) };
+        Rig {
+            ours,
+            peer,
+            splice,
+            _near: near,
+        }
+    }
+
+    fn datagrams(framing: u32) -> (Rig, UnixDatagram) {
+        let (near, far) = UnixDatagram::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        far.set_nonblocking(true).unwrap();
+        (Rig::new(near.into(), framing), far)
+    }
+
+    /// The peer sends this, in records of at most `record` bytes.
+    fn peer_sends(&mut self, stream: &[u8], record: usize) -> u32 {
+        for piece in stream.chunks(record) {
+            assert!(self.peer.write(piece));
+        }
+        self.ours.give(&self.peer.take(usize::MAX));
+        self.decrypt()
+    }
+
+    fn decrypt(&mut self) -> u32 {
+        let mut ret = 1;
+        let steps = unsafe { tls_splice_decrypt(self.splice, self.ours.0, &mut ret) };
+        unsafe { ossl::ERR_clear_error() };
+        steps
+    }
+
+    /// What the peer gets, record by record.
+    fn encrypt(&mut self) -> (u32, Vec<Vec<u8>>) {
+        let steps = unsafe { tls_splice_encrypt(self.splice, self.ours.0) };
+        self.peer.give(&self.ours.take(usize::MAX));
+        let mut records = Vec::new();
+        let mut record = vec![0; 20_000];
+        loop {
+            unsafe { ossl::ERR_clear_error() };
+            let n = unsafe { ossl::SSL_read(self.peer.0, record.as_mut_ptr().cast(), 20_000) };
+            if n <= 0 {
+                return (steps, records);
+            }
+            records.push(record[..n as usize].to_vec());
+        }
+    }
+
+    fn stats(&self) -> tls_splice::stats::Stats {
+        stats_of(self.splice)
+    }
+
+    fn desync(&self) -> Option<(u32, u64)> {
+        let mut failure = tls_splice_failure::default();
+        unsafe { tls_splice_get_failure(self.splice, &mut failure) }
+            .then_some((failure.framing, failure.offset))
+    }
+
+    fn undelivered(&mut self) -> Vec<u8> {
+        let mut rest = vec![0; unsafe { tls_splice_undelivered(self.splice) }];
+        unsafe { tls_splice_take_undelivered(self.splice, rest.as_mut_ptr(), rest.len()) };
+        rest
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        unsafe { tls_splice_free(self.splice) };
+    }
+}
+
+fn received(far: &UnixDatagram) -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    let mut packet = vec![0; 70_000];
+    while let Ok(n) = far.recv(&mut packet) {
+        packets.push(packet[..n].to_vec());
+    }
+    packets
+}
+
+fn framed(framing: u32, packets: &[Vec<u8>]) -> Vec<u8> {
+    let mut stream = Vec::new();
+    for packet in packets {
+        if framing == TLS_SPLICE_FRAMING_U16BE {
+            stream.extend((packet.len() as u16).to_be_bytes());
+        }
+        stream.extend(packet);
+    }
+    stream
+}
+
+#[test]
+fn packets_arrive_whole_across_any_records() {
+    for framing in [TLS_SPLICE_FRAMING_IP, TLS_SPLICE_FRAMING_U16BE] {
+        let sizes = [
+            20, 1400, 40, 65_535, 41, 9000, 1280, 65_535, 65_535, 1500, 60,
+        ];
+        let mut packets: Vec<_> = (0..).zip(sizes).map(|(i, n)| ip_packet(n, i)).collect();
+        if framing == TLS_SPLICE_FRAMING_U16BE {
+            packets.insert(3, vec![]);
+            packets.push(vec![]);
+        }
+        let stream = framed(framing, &packets);
+        for record in [1, 7, 1000, 16_384] {
+            if record == 1 && stream.len() > 10_000 {
+                // A record each: only for the first few.
+                let few = framed(framing, &packets[..3]);
+                let (mut rig, far) = Rig::datagrams(framing);
+                rig.peer_sends(&few, 1);
+                assert_eq!(received(&far), packets[..3]);
+                continue;
+            }
+            let (mut rig, far) = Rig::datagrams(framing);
+            let mut got = Vec::new();
+            rig.peer_sends(&stream, record);
+            loop {
+                let more = received(&far);
+                if more.is_empty() {
+                    break;
+                }
+                got.extend(more);
+                // A full queue is backpressure.
+                rig.decrypt();
+            }
+            assert_eq!(got.len(), packets.len());
+            assert_eq!(got, packets, "records of {record}");
+            let stats = rig.stats();
+            assert_eq!(stats.packets_in, packets.len() as u64);
+            assert_eq!(stats.bytes_in, stream.len() as u64);
+            assert_eq!(stats.largest_packet_in, 65_535);
+            assert_eq!(stats.drops_in, 0);
+        }
+    }
+}
+
+#[test]
+fn packets_that_are_ready_share_a_record() {
+    for framing in [TLS_SPLICE_FRAMING_IP, TLS_SPLICE_FRAMING_U16BE] {
+        let (mut rig, far) = Rig::datagrams(framing);
+        // As many as a queue holds by default.
+        let packets: Vec<_> = (0..10).map(|i| ip_packet(1400, i)).collect();
+        for packet in &packets {
+            far.send(packet).unwrap();
+        }
+        let (steps, records) = rig.encrypt();
+        assert_ne!(steps & TLS_SPLICE_STEP_FLUSH, 0);
+        assert_eq!(records, [framed(framing, &packets)]);
+
+        // Each record begins with a packet.
+        let packets: Vec<_> = (0..8).map(|i| ip_packet(5000, i)).collect();
+        for packet in &packets {
+            far.send(packet).unwrap();
+        }
+        let records = rig.encrypt().1;
+        let expected: Vec<_> = packets
+            .chunks(3)
+            .map(|group| framed(framing, group))
+            .collect();
+        assert_eq!(records, expected);
+        let stats = rig.stats();
+        assert_eq!(stats.packets_out, 18);
+        assert_eq!(stats.largest_packet_out, 5000);
+    }
+}
+
+#[test]
+fn the_high_water_mark_leaves_room_for_one_packet() {
+    let packets: Vec<_> = (0..200).map(|i| ip_packet(1400, i)).collect();
+    for (high_water_mark, most) in [(1, 1500), (80_000, 80_000), (256 * 1024, 256 * 1024)] {
+        let (near, far) = UnixDatagram::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        far.set_nonblocking(true).unwrap();
+        let mut rig = Rig::with(near.into(), TLS_SPLICE_FRAMING_IP, high_water_mark);
+        let mut sent = packets.iter().peekable();
+        let mut got = Vec::new();
+        while got.len() < 200 * 1400 {
+            // The stalled peer takes nothing until no more is read.
+            let mut before = None;
+            while before != Some(rig.stats().packets_out) {
+                before = Some(rig.stats().packets_out);
+                while sent.next_if(|packet| far.send(packet).is_ok()).is_some() {}
+                unsafe { tls_splice_encrypt(rig.splice, rig.ours.0) };
+            }
+            assert_ne!(rig.ours.pending(), 0);
+            got.extend(rig.encrypt().1.concat());
+        }
+        assert_eq!(got, packets.concat());
+        assert!(rig.stats().peak_buffered_out <= most, "{:?}", rig.stats());
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_dropped_and_counted() {
+    let (mut rig, far) = Rig::datagrams(TLS_SPLICE_FRAMING_IP);
+    far.send(b"no packet").unwrap();
+    far.send(&ip_packet(100, 3)).unwrap();
+    let (_, records) = rig.encrypt();
+    assert_eq!(records, [ip_packet(100, 3)]);
+    assert_eq!(rig.stats().drops_out, 1);
+
+    // Refused: nobody is there any more.
+    drop(far);
+    let steps = rig.peer_sends(&ip_packet(50, 2), 16_384);
+    assert_eq!(steps & TLS_SPLICE_STEP_FAILED, 0);
+    let stats = rig.stats();
+    assert_eq!((stats.drops_in, stats.drops_econnrefused), (1, 1));
+    assert_eq!(stats.packets_in, 0);
+}
+
+#[test]
+fn garbage_ends_it_with_its_offset() {
+    for attempt in [TLS_SPLICE_FRAMING_IP, TLS_SPLICE_FRAMING_AUTO] {
+        let stream = [ip_packet(100, 0), ip_packet(50, 1), b"\0garbage".to_vec()].concat();
+        if attempt == TLS_SPLICE_FRAMING_IP {
+            let (mut rig, far) = Rig::datagrams(attempt);
+            let steps = rig.peer_sends(&stream, 16_384);
+            assert_ne!(steps & TLS_SPLICE_STEP_FAILED, 0);
+            assert_eq!(rig.desync(), Some((TLS_SPLICE_DECRYPT, 150)));
+            assert_eq!(received(&far).len(), 2);
+            assert_eq!(rig.undelivered(), b"\0garbage");
+        }
+        // On a byte stream too, from either side.
+        let (near, far) = nonblocking_pair();
+        let mut rig = Rig::new(near, TLS_SPLICE_FRAMING_IP);
+        let steps = rig.peer_sends(&stream, 33);
+        assert_ne!(steps & TLS_SPLICE_STEP_FAILED, 0);
+        assert_eq!(rig.desync(), Some((TLS_SPLICE_DECRYPT, 150)));
+        assert_eq!(read_some(&far), stream[..150]);
+        assert_eq!(rig.undelivered()[..], stream[150..]);
+
+        let (near, far) = nonblocking_pair();
+        let mut rig = Rig::new(near, TLS_SPLICE_FRAMING_IP);
+        std::io::Write::write_all(&mut &far, &stream).unwrap();
+        let (steps, records) = rig.encrypt();
+        assert_ne!(steps & TLS_SPLICE_STEP_FAILED, 0);
+        assert_eq!(rig.desync(), Some((TLS_SPLICE_ENCRYPT, 150)));
+        assert_eq!(records.concat(), stream[..150]);
+        assert_ne!(rig.encrypt().0 & TLS_SPLICE_STEP_STOPPED, 0);
+    }
+}
+
+fn read_some(mut far: &UnixStream) -> Vec<u8> {
+    let mut bytes = vec![0; 10_000];
+    let n = std::io::Read::read(&mut far, &mut bytes).unwrap();
+    bytes.truncate(n);
+    bytes
+}
+
+#[test]
+fn an_end_within_a_packet_is_a_failure() {
+    let packet = ip_packet(100, 0);
+    let (mut rig, far) = Rig::datagrams(TLS_SPLICE_FRAMING_IP);
+    rig.peer_sends(&packet, 100);
+    rig.peer_sends(&packet[..99], 100);
+    rig.peer.shutdown();
+    rig.ours.give(&rig.peer.take(usize::MAX));
+    assert_ne!(rig.decrypt() & TLS_SPLICE_STEP_FAILED, 0);
+    assert_eq!(rig.desync(), Some((TLS_SPLICE_DECRYPT, 100)));
+    assert_eq!(received(&far), std::slice::from_ref(&packet));
+    assert_eq!(rig.undelivered(), packet[..99]);
+
+    let (near, far) = nonblocking_pair();
+    let mut rig = Rig::new(near, TLS_SPLICE_FRAMING_IP);
+    std::io::Write::write_all(&mut &far, &packet[..60]).unwrap();
+    drop(far);
+    assert_ne!(rig.encrypt().0 & TLS_SPLICE_STEP_FAILED, 0);
+    assert_eq!(rig.desync(), Some((TLS_SPLICE_ENCRYPT, 0)));
+}
+
+#[test]
+fn bytes_from_before_the_splice_are_packets_too() {
+    let packets: Vec<_> = (0..100).map(|i| ip_packet(1400, i)).collect();
+    let stream = framed(TLS_SPLICE_FRAMING_U16BE, &packets);
+    let (mut rig, far) = Rig::datagrams(TLS_SPLICE_FRAMING_U16BE);
+    let (before, after) = stream.split_at(100_001);
+    for piece in before.chunks(999) {
+        unsafe {
+            tls_splice_push_before(rig.splice, TLS_SPLICE_DECRYPT, piece.as_ptr(), piece.len());
+        }
+    }
+    let mut got = Vec::new();
+    rig.peer_sends(after, 16_384);
+    loop {
+        let more = received(&far);
+        if more.is_empty() {
+            break;
+        }
+        got.extend(more);
+        rig.decrypt();
+    }
+    assert_eq!(got, packets);
+}
+
+#[test]
+fn a_stop_hands_whole_packets_back() {
+    let packets: Vec<_> = (0..1000u32).map(|i| ip_packet(1400, i as u8)).collect();
+    let stream = framed(TLS_SPLICE_FRAMING_IP, &packets);
+    let (mut rig, far) = Rig::datagrams(TLS_SPLICE_FRAMING_IP);
+    let steps = rig.peer_sends(&stream[..stream.len() - 10], 16_384);
+    assert_ne!(steps & TLS_SPLICE_STEP_PAUSE_TLS, 0, "the queue is full");
+    assert_eq!(rig.stats().stalls_in, 1);
+    unsafe { tls_splice_stop(rig.splice) };
+    let delivered = received(&far);
+    assert!(!delivered.is_empty());
+    let mut rest = rig.undelivered();
+    rest.extend(rig.ours.read_all().0);
+    rest.extend(&stream[stream.len() - 10..]);
+    assert_eq!([delivered.concat(), rest].concat(), stream);
+    assert_eq!(delivered, packets[..delivered.len()]);
+}
+
+#[test]
+fn a_packet_allocates_nothing() {
+    let (mut rig, far) = Rig::datagrams(TLS_SPLICE_FRAMING_IP);
+    let packets: Vec<_> = (0..5).map(|i| ip_packet(1400, i)).collect();
+    let stream = packets.concat();
+    let mut allocated = 0;
+    for round in 0..200 {
+        // What the pump holds across packets is made by the first.
+        if round == 1 {
+            allocated = 0;
+        }
+        assert!(rig.peer.write(&stream));
+        rig.ours.give(&rig.peer.take(usize::MAX));
+        allocated += allocations(|| while rig.decrypt() & TLS_SPLICE_STEP_MORE != 0 {});
+        assert_eq!(received(&far), packets);
+        for packet in &packets {
+            far.send(packet).unwrap();
+        }
+        allocated += allocations(|| unsafe {
+            tls_splice_encrypt(rig.splice, rig.ours.0);
+        });
+        rig.peer.give(&rig.ours.take(usize::MAX));
+        assert_eq!(rig.peer.read_all().0, stream);
+    }
+    assert_eq!(allocated, 0);
+    assert_eq!(rig.stats().packets_out, 1000);
+    // It counts.
+    assert_eq!(allocations(|| drop(vec![0; 10])), 1);
+}

@@ -1,0 +1,24 @@
+'use strict';
+
+// What spliceTo() says to a device. usage: tun-exec node open.js FRAMING
+
+const tls = require('tls');
+
+const psk = Buffer.alloc(32, 1);
+const options = { ciphers: 'PSK', maxVersion: 'TLSv1.2' };
+
+const server = tls.createServer({ ...options, pskCallback: () => psk }, (socket) => {
+  try {
+    socket.spliceTo({ fd: Number(process.env.TUN_FD), framing: process.argv[2] });
+    console.log('fits');
+  } catch (err) {
+    console.log(err.message, err.code);
+  }
+  process.exit();
+});
+server.listen(0, '127.0.0.1', () => tls.connect({
+  ...options,
+  port: server.address().port,
+  checkServerIdentity() {},
+  pskCallback: () => ({ psk, identity: 'x' }),
+}).on('error', () => {}));

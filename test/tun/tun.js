@@ -1,0 +1,335 @@
+'use strict';
+
+// usage: test/tun/run [WORD]: the tests with WORD in their name, or all
+
+const assert = require('assert');
+const { createHash, randomBytes } = require('crypto');
+const fs = require('fs');
+const os = require('os');
+const path = require('path');
+
+const { ip, kExec, kRepo, killAll, ping, run, setUp, start, tearDown } = require('./net');
+
+const kNode = `${kRepo}/out/node`;
+const kTunnel = `${kRepo}/tools/examples/tun-tunnel.js`;
+const env = { TLS_PSK: randomBytes(32).toString('hex'), NODE_NO_WARNINGS: '1' };
+const work = fs.mkdtempSync(path.join(os.tmpdir(), 'tun-'));
+
+const tests = [];
+function test(name, body) {
+  tests.push({ name, body });
+}
+
+const address = { a: '10.0.0.1', b: '10.0.0.2' };
+const address6 = { a: 'fd00::1', b: 'fd00::2' };
+
+// What brings a device up.
+function setUpCommands(ns, mtu) {
+  return [
+    `ip link set tun mtu ${mtu} up`,
+    `ip address replace ${address[ns]}/24 dev tun`,
+    mtu >= 1280 ? `ip address replace ${address6[ns]}/64 dev tun nodad` : ':',
+  ];
+}
+
+function configure(ns, mtu = 1500) {
+  run(ns, ['sh', '-ec', setUpCommands(ns, mtu).join('\n')]);
+}
+
+// One end of a tunnel, the device up before the first packet can come for it.
+function endpoint(ns, role, { mtu = 1500, flags = [], queues = 1 } = {}) {
+  if (queues > 1)
+    flags = [...flags, '--queues', `${queues}`];
+  const script = [...setUpCommands(ns, mtu), 'exec "$@"'].join('\n');
+  return start(ns, [
+    kExec, '--name', 'tun', ...flags, 'sh', '-ec', script, '-', kNode, kTunnel, role, '192.0.2.2', '4433',
+  ], env);
+}
+
+// A tunnel between the namespaces: the two processes, with their devices configured.
+async function tunnel(options = {}) {
+  const b = endpoint('b', 'listen', options);
+  await b.next(/^listening/);
+  const a = endpoint('a', 'connect', options);
+  for (let i = 0; i < (options.queues ?? 1); i++)
+    await Promise.all([a.next(/^up/), b.next(/^up/)]);
+  return { a, b };
+}
+
+async function stats(end) {
+  end.child.kill('SIGUSR2');
+  return JSON.parse((await end.next(/^stats (.*)/))[1]);
+}
+
+// Ends the tunnel from 'a'; the stats of both ends.
+async function end({ a, b }) {
+  const both = [await stats(a), await stats(b)];
+  await killAll();
+  return both;
+}
+
+async function sweep(mtu) {
+  for (const { to, header } of [{ to: address, header: 28 }, { to: address6, header: 48 }]) {
+    const most = mtu - header;
+    for (const size of [0, 1, 16, 56, 100, 555, 1024, most - 1, most])
+      await ping('a', to.b, size);
+    // In fragments. The kernel gives up those that have too many of others between them.
+    for (const size of [most + 1, 3 * mtu + 5, 65507])
+      await ping('a', to.b, Math.min(size, 65507), 1);
+    await ping('b', to.a, most);
+  }
+}
+
+// The kernel counts what it finds damaged.
+function assertIntact() {
+  for (const ns of ['a', 'b']) {
+    const counters = {};
+    for (const file of ['snmp', 'snmp6']) {
+      const lines = run(ns, ['cat', `/proc/net/${file}`]).trim().split('\n');
+      if (file === 'snmp6') {
+        for (const line of lines) {
+          const { 0: name, 1: value } = line.split(/\s+/);
+          counters[name] = Number(value);
+        }
+      } else {
+        for (let i = 0; i < lines.length; i += 2) {
+          const names = lines[i].split(' ');
+          const values = lines[i + 1].split(' ');
+          for (let j = 1; j < names.length; j++)
+            counters[names[0].slice(0, -1) + names[j]] = Number(values[j]);
+        }
+      }
+    }
+    for (const name of ['IpInHdrErrors', 'TcpInCsumErrors', 'TcpInErrs', 'UdpInCsumErrors', 'IcmpInCsumErrors',
+                        'IcmpInErrors', 'Ip6InHdrErrors', 'Ip6InTruncatedPkts', 'Udp6InCsumErrors', 'Icmp6InErrors'])
+      assert.strictEqual(counters[name], 0, `${name} in ${ns}`);
+  }
+}
+
+function assertNoDrops(...ends) {
+  for (const { dropsIn, dropsOut } of ends) {
+    assert.strictEqual(dropsIn, 0);
+    assert.strictEqual(dropsOut, 0);
+  }
+}
+
+for (const mtu of [1280, 1500, 9000, 65000, 65535]) {
+  for (const flags of [[], ['--pi']]) {
+    test(`mtu ${mtu} ${flags}: ping of all sizes`, async () => {
+      const both = await tunnel({ mtu, flags });
+      await sweep(mtu);
+      const ends = await end(both);
+      assertNoDrops(...ends);
+      for (const { largestPacketIn, largestPacketOut, packetsIn, packetsOut } of ends) {
+        assert.strictEqual(largestPacketIn, mtu);
+        assert.strictEqual(largestPacketOut, mtu);
+        assert(packetsIn > 50 && packetsOut > 50);
+      }
+      assertIntact();
+    });
+  }
+}
+
+test('no IPv6 at a small mtu: ping of all sizes', async () => {
+  const both = await tunnel({ mtu: 68 });
+  for (const size of [0, 1, 40, 41, 400])
+    await ping('a', address.b, size);
+  assertNoDrops(...await end(both));
+  assertIntact();
+});
+
+async function iperf(...args) {
+  const server = start('b', ['iperf3', '-s', '-1', '--forceflush']);
+  await server.next(/^Server listening/);
+  const output = await start('a', ['iperf3', '-J', '-t', '1', ...args]).done();
+  await server.done();
+  return JSON.parse(output.slice(output.indexOf('{'))).end;
+}
+
+for (const mtu of [1280, 9000, 65000]) {
+  for (const to of [address.b, address6.b]) {
+    test(`mtu ${mtu}: iperf3 to ${to}, both ways`, async () => {
+      const both = await tunnel({ mtu });
+      for (const way of [[], ['-R'], ['--bidir']]) {
+        const tcp = await iperf('-c', to, ...way);
+        assert(tcp.sum_sent.bytes > 1e6);
+        assert(tcp.sum_received.bytes > 1e6);
+      }
+      for (const way of [[], ['-R']]) {
+        const size = Math.min(mtu, 60000) - 100;
+        const { sum, streams: { 0: { udp } } } = await iperf('-c', to, '-u', '-b', '20M', '-l', `${size}`, ...way);
+        assert(sum.packets > 10);
+        assert.strictEqual(udp.out_of_order, 0);
+        // The queues of the devices may overflow, as those of any link. But nothing overtakes.
+        assert(sum.lost_percent < 50, `${sum.lost_percent} % lost`);
+      }
+      assertNoDrops(...await end(both));
+      assertIntact();
+    });
+  }
+}
+
+test('curl downloads and uploads a file', async () => {
+  const both = await tunnel();
+  const file = `${work}/file`;
+  const bytes = randomBytes(64 * 1024 * 1024);
+  const hash = createHash('sha256').update(bytes).digest('hex');
+  fs.writeFileSync(file, bytes);
+  const server = start('b', [kNode, `${__dirname}/http.js`, address.b, file]);
+  const { 1: port } = await server.next(/^listening on (.*)/);
+  const url = `http://${address.b}:${port}/`;
+  await start('a', ['curl', '-sSf', '-o', `${work}/down`, url]).done();
+  assert.strictEqual(createHash('sha256').update(fs.readFileSync(`${work}/down`)).digest('hex'), hash);
+  assert.strictEqual(await start('a', ['curl', '-sSf', '-T', file, url]).done(), hash);
+  assertNoDrops(...await end(both));
+  assertIntact();
+});
+
+for (const flags of [[], ['--pi']]) {
+  test(`4 queues ${flags}: ping and iperf3`, async () => {
+    const both = await tunnel({ flags, queues: 4 });
+    await sweep(1500);
+    const tcp = await iperf('-c', address.b, '-P', '8', '--bidir');
+    assert(tcp.sum_received.bytes > 1e6);
+    // Its flows are spread over the queues.
+    both.a.child.kill('SIGUSR2');
+    let busy = 0;
+    for (let i = 0; i < 4; i++)
+      busy += JSON.parse((await both.a.next(/^stats (.*)/))[1]).packetsOut > 100;
+    assert(busy > 1);
+    await killAll();
+    assertIntact();
+  });
+}
+
+test('a TAP device', async () => {
+  const both = await tunnel({ flags: ['--tap'] });
+  await sweep(1500);
+  const { 0: a } = await end(both);
+  // With the header of Ethernet.
+  assert.strictEqual(a.largestPacketIn, 1514);
+  assertIntact();
+});
+
+test('a TAP device with --pi', async () => {
+  const both = await tunnel({ flags: ['--tap', '--pi'] });
+  await sweep(1500);
+  const { 0: a } = await end(both);
+  assert.strictEqual(a.largestPacketIn, 1514);
+  assertIntact();
+});
+
+test('the link goes down and comes up again', async () => {
+  const both = await tunnel();
+  const flood = start('b', ['ping', '-n', '-q', '-f', address.a]);
+  const load = start('b', ['sh', '-c', `while :; do ping -n -q -f -w 1 ${address6.a} || :; done`]);
+  for (let i = 0; i < 5; i++) {
+    const before = await stats(both.a);
+    ip('a', 'link set tun down');
+    for (let now = before; now.dropsEIO === before.dropsEIO;)
+      now = await stats(both.a);
+    configure('a');
+    await ping('a', address.b, 1000);
+    await ping('a', address6.b, 1000);
+  }
+  await Promise.all([flood.kill(), load.kill()]);
+  await ping('b', address.a, 1472);
+  const { 0: a, 1: b } = await end(both);
+  assert(a.dropsEIO >= 5);
+  assert.strictEqual(a.dropsIn, a.dropsEIO);
+  assertNoDrops(b);
+});
+
+test('the other link goes down, and more comes for it than fits anywhere', async () => {
+  const both = await tunnel();
+  ip('b', 'link set tun down');
+  await start('a', ['ping', '-n', '-q', '-c', '5000', '-l', '5000', '-W', '0.1', '-s', '1400', address.b]).exited;
+  configure('b');
+  await ping('a', address.b, 1000);
+  const { 1: b } = await end(both);
+  assert(b.dropsEIO > 100);
+});
+
+for (const signal of ['SIGKILL', 'SIGTERM', 'SIGSTOP']) {
+  test(`the sender gets ${signal}`, async () => {
+    const { a, b } = await tunnel();
+    const server = start('b', ['iperf3', '-s', '-1', '--forceflush']);
+    await server.next(/^Server listening/);
+    const load = start('a', ['iperf3', '-c', address.b, '-t', '60', '--forceflush', '-i', '0.1']);
+    await load.next(/bits\/sec/);
+    if (signal === 'SIGSTOP') {
+      // It goes on where it was.
+      a.child.kill('SIGSTOP');
+      assert.strictEqual(await start('b', ['ping', '-n', '-c', '1', '-W', '0.2', address.a]).exited, 1);
+      a.child.kill('SIGCONT');
+      load.lines.length = 0;
+      await load.next(/bits\/sec/);
+      await killAll();
+      return;
+    }
+    await a.kill(signal);
+    await b.next(/^(ended|failed)/);
+    await Promise.all([server.kill(), load.kill()]);
+    // The device is there, and takes the next connection.
+    const again = endpoint('a', 'connect');
+    await Promise.all([again.next(/^up/), b.next(/^up/)]);
+    await ping('a', address.b, 1000);
+    await ping('b', address6.a, 1000);
+    await killAll();
+    assertIntact();
+  });
+}
+
+test('the device is deleted', async () => {
+  const { a, b } = await tunnel();
+  await ping('a', address.b, 1000);
+  ip('a', 'link delete tun');
+  const { 1: code } = await a.next(/^failed (\S+)/);
+  assert.match(code, /^(EBADFD|Unknown|UNKNOWN|EIO)/);
+  assert.match((await b.next(/^(?:ended|failed) (.*)/))[1], /"reason":"end"|ECONNRESET/);
+});
+
+test('a device with IFF_VNET_HDR is refused, and so is framing that does not fit', async () => {
+  for (const [flags, framing, message] of [
+    [['--vnet-hdr'], 'auto', /is a device with IFF_VNET_HDR/],
+    [['--vnet-hdr', '--tap'], 'u16be', /is a device with IFF_VNET_HDR/],
+    [[], 'raw', /options\.framing.*does not fit the endpoint/],
+    [['--tap'], 'raw', /options\.framing.*does not fit the endpoint/],
+    [['--tap'], 'ip', /options\.framing.*does not fit the endpoint/],
+    [[], 'ip', /^fits/],
+    [[], 'u16be', /^fits/],
+    [['--tap'], 'u16be', /^fits/],
+  ]) {
+    const output = await start('a', [kExec, ...flags, kNode, `${__dirname}/open.js`, framing], env).done();
+    assert.match(output, message);
+    if (!String(message).includes('fits/'))
+      assert.match(output, /ERR_INVALID_ARG_VALUE/);
+  }
+});
+
+async function main() {
+  await setUp();
+  require('./cdtunnel')(test, work);
+  const word = process.argv[2] ?? '';
+  let passed = 0;
+  let failed = 0;
+  for (const { name, body } of tests) {
+    if (!name.includes(word))
+      continue;
+    const begin = process.hrtime.bigint();
+    try {
+      await body();
+      passed++;
+      console.log(`ok - ${name} (${Math.round(Number(process.hrtime.bigint() - begin) / 1e6)} ms)`);
+    } catch (err) {
+      failed++;
+      console.log(`not ok - ${name}\n${err.stack.replace(/^/gm, '    ')}`);
+    }
+    await killAll();
+  }
+  tearDown();
+  fs.rmSync(work, { recursive: true });
+  console.log(`${passed} passed, ${failed} failed`);
+  process.exitCode = failed === 0 ? 0 : 1;
+}
+main();

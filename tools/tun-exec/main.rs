@@ -1,0 +1,163 @@
+//! Opens a TUN or TAP device, or attaches to one, and becomes another program that
+//! has it as an inherited file descriptor. Node has no ioctl(2) to do so itself.
+//!
+//! See Documentation/networking/tuntap.rst of Linux.
+
+use std::ffi::{CStr, OsString};
+use std::os::fd::RawFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+use std::{env, io};
+
+use libc::{c_int, c_short};
+
+const USAGE: &str = "\
+usage: tun-exec [OPTION]... PROGRAM [ARGUMENT]...
+
+Opens a TUN device and runs PROGRAM with it as file descriptor 3. The device is
+new, and goes away with the last descriptor, or it is one that exists already
+(ip tuntap add). It takes CAP_NET_ADMIN, or a device that belongs to the user.
+
+  --name NAME    of the device; the kernel chooses one by default. NAME can have
+                 a %d for a number that is free
+  --tap          Ethernet frames instead of IP packets
+  --pi           with the packet information header (no IFF_NO_PI)
+  --queues N     N descriptors, from 3 on, of one multi-queue device
+  --vnet-hdr     with the header of virtio (IFF_VNET_HDR)
+  -h, --help     this text
+
+PROGRAM finds the name of the device in TUN_NAME, the first descriptor in TUN_FD and
+their number in TUN_QUEUES.
+";
+
+/// The descriptor that the program gets first.
+const FIRST_FD: RawFd = 3;
+
+struct Options {
+    name: Vec<u8>,
+    flags: c_int,
+    queues: RawFd,
+    program: Vec<OsString>,
+}
+
+fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Option<Options>, String> {
+    let mut options = Options {
+        name: Vec::new(),
+        flags: libc::IFF_TUN | libc::IFF_NO_PI,
+        queues: 1,
+        program: Vec::new(),
+    };
+    while let Some(arg) = args.next() {
+        let mut value = || {
+            let text = args.next().and_then(|value| value.into_string().ok());
+            text.ok_or_else(|| format!("{} takes a value", arg.to_string_lossy()))
+        };
+        match arg.to_str() {
+            Some("-h" | "--help") => return Ok(None),
+            Some("--tap") => options.flags ^= libc::IFF_TUN | libc::IFF_TAP,
+            Some("--vnet-hdr") => options.flags |= libc::IFF_VNET_HDR,
+            Some("--pi") => options.flags &= !libc::IFF_NO_PI,
+            Some("--name") => options.name = value()?.into_bytes(),
+            Some("--queues") => {
+                options.queues = value()?.parse().map_err(|_| "--queues takes a number")?;
+                options.flags |= libc::IFF_MULTI_QUEUE;
+            }
+            Some("--") => options.program.extend(args.by_ref()),
+            Some(text) if text.starts_with('-') => return Err(format!("unknown option {text}")),
+            _ => {
+                options.program.push(arg);
+                options.program.extend(args.by_ref());
+            }
+        }
+    }
+    if options.name.len() >= libc::IFNAMSIZ {
+        return Err(format!("--name takes at most {} bytes", libc::IFNAMSIZ - 1));
+    }
+    if !(1..=256).contains(&options.queues) {
+        return Err("--queues takes a number from 1 to 256".into());
+    }
+    if options.program.is_empty() {
+        return Err("no program to run".into());
+    }
+    Ok(Some(options))
+}
+
+/// Opens one queue of the device, and puts its name in place of the pattern.
+fn open(request: &mut libc::ifreq) -> io::Result<RawFd> {
+    // SAFETY: the path is NUL-terminated, and `request` valid for the ioctl, which
+    // fills the name in.
+    unsafe {
+        let fd = libc::open(c"/dev/net/tun".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+        if fd < 0 || libc::ioctl(fd, libc::TUNSETIFF as _, &raw mut *request) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(fd)
+    }
+}
+
+/// Makes `fd` number `wanted`, which the program inherits.
+fn pass_on(fd: RawFd, wanted: RawFd) -> io::Result<()> {
+    // SAFETY: no memory is passed. What had the number before is not used by this
+    // program any more.
+    let done = unsafe {
+        if fd == wanted {
+            libc::fcntl(fd, libc::F_SETFD, 0)
+        } else {
+            libc::dup2(fd, wanted)
+        }
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn run(options: Options) -> io::Result<()> {
+    // SAFETY: all zeros is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(&options.name) {
+        *to = *from as _;
+    }
+    request.ifr_ifru.ifru_flags = options.flags as c_short;
+    let mut queues = Vec::new();
+    for _ in 0..options.queues {
+        queues.push(open(&mut request)?);
+    }
+    // None of those that are still to move may be where another one goes.
+    let above = FIRST_FD + options.queues;
+    for queue in &mut queues {
+        // SAFETY: no memory is passed.
+        *queue = match unsafe { libc::fcntl(*queue, libc::F_DUPFD_CLOEXEC, above) } {
+            -1 => return Err(io::Error::last_os_error()),
+            fd => fd,
+        };
+    }
+    for (queue, wanted) in queues.into_iter().zip(FIRST_FD..) {
+        pass_on(queue, wanted)?;
+    }
+    // SAFETY: the kernel has terminated the name.
+    let name = unsafe { CStr::from_ptr(request.ifr_name.as_ptr()) };
+    let mut command = Command::new(&options.program[0]);
+    command.args(&options.program[1..]);
+    command.env("TUN_FD", FIRST_FD.to_string());
+    command.env("TUN_QUEUES", options.queues.to_string());
+    command.env("TUN_NAME", name.to_string_lossy().as_ref());
+    Err(command.exec())
+}
+
+fn main() -> ExitCode {
+    let options = match parse(env::args_os().skip(1)) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("tun-exec: {error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let error = run(options).expect_err("exec returns only to fail");
+    eprintln!("tun-exec: {error}");
+    ExitCode::FAILURE
+}
