@@ -120,7 +120,10 @@ impl Bench {
                         steps = tls_splice_decrypt(bench.splice, bench.ours.0, &mut ret);
                     }
                 }
-                assert_eq!(steps & (TLS_SPLICE_STEP_PAUSE_TLS | TLS_SPLICE_STEP_OVER), 0);
+                assert_eq!(
+                    steps & (TLS_SPLICE_STEP_PAUSE_TLS | TLS_SPLICE_STEP_OVER),
+                    0
+                );
             }
         });
         let mut got = 0;
@@ -157,7 +160,12 @@ impl Drop for Bench {
 
 /// `iterations` batches, and how many allocations that took for each megabyte is told once, from
 /// the second batch on: the first one finds nothing to use again.
-fn run(c: &mut Criterion, name: &str, id: BenchmarkId, mut batch: impl FnMut(&mut Bench) -> Duration) {
+fn run(
+    c: &mut Criterion,
+    name: &str,
+    id: BenchmarkId,
+    mut batch: impl FnMut(&mut Bench) -> Duration,
+) {
     let mut group = c.benchmark_group(name);
     group.throughput(Throughput::Bytes(BATCH as u64));
     let mut bench = Bench::new();
@@ -173,7 +181,10 @@ fn run(c: &mut Criterion, name: &str, id: BenchmarkId, mut batch: impl FnMut(&mu
     if batches > 0 {
         let allocations = ALLOCATIONS.load(Relaxed) - before;
         let megabytes = (batches * BATCH as u64) as f64 / 1e6;
-        println!("{name}: {:.3} allocations per MB", allocations as f64 / megabytes);
+        println!(
+            "{name}: {:.3} allocations per MB",
+            allocations as f64 / megabytes
+        );
         assert_eq!(allocations, 0, "the pump allocates in its steady state");
     }
     group.finish();
@@ -184,7 +195,12 @@ fn pump(c: &mut Criterion) {
         let id = BenchmarkId::from_parameter(record);
         run(c, "decrypt", id, |bench| bench.decrypt(record));
     }
-    run(c, "encrypt", BenchmarkId::from_parameter(16384), Bench::encrypt);
+    run(
+        c,
+        "encrypt",
+        BenchmarkId::from_parameter(16384),
+        Bench::encrypt,
+    );
 }
 
 criterion_group!(benches, pump);

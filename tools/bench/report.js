@@ -157,7 +157,7 @@ function lines(medians) {
     free = Math.max(free + 14, y(cost(name, sizes.at(-1))) + 4);
     body.push(text(width - right + 6, free, name, `style="fill:${colours[name]}"`));
   }
-  body.push(text(left, height - 12, 'CPU-seconds of the forwarding process per GB (decrypt), over the bytes in a record',
+  body.push(text(left, height - 12, 'CPU-seconds of the forwarding process per GB (decrypt), over bytes per record',
                  'style="fill:#666"'));
   return svg(width, height, body);
 }
