@@ -55,7 +55,7 @@ function options() {
 }
 
 const args = options();
-const millis = args.quick ? 300 : 800;
+const millis = args.quick ? 300 : 600;
 const running = new Set();
 
 // Of the whole process group, which each contender has to itself.
@@ -124,9 +124,21 @@ async function stopTracing(tracer, file) {
 
 let runs = 0;
 
+// A contender that is only just starting may drop its first connection.
+async function measure(row, name, options) {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await tryToMeasure(row, name, options);
+    } catch (err) {
+      if (!err.early || attempt === 3)
+        throw err;
+    }
+  }
+}
+
 // Measures one contender once. With `trace` its system calls are counted
 // instead, which makes all other figures worthless.
-async function measure(row, name, { trace = false } = {}) {
+async function tryToMeasure(row, name, { trace = false } = {}) {
   const dir = path.join(work, String(++runs));
   const to = await prepare(dir, row);
   const contender = contenders[name];
@@ -137,6 +149,7 @@ async function measure(row, name, { trace = false } = {}) {
   const generator = start([load, ...row.load, '--port', to.port, '--plain', to.upstream, '--pid', forwarder.pid,
                            '--ms', trace ? 200 : millis * (row.longer ?? 1)], ['pipe', 'pipe', 'inherit']);
   const marks = [];
+  let early = true;
   let tracer;
   let calls;
   let result;
@@ -149,6 +162,7 @@ async function measure(row, name, { trace = false } = {}) {
       result = JSON.parse(line);
       continue;
     }
+    early = false;
     if (trace) {
       const file = path.join(dir, 'strace');
       if (tracer)
@@ -167,7 +181,7 @@ async function measure(row, name, { trace = false } = {}) {
   kill(forwarder);
   if (code !== 0 || !result) {
     process.stderr.write(fs.readFileSync(log));
-    throw new Error(`${row.name}, ${name}: the measurement failed`);
+    throw Object.assign(new Error(`${row.name}, ${name}: the measurement failed`), { early });
   }
   fs.rmSync(dir, { recursive: true });
   return figures(result, marks.at(-1), calls);
@@ -252,7 +266,7 @@ async function main() {
   const plan = args.wanted.map((row) => ({
     row,
     names: row.contenders.filter((name) => !args.only.length || args.only.includes(name)),
-    rounds: row.extra ? 1 : args.rounds,
+    rounds: Math.min(args.rounds, row.rounds ?? Infinity),
   })).filter(({ names }) => names.length);
   const tracing = args.quick ? [] : plan.filter(({ row }) => row.syscalls);
   const count = (list) => list.reduce((sum, { names, rounds }) => sum + names.length * rounds, 0);

@@ -8,7 +8,8 @@ const everybody = ['floor', 'splice', 'splice-fd', 'pipe', 'pipeline', ...peers]
 const bulk = (direction, ...more) => ['--load', 'bulk', '--direction', direction, ...more];
 
 // `load` is for the load generator. `quick` rows are in a --quick run, and
-// `extra` ones only in a run that names them.
+// `extra` ones only in a run that names them. `rounds` is a limit, for figures
+// that vary little.
 const rows = {};
 
 function row(name, title, load, contenders, more) {
@@ -41,26 +42,26 @@ for (const n of scales) {
 }
 
 row('idle', 'idle connections', ['--load', 'idle', '--connections', 1000], ['none', 'splice', 'splice-fd', 'pipe'],
-    { gc: true });
+    { gc: true, rounds: 3 });
 
 const stalled = 64;
 const highWaterMark = 262144;
 row('stall-decrypt', `decrypt, ${stalled} stalled endpoints`,
-    bulk('decrypt', '--stall', '--connections', stalled), ['splice', 'splice-fd', 'pipe'], { gc: true });
+    bulk('decrypt', '--stall', '--connections', stalled), ['splice', 'splice-fd', 'pipe'], { gc: true, rounds: 3 });
 row('stall-encrypt', `encrypt, ${stalled} stalled TLS peers`,
-    bulk('encrypt', '--stall', '--connections', stalled), ['splice', 'splice-fd', 'pipe'], { gc: true });
+    bulk('encrypt', '--stall', '--connections', stalled), ['splice', 'splice-fd', 'pipe'], { gc: true, rounds: 3 });
 
 const recordSizes = [64, 256, 1400, 4096, 16384];
 const recordRow = (size) => ({ 1400: 'small', 16384: 'decrypt' })[size] ?? `record-${size}`;
 for (const size of recordSizes) {
   if (!rows[recordRow(size)]) {
     row(recordRow(size), `decrypt, ${size} B records`, bulk('decrypt', '--record', size),
-        ['floor', 'splice', 'pipe', 'nginx', 'haproxy'], { quick: false });
+        ['floor', 'splice', 'pipe', 'nginx', 'haproxy'], { quick: false, rounds: 3 });
   }
 }
 
-row('long-1', 'decrypt, 1 GB in one splice', bulk('decrypt', '--bytes', 1e9), ['splice'], { extra: true });
-row('long-100', 'decrypt, 100 GB in one splice', bulk('decrypt', '--bytes', 1e11), ['splice'], { extra: true });
+row('long-1', 'decrypt, 1 GB in one splice', bulk('decrypt', '--bytes', 1e9), ['splice'], { extra: true, rounds: 1 });
+row('long-100', 'decrypt, 100 GB in one splice', bulk('decrypt', '--bytes', 1e11), ['splice'], { extra: true, rounds: 1 });
 
 // The targets. `of` is a function that gives one result's figure, or NaN when
 // it was not measured.

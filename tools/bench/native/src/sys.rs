@@ -58,6 +58,9 @@ pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// What does not move for so long is an error.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
 /// Waits until the descriptor is readable, or writable.
 pub fn poll(fd: RawFd, events: i16) -> io::Result<()> {
     let mut poll = libc::pollfd {
@@ -66,8 +69,11 @@ pub fn poll(fd: RawFd, events: i16) -> io::Result<()> {
         revents: 0,
     };
     // SAFETY: one entry.
-    result(unsafe { libc::poll(&mut poll, 1, -1) } as isize)?;
-    Ok(())
+    let n = unsafe { libc::poll(&mut poll, 1, PATIENCE.as_millis() as c_int) };
+    match result(n as isize)? {
+        Some(1) => Ok(()),
+        _ => Err(io::ErrorKind::TimedOut.into()),
+    }
 }
 
 /// Lets timers of this thread be exact: by default they may be 50 microseconds late.

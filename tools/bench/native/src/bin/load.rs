@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,11 +17,8 @@ use openssl::ssl::SslContext;
 use tls_splice_bench::args::Args;
 use tls_splice_bench::flow::{self, Counters, End, Side, CHUNK, DISCARD, DRAIN, QUIT, VERIFY};
 use tls_splice_bench::process::{self, Usage};
-use tls_splice_bench::sys::{self, Endpoint, Ends};
+use tls_splice_bench::sys::{self, Endpoint, Ends, PATIENCE};
 use tls_splice_bench::tls::{self, Read, Tls};
-
-/// What does not move for so long is an error.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 fn error<T>(text: impl Display) -> io::Result<T> {
     Err(io::Error::other(text.to_string()))
@@ -49,11 +47,15 @@ impl Upstream {
     fn accept(&self) -> io::Result<Ends> {
         match self {
             Upstream::Tcp(listener) => {
+                sys::poll(listener.as_raw_fd(), libc::POLLIN)?;
                 let stream = listener.accept()?.0;
                 stream.set_nodelay(true)?;
                 Ends::socket(stream)
             }
-            Upstream::Unix(listener) => Ends::socket(listener.accept()?.0),
+            Upstream::Unix(listener) => {
+                sys::poll(listener.as_raw_fd(), libc::POLLIN)?;
+                Ends::socket(listener.accept()?.0)
+            }
             Upstream::Fifo(source, sink) => {
                 let (source, sink) = (source.try_clone()?, Some(sink.try_clone()?));
                 Ok(Ends { source, sink })
@@ -169,7 +171,7 @@ fn bulk(args: &Args) -> io::Result<String> {
     let sides = [side(decrypt, encrypt), side(encrypt, decrypt)];
     let [client, plain] = &sides;
     let pid = args.need("--pid");
-    let warm_up = Duration::from_millis(args.get("--warm-up").unwrap_or(200));
+    let warm_up = Duration::from_millis(args.get("--warm-up").unwrap_or(120));
 
     let ctx = tls::client()?;
     let mut ends = (Vec::new(), Vec::new());
@@ -195,52 +197,56 @@ fn bulk(args: &Args) -> io::Result<String> {
         scope.spawn(move || run(ends.0, client));
         scope.spawn(move || run(ends.1, plain));
 
-        if stall {
-            until_stalled(if decrypt { client } else { plain })?;
-        } else {
-            let all = |side: &Side| {
-                side.counters
-                    .iter()
-                    .all(|counters| counters.received.load(Relaxed) > 0)
-            };
-            until("not every connection gets something", || {
-                sides.iter().all(|side| !side.receives || all(side))
-            })?;
-            thread::sleep(warm_up);
-            if args.get::<f64>("--rate").is_none() {
-                phase.store(DISCARD, Relaxed);
-                thread::sleep(warm_up / 4);
-            }
-        }
-        mark()?;
-        let first = Moment::now(pid, plain)?;
-        if let Some(bytes) = args.get::<u64>("--bytes") {
-            let goal = plain.received() + plain.sent() + bytes;
-            while plain.received() + plain.sent() < goal {
-                thread::sleep(Duration::from_millis(1));
-            }
-        } else if !stall {
-            thread::sleep(Duration::from_millis(args.need("--ms")));
-        }
-        let last = Moment::now(pid, plain)?;
-        mark()?;
-        phase.store(DRAIN, Relaxed);
-        if !stall {
-            if decrypt {
-                until("not all that was sent has arrived", || {
-                    plain.received() == client.sent()
+        let measured = (|| {
+            if stall {
+                until_stalled(if decrypt { client } else { plain })?;
+            } else {
+                let all = |side: &Side| {
+                    side.counters
+                        .iter()
+                        .all(|counters| counters.received.load(Relaxed) > 0)
+                };
+                until("not every connection gets something", || {
+                    sides.iter().all(|side| !side.receives || all(side))
                 })?;
+                thread::sleep(warm_up);
+                if args.get::<f64>("--rate").is_none() {
+                    phase.store(DISCARD, Relaxed);
+                    thread::sleep(warm_up / 4);
+                }
             }
-            if encrypt {
-                // Of a record that was cut in two by the change to DISCARD only a part was counted.
-                let lost = 17_000 * connections as u64;
-                until("not all that was sent has arrived", || {
-                    client.received() + lost >= plain.sent()
-                })?;
+            mark()?;
+            let first = Moment::now(pid, plain)?;
+            if let Some(bytes) = args.get::<u64>("--bytes") {
+                let goal = plain.received() + plain.sent() + bytes;
+                while plain.received() + plain.sent() < goal {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            } else if !stall {
+                thread::sleep(Duration::from_millis(args.need("--ms")));
             }
-        }
+            let last = Moment::now(pid, plain)?;
+            mark()?;
+            phase.store(DRAIN, Relaxed);
+            if !stall {
+                if decrypt {
+                    until("not all that was sent has arrived", || {
+                        plain.received() == client.sent()
+                    })?;
+                }
+                if encrypt {
+                    // Of a record that was cut in two by the change to DISCARD only a part was counted.
+                    let lost = 17_000 * connections as u64;
+                    until("not all that was sent has arrived", || {
+                        client.received() + lost >= plain.sent()
+                    })?;
+                }
+            }
+            Ok((first, last))
+        })();
+        // Also after an error: the other threads would go on.
         phase.store(QUIT, Relaxed);
-        Ok((first, last))
+        measured
     })?;
 
     let seconds = (last.time - first.time).as_secs_f64();
@@ -305,7 +311,7 @@ fn ping_pong(args: &Args) -> io::Result<String> {
         times.sort_unstable();
         Ok(times)
     };
-    run(Duration::from_millis(args.get("--warm-up").unwrap_or(200)))?;
+    run(Duration::from_millis(args.get("--warm-up").unwrap_or(120)))?;
     mark()?;
     let first = process::usage(pid)?;
     let times = run(Duration::from_millis(args.need("--ms")))?;
@@ -344,14 +350,20 @@ fn idle(args: &Args) -> io::Result<String> {
     ))
 }
 
-fn main() -> io::Result<()> {
+fn main() -> ExitCode {
     let args = Args::new();
     let line = match args.need::<String>("--load").as_str() {
         "bulk" => bulk(&args),
         "ping-pong" => ping_pong(&args),
         "idle" => idle(&args),
         load => error(format!("no load is named {load}")),
-    }?;
-    println!("{line}");
-    Ok(())
+    };
+    match line {
+        Ok(line) => println!("{line}"),
+        Err(err) => {
+            eprintln!("{err}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
