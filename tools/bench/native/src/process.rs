@@ -31,8 +31,8 @@ pub fn own_cpu() -> io::Result<u64> {
     cpu(std::process::id() as i32)
 }
 
-/// A process has a clock that others may read. It also counts threads that are gone, and is exact, unlike
-/// the ticks in /proc/PID/stat.
+/// A process has a clock that others may read. It also counts threads that are gone, and is exact,
+/// unlike the ticks in /proc/PID/stat.
 fn cpu(pid: i32) -> io::Result<u64> {
     let mut clock = 0;
     let mut time = libc::timespec {

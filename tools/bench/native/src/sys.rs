@@ -225,7 +225,7 @@ impl Epoll {
         let timeout = timeout
             .as_ref()
             .map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: the array has as many entries as are passed; the other pointers are valid or null.
+        // SAFETY: the array has as many entries as are passed; the others are valid or null.
         let n = unsafe {
             libc::syscall(
                 libc::SYS_epoll_pwait2,

@@ -47,7 +47,7 @@ pub fn server(cert: &str, key: &str, read_ahead: usize) -> Result<SslContext, Er
     Ok(ctx)
 }
 
-/// A client's context. It does not verify certificates: this is about what comes after the handshake.
+/// A client's context. It does not verify certificates: this is about what comes after.
 pub fn client() -> Result<SslContext, ErrorStack> {
     Ok(context()?.build())
 }

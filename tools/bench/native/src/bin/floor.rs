@@ -1,9 +1,9 @@
 //! The floor: about the least that a TLS terminator can do in user space with OpenSSL, on one
-//! thread. What it leaves out (timeouts, fairness beyond taking turns, limits) costs next to nothing.
+//! thread. What it leaves out (timeouts, limits, handshakes that do not wait) costs next to nothing.
 //!
-//! Decryption reads as much ciphertext as fits OpenSSL's buffer, takes all records in it, and
-//! writes their content at once. More than 64 KiB at a time would leave the CPU's cache. Encryption
-//! reads more at once, and sends all of its records with one call.
+//! Decryption reads as much ciphertext as fits OpenSSL's buffer, and writes the content of many
+//! records at once: more than 64 KiB would leave the CPU's cache. Encryption reads more at once, and
+//! sends all of its records with one call, which counts for more.
 
 use std::collections::VecDeque;
 use std::io;

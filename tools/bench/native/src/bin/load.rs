@@ -1,6 +1,6 @@
 //! The load generator: both ends of what goes through a forwarder, in one process. It prints one
-//! line of JSON when it is over. Each time it prints "mark" it waits for a line on its standard input: at the first
-//! mark the measurement begins, at the second it ends.
+//! line of JSON when it is over. Each time it prints "mark" it waits for a line on its standard
+//! input: at the last but one the measurement begins, at the last it has ended.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -151,6 +151,14 @@ impl Moment {
     }
 }
 
+fn json(fields: &[(&str, f64)]) -> String {
+    let fields: Vec<_> = fields
+        .iter()
+        .map(|(name, value)| format!("{name:?}:{value}"))
+        .collect();
+    format!("{{{}}}", fields.join(","))
+}
+
 /// Bulk data: as much as possible, or at a rate.
 fn bulk(args: &Args) -> io::Result<String> {
     let endpoint: Endpoint = args.need("--plain");
@@ -235,7 +243,7 @@ fn bulk(args: &Args) -> io::Result<String> {
                     })?;
                 }
                 if encrypt {
-                    // Of a record that was cut in two by the change to DISCARD only a part was counted.
+                    // Of a record that the change to DISCARD cuts in two only a part counts.
                     let lost = 17_000 * connections as u64;
                     until("not all that was sent has arrived", || {
                         client.received() + lost >= plain.sent()
@@ -259,17 +267,20 @@ fn bulk(args: &Args) -> io::Result<String> {
     };
     let each: Vec<u64> = moved(0).iter().zip(moved(1)).map(|(a, b)| a + b).collect();
     let bytes: u64 = each.iter().sum();
-    Ok(format!(
-        r#"{{"seconds":{seconds},"bytes":{bytes},"decrypted":{},"encrypted":{},"slowest":{},"cpu":{},"load_cpu":{},"rss":{},"idle_rss":{},"peak":{}}}"#,
-        moved(0).iter().sum::<u64>(),
-        moved(1).iter().sum::<u64>(),
-        each.iter().min().copied().unwrap_or(0) as f64 * connections as f64 / bytes.max(1) as f64,
-        (last.usage.cpu - first.usage.cpu) as f64 / 1e9,
-        (last.own_cpu - first.own_cpu) as f64 / 1e9,
-        last.usage.rss,
-        idle.rss,
-        last.usage.peak,
-    ))
+    let slowest = each.iter().min().copied().unwrap_or(0) as f64;
+    Ok(json(&[
+        ("seconds", seconds),
+        ("bytes", bytes as f64),
+        (
+            "slowest",
+            slowest * connections as f64 / bytes.max(1) as f64,
+        ),
+        ("cpu", (last.usage.cpu - first.usage.cpu) as f64 / 1e9),
+        ("load_cpu", (last.own_cpu - first.own_cpu) as f64 / 1e9),
+        ("rss", last.usage.rss as f64),
+        ("idle_rss", idle.rss as f64),
+        ("peak", last.usage.peak as f64),
+    ]))
 }
 
 /// One byte there and back, over and over.
@@ -313,19 +324,15 @@ fn ping_pong(args: &Args) -> io::Result<String> {
     };
     run(Duration::from_millis(args.get("--warm-up").unwrap_or(120)))?;
     mark()?;
-    let first = process::usage(pid)?;
     let times = run(Duration::from_millis(args.need("--ms")))?;
-    let last = process::usage(pid)?;
+    let peak = process::usage(pid)?.peak;
     mark()?;
     let micros = |part: usize| times[times.len() * part / 100] as f64 / 1e3;
-    Ok(format!(
-        r#"{{"trips":{},"median":{},"p99":{},"cpu":{},"peak":{}}}"#,
-        times.len(),
-        micros(50),
-        micros(99),
-        (last.cpu - first.cpu) as f64 / 1e9,
-        last.peak,
-    ))
+    Ok(json(&[
+        ("median", micros(50)),
+        ("p99", micros(99)),
+        ("peak", peak as f64),
+    ]))
 }
 
 /// Connections on which nothing ever moves: what each of them costs.
@@ -344,10 +351,7 @@ fn idle(args: &Args) -> io::Result<String> {
         mark()?;
         rss.push(process::usage(pid)?.rss as f64);
     }
-    Ok(format!(
-        r#"{{"each":{}}}"#,
-        (rss[1] - rss[0]) / connections as f64
-    ))
+    Ok(json(&[("each", (rss[1] - rss[0]) / connections as f64)]))
 }
 
 fn main() -> ExitCode {
