@@ -412,8 +412,17 @@ static void test_bad_arguments(void) {
   bad = good;
   bad.fd = -1;
   CHECK(tls_splice_new(&bad, &splice) == -EBADF);
-  bad.fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+  bad.fd = socket(AF_UNIX, SOCK_SEQPACKET, 0);
   CHECK(tls_splice_new(&bad, &splice) == TLS_SPLICE_ENOTSUP);
+  close(bad.fd);
+  bad = good;
+  bad.framing = 4;
+  CHECK(tls_splice_new(&bad, &splice) == TLS_SPLICE_EARG);
+  bad.framing = TLS_SPLICE_FRAMING_U16BE;
+  CHECK(tls_splice_new(&bad, &splice) == TLS_SPLICE_EFRAMING);
+  bad.framing = TLS_SPLICE_FRAMING_RAW;
+  bad.fd = socket(AF_UNIX, SOCK_DGRAM, 0);
+  CHECK(tls_splice_new(&bad, &splice) == TLS_SPLICE_EFRAMING);
   close(bad.fd);
   int pipes[2];
   CHECK(pipe(pipes) == 0);
@@ -437,6 +446,8 @@ static void test_bad_arguments(void) {
   tls_splice_shutdown_write(NULL);
   tls_splice_push_before(NULL, TLS_SPLICE_DECRYPT, &byte, 1);
   tls_splice_commit(NULL, 1);
+  CHECK(!tls_splice_is_blocked(NULL));
+  CHECK(tls_splice_end_decrypt(NULL));
   tls_splice_detach_rbio(NULL, ssl);
   CHECK(tls_splice_attach_rbio(NULL, ssl) != TLS_SPLICE_OK);
   CHECK(tls_splice_poll_fd(NULL) == -1);

@@ -186,3 +186,60 @@ run(async () => {
   other.write('hello');
   assert.strictEqual(await given, 'hello');
 });
+
+// One that was paused before or in the meantime is not read until it is resumed.
+for (const early of [false, true]) {
+  run(async () => {
+    const { server } = await tlsPair({ allowHalfOpen: true });
+    let read = '';
+    let resumed = false;
+    let all;
+    const given = new Promise((resolve) => { all = resolve; });
+    const { 0: endpoint, 1: other } = await socketPair('tcp', {
+      onread: onread((n, buffer) => {
+        assert.strictEqual(resumed, true);
+        read += buffer.subarray(0, n);
+        if (read === 'hello')
+          all();
+      }),
+    });
+    if (early)
+      endpoint.pause();
+    const splice = server.spliceTo({ stream: endpoint, direction: 'out' }).start();
+    endpoint.pause();
+    await splice.stop();
+    other.write('hello');
+    await turns();
+    resumed = true;
+    endpoint.resume();
+    await given;
+  });
+}
+
+// The callback's `false` for what is given back stops the reading, until resume().
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  client.pause();
+  let read = '';
+  let all;
+  const given = new Promise((resolve) => { all = resolve; });
+  const { 0: endpoint, 1: other } = await socketPair('tcp', {
+    onread: onread((n, buffer) => {
+      read += buffer.subarray(0, n);
+      if (read === 'back and more')
+        all();
+      return read !== 'back ';
+    }),
+  });
+  endpoint.unshift('back ');
+  // So that what was unshifted is not sent before stop().
+  server.write(Buffer.alloc(16 * MiB));
+  const splice = server.spliceTo({ stream: endpoint, direction: 'out' }).start();
+  await splice.stop();
+  assert.strictEqual(read, 'back ');
+  other.write('and more');
+  await turns();
+  assert.strictEqual(read, 'back ');
+  endpoint.resume();
+  await given;
+});

@@ -89,14 +89,17 @@ for (const direction of ['in', 'out']) {
     await sleep(kShort * 3);
   });
 
-  // Another one after bytes have moved again
+  // Another one each time when bytes have moved again
   run(async () => {
-    const { from, to, server } = await rearmed();
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const { 0: endpoint, 1: other } = await socketPair();
+    const { 0: from, 1: to } = direction === 'in' ? [client, other] : [other, client];
+    server.spliceTo({ stream: endpoint, direction }).start();
     server.setTimeout(kShort);
+    await once(server, 'timeout');
     for (let i = 0; i < 2; i++) {
-      await once(server, 'timeout');
       from.write('x');
-      await once(to, 'data');
+      await Promise.all([once(to, 'data'), once(server, 'timeout')]);
     }
   });
 }

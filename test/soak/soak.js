@@ -87,6 +87,18 @@ function median(numbers) {
 // at by the byte.
 function ignore() {}
 
+// Unless it has closed already. uv_tcp_close_reset() refuses a socket that is
+// being shut down, and then there is never a 'close'. `ending` is the stream whose
+// end shuts it down.
+function reset(socket, ending = socket) {
+  if (socket.destroyed)
+    return;
+  if (ending.writableEnded && !ending.writableFinished)
+    ending.once('finish', () => reset(socket, ending));
+  else
+    socket.resetAndDestroy();
+}
+
 // --- One splice, from outside --------------------------------------------------
 
 const splices = new Map();
@@ -328,16 +340,13 @@ class Splice {
       this.#client.destroy();
       break;
     case 'peer-reset':
-      // Unless it has closed already
-      if (!this.#raw.destroyed)
-        this.#raw.resetAndDestroy();
+      reset(this.#raw, this.#client);
       break;
     case 'endpoint-destroy':
       this.#other.destroy();
       break;
     case 'endpoint-reset':
-      if (!this.#other.destroyed)
-        this.#other.resetAndDestroy();
+      reset(this.#other);
       break;
     }
   }

@@ -169,12 +169,16 @@ function giveToReader(socket, chunk) {
   let more = true;
   for (let offset = 0; offset < chunk.length && !socket.destroyed;) {
     const buffer = socket[kBuffer];
-    const n = MathMin(buffer.length, chunk.length - offset);
-    if (n === 0) {
-      socket.destroy(new ErrnoException(UV_ENOBUFS, 'read'));
-      break;
+    let n = chunk.length - offset;
+    // Otherwise nobody has given one yet.
+    if (isUint8Array(buffer)) {
+      n = MathMin(buffer.length, n);
+      if (n === 0) {
+        socket.destroy(new ErrnoException(UV_ENOBUFS, 'read'));
+        break;
+      }
+      TypedArrayPrototypeSet(buffer, chunk.subarray(offset, offset + n));
     }
-    TypedArrayPrototypeSet(buffer, chunk.subarray(offset, offset + n));
     offset += n;
     guarded(() => {
       if (socket[kBufferCb](n, buffer) === false)
@@ -187,23 +191,32 @@ function giveToReader(socket, chunk) {
   return more;
 }
 
-// JS believes that the handle is being read, and so leaves it alone. pause() and
-// resume() of an `onread` socket do not.
+// JS believes that the handle is being read, and so leaves it alone. Not if it has
+// an `onread` buffer: then pause() and resume() act on the handle.
+function pretendReading(socket) {
+  socket._handle.reading ||= !socket[kBuffer];
+}
+
 function stopReading(socket) {
   const handle = socket._handle;
   handle.readStop();
-  handle.reading = true;
   handle.readStart = handle.readStop = () => 0;
+  pretendReading(socket);
+}
+
+// Whether JS wants to go on: the opposite of pretendReading().
+function stopPretending(socket) {
+  const handle = socket._handle;
+  const { reading } = handle;
+  delete handle.readStart;
+  delete handle.readStop;
+  handle.reading = false;
+  return reading;
 }
 
 function resumeReading(socket) {
   const handle = socket._handle;
-  if (socket.destroyed || !handle)
-    return;
-  delete handle.readStart;
-  delete handle.readStop;
-  handle.reading = false;
-  if (socket.readableEnded)
+  if (socket.destroyed || !handle || socket.readableEnded)
     return;
   // Emits 'end' if that is all there is left, and reads on if there is room.
   guarded(() => socket.read(0));
@@ -496,7 +509,7 @@ class TLSSplice extends EventEmitter {
     if (!this.#native.start(socket._handle, kIn, chunks))
       return this.#fail(new ERR_SOCKET_CLOSED());
     this.#inBegun = true;
-    socket._handle.reading = true;
+    pretendReading(socket);
     if (socket._readableState.ended) {
       // 'end' waits for what was just taken, which may come back.
       if (chunks.length > 0) {
@@ -633,9 +646,11 @@ class TLSSplice extends EventEmitter {
       return;
     this.#endpointChunks = null;
     const endpoint = this.#endpoint;
-    let more = true;
-    for (let i = 0; i < chunks.length; i++)
-      more = giveToReader(endpoint, chunks[i]);
+    let more = endpoint._handle ? stopPretending(endpoint) : false;
+    for (let i = 0; i < chunks.length; i++) {
+      if (!giveToReader(endpoint, chunks[i]))
+        more = false;
+    }
     if (this.#endpointEndHeld && !endpoint.destroyed)
       guarded(() => endpoint.push(null));
     if (more)
@@ -691,8 +706,9 @@ class TLSSplice extends EventEmitter {
       if (this.#inBegun) {
         const rest = this.#native.release(kIn);
         if (!socket.destroyed && socket._handle) {
-          socket._handle.reading = false;
-          const more = rest === undefined || giveToReader(socket, rest);
+          let more = stopPretending(socket);
+          if (rest !== undefined && !giveToReader(socket, rest))
+            more = false;
           this.#giveEnd();
           if (socket._handle)
             guarded(() => this.#native.resume(socket._handle));
