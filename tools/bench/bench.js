@@ -10,7 +10,7 @@ const readline = require('node:readline');
 const { execFileSync, spawn } = require('node:child_process');
 const { once } = require('node:events');
 const { parseArgs } = require('node:util');
-const { contenders, load, repo, version } = require('./contenders.js');
+const { contenders, load, repo, version, withDevice } = require('./contenders.js');
 const { rows, stalled, targets } = require('./rows.js');
 const report = require('./report.js');
 
@@ -49,7 +49,9 @@ function options() {
     if (!contenders[name])
       usageError(`no contender is named ${name}`);
   }
-  const wanted = Object.values(rows).filter(({ name, quick, extra }) =>
+  // Where there are no TUN devices; tools/bench/run has said so.
+  const possible = Object.values(rows).filter(({ endpoint }) => endpoint !== 'tun' || process.env.BENCH_TUN);
+  const wanted = possible.filter(({ name, quick, extra }) =>
     (positionals.length ? positionals.includes(name) : !extra && (quick || !values.quick)));
   return { ...values, rounds, wanted, complete: !positionals.length && !values.only.length };
 }
@@ -95,6 +97,8 @@ async function prepare(dir, row) {
       execFileSync('mkfifo', [`${dir}/in`, `${dir}/out`]);
       return `fifo:${dir}`;
     },
+    // Of its own, since the one before may not be gone yet.
+    tun: () => `tun:${deviceName()}`,
   }[row.endpoint]();
   return { dir, port, upstream, cert, key, delay: row.delay, node: row.gc && ['--expose-gc'] };
 }
@@ -124,6 +128,10 @@ async function stopTracing(tracer, file) {
 
 let runs = 0;
 
+function deviceName() {
+  return `tun${runs}`;
+}
+
 // A contender that is only just starting may drop its first connection.
 async function measure(row, name, options) {
   for (let attempt = 1; ; attempt++) {
@@ -144,7 +152,10 @@ async function tryToMeasure(row, name, { trace = false } = {}) {
   const contender = contenders[name];
   const log = path.join(dir, 'log');
   const fd = fs.openSync(log, 'w');
-  const forwarder = start(contender.command(to), ['ignore', fd, fd, ...contender.isNode ? ['ipc'] : []]);
+  const command = contender.command(to);
+  // Number 3 is for the device.
+  const forwarder = start(row.endpoint === 'tun' ? withDevice(deviceName(), command) : command,
+                          ['ignore', fd, fd, 'ignore', ...contender.isNode ? ['ipc'] : []]);
   fs.closeSync(fd);
   const generator = start([load, ...row.load, '--port', to.port, '--plain', to.upstream, '--pid', forwarder.pid,
                            '--ms', trace ? 200 : millis * (row.longer ?? 1)], ['pipe', 'pipe', 'inherit']);
@@ -189,7 +200,7 @@ async function tryToMeasure(row, name, { trace = false } = {}) {
 
 function figures(result, last, calls) {
   const { seconds, bytes, cpu, load_cpu: loadCpu, slowest, rss, idle_rss: idleRss, peak } = result;
-  const { median, p99, each } = result;
+  const { median, p99, each, packets } = result;
   const all = {
     // CPU-seconds per GB, MB/s, and what the load generator itself has used.
     cost: cpu / bytes * 1e9,
@@ -205,6 +216,9 @@ function figures(result, last, calls) {
     delay: last?.delay,
     buffered: last?.buffered,
     calls: calls / (bytes / 1e6),
+    packetCost: cpu / packets * 1e6,
+    packetRate: packets / seconds,
+    packetCalls: calls / packets,
   };
   return Object.fromEntries(Object.entries(all).filter(([, value]) => Number.isFinite(value)));
 }

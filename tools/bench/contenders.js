@@ -11,12 +11,13 @@ const repo = path.resolve(__dirname, '../..');
 const patched = path.join(repo, 'out/node');
 const stock = path.join(repo, 'out/node-stock');
 const floor = path.join(process.env.BENCH_NATIVE, 'floor');
+const floorTun = path.join(process.env.BENCH_NATIVE, 'floor-tun');
 const load = path.join(process.env.BENCH_NATIVE, 'load');
 
-// Given `dir` (its own folder), `port`, `upstream` ("tcp:PORT", "unix:PATH" or
-// "fifo:FOLDER"), `cert`, `key` and `node` (flags), each returns a command.
-// `version` is a command too, whose output has the version in it. The others
-// only know TCP.
+// Given `dir` (its own folder), `port`, `upstream` ("tcp:PORT", "unix:PATH",
+// "fifo:FOLDER" or "tun:NAME"), `cert`, `key` and `node` (flags), each returns a
+// command. `version` is a command too, whose output has the version in it. The
+// others only know TCP.
 const files = ({ cert, key }) => ['--cert', cert, '--key', key];
 const host = ({ upstream }) => upstream.replace('tcp:', '127.0.0.1:');
 
@@ -46,12 +47,13 @@ function configured(name, text, command, version) {
 const contenders = {
   'floor': {
     version: ['openssl', 'version'],
-    command: (to) => [floor, '--port', to.port, '--upstream', to.upstream, ...files(to)],
+    command: (to) => [to.upstream.startsWith('tun:') ? floorTun : floor, '--port', to.port, '--upstream', to.upstream, ...files(to)],
   },
   'splice': node(patched, 'splice'),
   'splice-fd': node(patched, 'splice-fd'),
   'none': node(patched, 'none'),
   'pipe': node(stock, 'pipe'),
+  'pipe-fs': node(stock, 'pipe-fs'),
   'pipeline': node(stock, 'pipeline'),
   'nginx': configured('nginx.conf', (to) => `
     load_module /usr/lib/nginx/modules/ngx_stream_module.so;
@@ -118,4 +120,11 @@ function version(name) {
   return /\d+\.\d+(\.\d+)*/.exec(text)[0];
 }
 
-module.exports = { contenders, load, repo, version };
+// It gets a TUN device, which is up before it starts, and has no address: so
+// nobody but the load generator sends anything to it.
+function withDevice(name, command) {
+  const script = 'ip link set "$TUN_NAME" addrgenmode none; ip link set "$TUN_NAME" mtu 1400 up; exec "$@"';
+  return [path.join(repo, 'out/tun-exec'), '--name', name, 'sh', '-ec', script, '-', ...command];
+}
+
+module.exports = { contenders, load, repo, version, withDevice };

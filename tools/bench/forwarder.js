@@ -10,7 +10,7 @@ const path = require('node:path');
 const tls = require('node:tls');
 const { once } = require('node:events');
 const { monitorEventLoopDelay, performance } = require('node:perf_hooks');
-const { pipeline } = require('node:stream');
+const { Writable, pipeline } = require('node:stream');
 const { parseArgs } = require('node:util');
 
 const { values: args } = parseArgs({ options: {
@@ -57,6 +57,71 @@ function splice(client, options) {
   handle.start();
 }
 
+// The same for a TUN device, whose packets follow one another in the TLS
+// stream. It is given the device's descriptor.
+const tunnels = {
+  'splice'(client, fd) {
+    splice(client, { fd });
+  },
+  // As native addons do it: each packet that can be read is an event, each
+  // packet is written at once. This is not the way to do it, but the only one
+  // without an addon: Node's streams refuse a TUN device.
+  'pipe'(client, fd) {
+    const { Pipe, constants } = process.binding('pipe_wrap');
+    const handle = new Pipe(constants.SOCKET);
+    handle.open(fd);
+    const source = new net.Socket({ handle, readable: true, writable: false });
+    source.on('data', (packet) => {
+      if (!client.write(packet))
+        source.pause();
+    });
+    client.on('drain', () => source.resume());
+    client.on('data', cut((packet) => fs.writeSync(fd, packet)));
+  },
+  // The same with nothing but fs.
+  'pipe-fs'(client, fd) {
+    const sink = new Writable({
+      write(packet, encoding, callback) {
+        fs.write(fd, packet, callback);
+      },
+    });
+    client.on('data', cut((packet) => {
+      if (!sink.write(packet))
+        client.pause();
+    }));
+    sink.on('drain', () => client.resume());
+    const buffer = Buffer.alloc(65536);
+    (function next() {
+      fs.read(fd, buffer, 0, buffer.length, null, (err, n) => {
+        if (err)
+          return client.destroy(err);
+        if (client.write(Buffer.from(buffer.subarray(0, n))))
+          next();
+        else
+          client.once('drain', next);
+      });
+    })();
+  },
+};
+
+// The bytes that the packet at the start of `bytes` has; more, if that is not known.
+function packetLength(bytes) {
+  if (bytes.length < 6)
+    return Infinity;
+  return bytes[0] >> 4 === 4 ? bytes.readUInt16BE(2) : 40 + bytes.readUInt16BE(4);
+}
+
+// Of chunks, in which packets begin and end anywhere.
+function cut(write) {
+  let rest = Buffer.alloc(0);
+  return (chunk) => {
+    let bytes = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
+    for (let length; (length = packetLength(bytes)) <= bytes.length; bytes = bytes.subarray(length))
+      write(bytes.subarray(0, length));
+    rest = bytes;
+  };
+}
+
 function openFifos() {
   const sink = fs.openSync(path.join(address, 'in'), fs.constants.O_WRONLY | fs.constants.O_NONBLOCK);
   const source = fs.openSync(path.join(address, 'out'), fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
@@ -83,6 +148,8 @@ async function serve(client) {
   joining++;
   client.on('error', () => {});
   try {
+    if (kind === 'tun')
+      return tunnels[args.pump](client, Number(process.env.TUN_FD));
     const [sink, source] = kind === 'fifo' ? openFifos() : await connect();
     pumps[args.pump](client, sink, source);
   } finally {

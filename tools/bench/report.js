@@ -14,6 +14,9 @@ const columns = [
   ['rate', 'MB/s', 0],
   ['peak', 'peak memory, MiB', 0],
   ['calls', 'system calls per MB', 1],
+  ['packetCost', 'CPU-s per million packets', 2],
+  ['packetRate', 'packets/s', 0],
+  ['packetCalls', 'system calls per packet', 2],
   ['loop', 'event loop used, %', 0, 100],
   ['delay', 'loop delay p99, ms', 1],
   ['median', 'median, us', 1],
@@ -25,20 +28,25 @@ const columns = [
 ];
 
 // In these rows other figures have no meaning.
+const packets = ['packetCost', 'packetRate', 'packetCalls', 'peak', 'loop'];
 const shown = {
   'idle': ['each'],
   'stall-decrypt': ['held', 'buffered'],
   'stall-encrypt': ['held', 'buffered'],
   'ping-pong': ['median', 'p99', 'peak'],
   'delay': ['delay', 'loop'],
+  'tun-decrypt': packets,
+  'tun-decrypt-paced': packets,
+  'tun-encrypt': packets,
+  'tun-encrypt-paced': packets,
 };
 
 function columnsOf(row, results) {
   const list = Object.values(results);
   return columns.filter(([name]) => {
-    if (shown[row])
-      return shown[row].includes(name);
-    if (['held', 'buffered', 'delay'].includes(name) || (name === 'slowest' && !row.startsWith('scale-')))
+    if (shown[row] && !shown[row].includes(name))
+      return false;
+    if ((!shown[row] && ['held', 'buffered', 'delay'].includes(name)) || (name === 'slowest' && !row.startsWith('scale-')))
       return false;
     return list.some((figures) => figures[name] !== undefined);
   });

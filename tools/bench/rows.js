@@ -21,7 +21,8 @@ row('encrypt', 'encrypt, 16 KiB records', bulk('encrypt'), everybody, { syscalls
 row('small', 'decrypt, 1400 B records', bulk('decrypt', '--record', 1400), everybody, { syscalls: true });
 row('duplex', 'duplex, 16 KiB records', bulk('duplex'), everybody, { syscalls: true });
 
-for (const direction of ['decrypt', 'encrypt']) {
+const ways = ['decrypt', 'encrypt'];
+for (const direction of ways) {
   row(`pipe-${direction}`, `${direction}, 16 KiB records, pipe`, bulk(direction),
       ['floor', 'splice-fd', 'pipe'], { endpoint: 'fifo' });
   row(`unix-${direction}`, `${direction}, 16 KiB records, Unix socket`, bulk(direction),
@@ -30,6 +31,17 @@ for (const direction of ['decrypt', 'encrypt']) {
 
 row('paced', 'duplex, 200 Mbit/s each way in 1400 B records',
     bulk('duplex', '--record', 1400, '--rate', 200e6 / 8), ['splice', 'splice-fd', 'pipe', 'pipeline']);
+// Each packet is for itself when they come one by one: a record of its own, and
+// the forwarder is woken for one or a few.
+const packetLoad = (direction, ...more) => ['--load', 'packets', '--direction', direction, ...more];
+for (const way of ways) {
+  row(`tun-${way}`, `${way}, IP packets of 1400 B, TUN device`, packetLoad(way),
+      ['floor', 'splice', 'pipe', 'pipe-fs'], { endpoint: 'tun', syscalls: true });
+  row(`tun-${way}-paced`, `${way}, 200 Mbit/s of IP packets of 1400 B, TUN device`,
+      packetLoad(way, '--record', 1400, '--rate', 200e6 / 8),
+      ['floor', 'splice', 'pipe', 'pipe-fs'], { endpoint: 'tun', syscalls: true });
+}
+
 row('delay', 'duplex, 16 KiB records, with the event loop watched', bulk('duplex'),
     ['splice', 'splice-fd', 'pipe', 'pipeline'], { delay: true });
 row('ping-pong', 'one byte there and back', ['--load', 'ping-pong'], ['floor', 'splice', 'splice-fd', 'pipe', 'nginx']);
@@ -107,11 +119,19 @@ function targets(of) {
     }
   }
   for (const [endpoint, name] of [['pipe', 'a pipe'], ['unix', 'a Unix socket']]) {
-    for (const way of ['decrypt', 'encrypt']) {
+    for (const way of ways) {
       const row = `${endpoint}-${way}`;
       add(`${way}, ${name}, CPU of splice-fd to pipe()'s`, cost(row, 'splice-fd') / cost(row, 'pipe'), 0.5);
       add(`${way}, ${name}, CPU of splice-fd to the floor's`, cost(row, 'splice-fd') / cost(row, 'floor'), 1.1,
           { binding: false });
+    }
+  }
+  for (const way of ways) {
+    for (const [row, binding] of [[`tun-${way}`, true], [`tun-${way}-paced`, false]]) {
+      const packetCost = (name) => of(row, name, 'packetCost');
+      const what = `${rows[row].title}, CPU of splice to`;
+      add(`${what} the floor's`, packetCost('splice') / packetCost('floor'), 1.10, { binding });
+      add(`${what} pipe()'s`, packetCost('splice') / packetCost('pipe'), 0.25, { binding });
     }
   }
   add('512 connections, throughput to that of 8', of('scale-512', 'splice', 'rate') / of('scale-8', 'splice', 'rate'),

@@ -16,7 +16,7 @@ const PERIOD: usize = 65521;
 /// The most that is sent at once.
 pub const CHUNK: usize = 256 << 10;
 
-/// What every stream has at `position`.
+/// What every stream has at `position`, where it need not be anything in particular.
 pub fn pattern(position: u64, len: usize) -> &'static [u8] {
     static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
     let bytes = BYTES.get_or_init(|| {
@@ -57,6 +57,8 @@ pub struct Side {
     pub turn: usize,
     /// Bytes per second on each connection.
     pub rate: Option<f64>,
+    /// What every stream has at a position, for a length of at most [`CHUNK`].
+    pub content: fn(u64, usize) -> &'static [u8],
     /// One for each connection.
     pub counters: Vec<Counters>,
 }
@@ -98,7 +100,13 @@ struct Flow<'a> {
 
 impl Flow<'_> {
     /// One read; whether another one may get something.
-    fn receive(&mut self, discard: bool, buf: &mut [u8], null: &File) -> io::Result<bool> {
+    fn receive(
+        &mut self,
+        side: &Side,
+        discard: bool,
+        buf: &mut [u8],
+        null: &File,
+    ) -> io::Result<bool> {
         let len = buf.len();
         let got = match &mut self.end {
             End::Tls(tls) if discard => sys::discard_tcp(tls.fd(), len)?,
@@ -118,7 +126,7 @@ impl Flow<'_> {
         if n == 0 {
             return Err(io::Error::other("the forwarder has closed a connection"));
         }
-        if !discard && buf[..n] != *pattern(self.received, n) {
+        if !discard && buf[..n] != *(side.content)(self.received, n) {
             return Err(io::Error::other(format!(
                 "wrong content after byte {}",
                 self.received
@@ -138,7 +146,7 @@ impl Flow<'_> {
         match &mut self.end {
             End::Tls(tls) => {
                 while tls.pending() < side.turn && self.sent + record as u64 <= limit {
-                    tls.write(pattern(self.sent, record))?;
+                    tls.write((side.content)(self.sent, record))?;
                     self.sent += record as u64;
                 }
                 self.writable = tls.flush()?;
@@ -150,7 +158,7 @@ impl Flow<'_> {
                 if room == 0 || (limited && room < record) {
                     return Ok(false);
                 }
-                let n = sys::write(ends.sink(), pattern(self.sent, room))?.unwrap_or(0);
+                let n = sys::write(ends.sink(), (side.content)(self.sent, room))?.unwrap_or(0);
                 self.sent += n as u64;
                 self.writable = n == room;
             }
@@ -205,7 +213,7 @@ pub fn run(ends: Vec<End>, side: &Side, phase: &AtomicU8) -> io::Result<()> {
         let mut busy = false;
         for flow in &mut flows {
             if side.receives && flow.readable {
-                busy |= flow.receive(now != VERIFY, &mut buf, &null)?;
+                busy |= flow.receive(side, now != VERIFY, &mut buf, &null)?;
             }
             if side.sends && flow.writable {
                 let limit = if now < DRAIN { due } else { 0 };

@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod flow;
+pub mod packets;
 pub mod process;
 pub mod sys;
 pub mod tls;

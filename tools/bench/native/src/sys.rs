@@ -91,6 +91,8 @@ pub enum Endpoint {
     Unix(String),
     /// A folder with two FIFOs: `in` takes what the TLS peer sends, `out` has what it is sent.
     Fifo(String),
+    /// The name of a TUN device, which the forwarder has as the descriptor `TUN_FD`.
+    Tun(String),
 }
 
 impl std::str::FromStr for Endpoint {
@@ -101,6 +103,7 @@ impl std::str::FromStr for Endpoint {
             ("tcp", port) => Ok(Endpoint::Tcp(port.parse().map_err(|_| ())?)),
             ("unix", path) => Ok(Endpoint::Unix(path.into())),
             ("fifo", path) => Ok(Endpoint::Fifo(path.into())),
+            ("tun", name) => Ok(Endpoint::Tun(name.into())),
             _ => Err(()),
         }
     }
@@ -125,7 +128,7 @@ impl Ends {
         self.sink.as_ref().unwrap_or(&self.source).as_raw_fd()
     }
 
-    /// A socket.
+    /// One descriptor for both.
     pub fn socket(fd: impl Into<OwnedFd>) -> io::Result<Self> {
         let source = fd.into();
         set_nonblocking(source.as_raw_fd())?;
@@ -134,7 +137,7 @@ impl Ends {
 }
 
 impl Endpoint {
-    /// What a forwarder does: connects.
+    /// What a forwarder does: connects. A device is there from the beginning.
     pub fn connect(&self) -> io::Result<Ends> {
         match self {
             Endpoint::Tcp(port) => Ends::socket(connect_tcp(*port)?),
@@ -148,6 +151,13 @@ impl Endpoint {
                     source: source.into(),
                     sink: Some(sink.into()),
                 })
+            }
+            Endpoint::Tun(_) => {
+                let fd = std::env::var("TUN_FD").ok().and_then(|fd| fd.parse().ok());
+                let fd: RawFd = fd.ok_or_else(|| io::Error::other("TUN_FD is missing"))?;
+                // SAFETY: whoever started this has passed the descriptor on, and nothing else
+                // here knows of it.
+                Ends::socket(unsafe { OwnedFd::from_raw_fd(fd) })
             }
         }
     }
@@ -201,9 +211,17 @@ impl Epoll {
 
     /// Registers `fd` for everything.
     pub fn add(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        let flags = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        self.register(fd, token, libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP)
+    }
+
+    /// Registers `fd`, which always has room, for reading.
+    pub fn add_source(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        self.register(fd, token, libc::EPOLLIN)
+    }
+
+    fn register(&self, fd: RawFd, token: u64, events: c_int) -> io::Result<()> {
         let mut event = libc::epoll_event {
-            events: flags as u32,
+            events: (events | libc::EPOLLET) as u32,
             u64: token,
         };
         // SAFETY: the event is only read.

@@ -9,13 +9,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicU8, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use openssl::ssl::SslContext;
 use tls_splice_bench::args::Args;
 use tls_splice_bench::flow::{self, Counters, End, Side, CHUNK, DISCARD, DRAIN, QUIT, VERIFY};
+use tls_splice_bench::packets::{self, Device};
 use tls_splice_bench::process::{self, Usage};
 use tls_splice_bench::sys::{self, Endpoint, Ends, PATIENCE};
 use tls_splice_bench::tls::{self, Read, Tls};
@@ -41,6 +42,7 @@ impl Upstream {
                 let open = |name| sys::open_fifo(&Path::new(dir).join(name)).map(OwnedFd::from);
                 Upstream::Fifo(open("in")?, open("out")?)
             }
+            Endpoint::Tun(_) => return error("nobody connects to a device"),
         })
     }
 
@@ -79,13 +81,18 @@ fn connect(port: u16) -> io::Result<TcpStream> {
     }
 }
 
-/// Both ends of one more connection.
-fn join(ctx: &SslContext, port: u16, upstream: &Upstream) -> io::Result<(Tls, Ends)> {
+/// The TLS end of one more connection.
+fn join_tls(ctx: &SslContext, port: u16) -> io::Result<Tls> {
     let stream = connect(port)?;
     sys::set_nonblocking(stream.as_raw_fd())?;
     let mut tls = Tls::new(ctx, stream.into(), false)?;
     tls.handshake()?;
-    Ok((tls, upstream.accept()?))
+    Ok(tls)
+}
+
+/// Both ends of one more connection.
+fn join(ctx: &SslContext, port: u16, upstream: &Upstream) -> io::Result<(Tls, Ends)> {
+    Ok((join_tls(ctx, port)?, upstream.accept()?))
 }
 
 /// Lets whoever started this do what it has to do at this moment.
@@ -126,28 +133,25 @@ struct Moment {
     time: Instant,
     usage: Usage,
     own_cpu: u64,
-    /// Cleartext: what the plain side has received, and what it has sent.
-    bytes: [Vec<u64>; 2],
+    /// What the plain side has received, and what it has sent: bytes, or packets.
+    moved: [Vec<u64>; 2],
 }
 
 impl Moment {
-    fn now(pid: i32, plain: &Side) -> io::Result<Self> {
-        let counters = &plain.counters;
+    fn now(pid: i32, moved: [Vec<u64>; 2]) -> io::Result<Self> {
         Ok(Moment {
             time: Instant::now(),
             usage: process::usage(pid)?,
             own_cpu: process::own_cpu()?,
-            bytes: [
-                counters
-                    .iter()
-                    .map(|counters| counters.received.load(Relaxed))
-                    .collect(),
-                counters
-                    .iter()
-                    .map(|counters| counters.sent.load(Relaxed))
-                    .collect(),
-            ],
+            moved,
         })
+    }
+
+    fn of(pid: i32, plain: &Side) -> io::Result<Self> {
+        let counters = || plain.counters.iter();
+        let received = counters().map(|counters| counters.received.load(Relaxed));
+        let sent = counters().map(|counters| counters.sent.load(Relaxed));
+        Moment::now(pid, [received.collect(), sent.collect()])
     }
 }
 
@@ -174,6 +178,7 @@ fn bulk(args: &Args) -> io::Result<String> {
         // Or with many of them it would take too long until each has had a turn.
         turn: (CHUNK * 16 / connections).clamp(16384, CHUNK),
         rate: args.get("--rate"),
+        content: flow::pattern,
         counters: (0..connections).map(|_| Counters::default()).collect(),
     };
     let sides = [side(decrypt, encrypt), side(encrypt, decrypt)];
@@ -224,7 +229,7 @@ fn bulk(args: &Args) -> io::Result<String> {
                 }
             }
             mark()?;
-            let first = Moment::now(pid, plain)?;
+            let first = Moment::of(pid, plain)?;
             if let Some(bytes) = args.get::<u64>("--bytes") {
                 let goal = plain.received() + plain.sent() + bytes;
                 while plain.received() + plain.sent() < goal {
@@ -233,7 +238,7 @@ fn bulk(args: &Args) -> io::Result<String> {
             } else if !stall {
                 thread::sleep(Duration::from_millis(args.need("--ms")));
             }
-            let last = Moment::now(pid, plain)?;
+            let last = Moment::of(pid, plain)?;
             mark()?;
             phase.store(DRAIN, Relaxed);
             if !stall {
@@ -259,9 +264,9 @@ fn bulk(args: &Args) -> io::Result<String> {
 
     let seconds = (last.time - first.time).as_secs_f64();
     let moved = |way: usize| -> Vec<u64> {
-        last.bytes[way]
+        last.moved[way]
             .iter()
-            .zip(&first.bytes[way])
+            .zip(&first.moved[way])
             .map(|(last, first)| last - first)
             .collect()
     };
@@ -279,6 +284,94 @@ fn bulk(args: &Args) -> io::Result<String> {
         ("load_cpu", (last.own_cpu - first.own_cpu) as f64 / 1e9),
         ("rss", last.usage.rss as f64),
         ("idle_rss", idle.rss as f64),
+        ("peak", last.usage.peak as f64),
+    ]))
+}
+
+/// IP packets to or from a device: as many as possible, or at a rate.
+fn ip(args: &Args) -> io::Result<String> {
+    let Endpoint::Tun(name) = args.need("--plain") else {
+        return error("packets need a device");
+    };
+    let decrypt = args.need::<String>("--direction") == "decrypt";
+    let rate: Option<f64> = args.get("--rate");
+    let pid = args.need("--pid");
+    let warm_up = Duration::from_millis(args.get("--warm-up").unwrap_or(120));
+    let mut tls = join_tls(&tls::client()?, args.need("--port"))?;
+    let device = Device::find(&name)?;
+    if decrypt {
+        packets::verify_decrypt(&device, &mut tls)?;
+    } else {
+        packets::verify_encrypt(&device, &mut tls)?;
+    }
+
+    let before = device.counters()?;
+    let client = Side {
+        sends: decrypt,
+        receives: !decrypt,
+        record: args.get("--record").unwrap_or(16384),
+        turn: CHUNK,
+        rate,
+        content: packets::stream,
+        counters: vec![Counters::default()],
+    };
+    let sent = AtomicU64::new(0);
+    // All has been compared above.
+    let phase = AtomicU8::new(DISCARD);
+    let (first, last) = thread::scope(|scope| -> io::Result<(Moment, Moment)> {
+        fn check(result: io::Result<()>) {
+            if let Err(err) = result {
+                eprintln!("{err}");
+                std::process::exit(1);
+            }
+        }
+        let (client, device, phase, sent) = (&client, &device, &phase, &sent);
+        scope.spawn(move || check(flow::run(vec![End::Tls(tls)], client, phase)));
+        if !decrypt {
+            scope.spawn(move || check(packets::send(device, rate, sent, phase)));
+        }
+        let moment = || {
+            let now = device.counters()?;
+            let moved = |now, before| vec![now - before];
+            let received = moved(now.from_forwarder, before.from_forwarder);
+            Moment::now(
+                pid,
+                [received, moved(now.to_forwarder, before.to_forwarder)],
+            )
+        };
+        let measured = (|| {
+            thread::sleep(warm_up);
+            mark()?;
+            let first = moment()?;
+            thread::sleep(Duration::from_millis(args.need("--ms")));
+            let last = moment()?;
+            mark()?;
+            phase.store(DRAIN, Relaxed);
+            until("not all that was sent has arrived", || {
+                let Ok(now) = moment() else { return false };
+                if decrypt {
+                    // The last one may have been sent in part.
+                    now.moved[0][0] == client.sent() / packets::LEN as u64
+                } else {
+                    // Every packet was read, and at least its bytes have come as ciphertext.
+                    let count = sent.load(Relaxed);
+                    now.moved[1][0] == count && client.received() > count * packets::LEN as u64
+                }
+            })?;
+            Ok((first, last))
+        })();
+        phase.store(QUIT, Relaxed);
+        measured
+    })?;
+
+    let way = usize::from(!decrypt);
+    let count = (last.moved[way][0] - first.moved[way][0]) as f64;
+    Ok(json(&[
+        ("seconds", (last.time - first.time).as_secs_f64()),
+        ("packets", count),
+        ("bytes", count * packets::LEN as f64),
+        ("cpu", (last.usage.cpu - first.usage.cpu) as f64 / 1e9),
+        ("load_cpu", (last.own_cpu - first.own_cpu) as f64 / 1e9),
         ("peak", last.usage.peak as f64),
     ]))
 }
@@ -358,6 +451,7 @@ fn main() -> ExitCode {
     let args = Args::new();
     let line = match args.need::<String>("--load").as_str() {
         "bulk" => bulk(&args),
+        "packets" => ip(&args),
         "ping-pong" => ping_pong(&args),
         "idle" => idle(&args),
         load => error(format!("no load is named {load}")),
