@@ -47,7 +47,9 @@ function configured(name, text, command, version) {
 const contenders = {
   'floor': {
     version: ['openssl', 'version'],
-    command: (to) => [to.upstream.startsWith('tun:') ? floorTun : floor, '--port', to.port, '--upstream', to.upstream, ...files(to)],
+    command: (to) => [
+      to.upstream.startsWith('tun:') ? floorTun : floor, '--port', to.port, '--upstream', to.upstream, ...files(to),
+    ],
   },
   'splice': node(patched, 'splice'),
   'splice-fd': node(patched, 'splice-fd'),

@@ -44,9 +44,9 @@ const shown = {
 function columnsOf(row, results) {
   const list = Object.values(results);
   return columns.filter(([name]) => {
-    if (shown[row] && !shown[row].includes(name))
+    if (shown[row] ? !shown[row].includes(name) : ['held', 'buffered', 'delay'].includes(name))
       return false;
-    if ((!shown[row] && ['held', 'buffered', 'delay'].includes(name)) || (name === 'slowest' && !row.startsWith('scale-')))
+    if (name === 'slowest' && !row.startsWith('scale-'))
       return false;
     return list.some((figures) => figures[name] !== undefined);
   });
