@@ -109,7 +109,7 @@ fn main() -> io::Result<()> {
     let upstream: Endpoint = args.need("--upstream");
     let (cert, key): (String, String) = (args.need("--cert"), args.need("--key"));
     let decrypt_size = args.get("--decrypt").unwrap_or(64 << 10);
-    let encrypt_size = args.get("--encrypt").unwrap_or(64 << 10);
+    let encrypt_size = args.get("--encrypt").unwrap_or(256 << 10);
     // Four records of 16 KiB with what TLS adds.
     let ctx = tls::server(&cert, &key, args.get("--read-ahead").unwrap_or(66 << 10))?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.need("--port")))?;
