@@ -16,7 +16,7 @@ const columns = [
   ['calls', 'system calls per MB', 1],
   ['packetCost', 'CPU-s per million packets', 2],
   ['packetRate', 'packets/s', 0],
-  ['packetCalls', 'system calls per packet', 2],
+  ['packetCalls', 'system calls each', 2],
   ['loop', 'event loop used, %', 0, 100],
   ['delay', 'loop delay p99, ms', 1],
   ['median', 'median, us', 1],
