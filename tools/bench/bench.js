@@ -274,7 +274,7 @@ function versions(names) {
 async function main() {
   if (args.list) {
     for (const { name, title } of Object.values(rows))
-      console.log(`${name.padEnd(16)}${title}`);
+      console.log(`${name.padEnd(20)}${title}`);
     return;
   }
   const plan = args.wanted.map((row) => ({
