@@ -1,5 +1,5 @@
 //! The floor for packets: about the least that a TLS terminator can do in user space between OpenSSL
-//! and a TUN device. One connection, of which both directions are forwarded.
+//! and a TUN device. One connection at a time, of which both directions are forwarded.
 //!
 //! Decryption reads much ciphertext at once, and writes each packet from where OpenSSL has put it.
 //! Encryption reads the packets that are there, up to a limit, side by side; OpenSSL makes records
@@ -7,7 +7,6 @@
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use tls_splice_bench::args::Args;
@@ -33,9 +32,9 @@ impl Buffer {
     }
 }
 
-struct Tunnel {
+struct Tunnel<'a> {
     tls: Tls,
-    ends: Ends,
+    tun: &'a Ends,
     tun_drained: bool,
     decrypted: Buffer,
     /// Bytes for one turn.
@@ -53,7 +52,7 @@ fn packet_len(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-impl Tunnel {
+impl Tunnel<'_> {
     /// Whether there may be more.
     fn decrypt(&mut self) -> io::Result<bool> {
         let Buffer { bytes, len } = &mut self.decrypted;
@@ -72,7 +71,7 @@ impl Tunnel {
                 if end > *len {
                     break;
                 }
-                sys::write(self.ends.sink(), &bytes[at..end])?;
+                sys::write(self.tun.sink(), &bytes[at..end])?;
                 at = end;
             }
             bytes.copy_within(at..*len, 0);
@@ -89,7 +88,7 @@ impl Tunnel {
         let Buffer { bytes, len } = &mut self.packets;
         *len = 0;
         while *len < self.limits[1] {
-            match sys::read(self.ends.source(), &mut bytes[*len..*len + MAX_PACKET])? {
+            match sys::read(self.tun.source(), &mut bytes[*len..*len + MAX_PACKET])? {
                 Some(n) => *len += n,
                 None => {
                     self.tun_drained = true;
@@ -104,41 +103,49 @@ impl Tunnel {
     }
 }
 
-fn main() -> io::Result<()> {
-    let args = Args::new();
-    let upstream: Endpoint = args.need("--upstream");
-    let (cert, key): (String, String) = (args.need("--cert"), args.need("--key"));
+/// Until the peer ends.
+fn serve(args: &Args, mut tls: Tls, tun: &Ends) -> io::Result<()> {
     let decrypt_size = args.get("--decrypt").unwrap_or(64 << 10);
     let encrypt_size = args.get("--encrypt").unwrap_or(256 << 10);
-    // Four records of 16 KiB with what TLS adds.
-    let ctx = tls::server(&cert, &key, args.get("--read-ahead").unwrap_or(66 << 10))?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.need("--port")))?;
-    let (stream, _) = listener.accept()?;
-    stream.set_nodelay(true)?;
-    stream.set_nonblocking(true)?;
-    let mut tls = Tls::new(&ctx, stream.into(), true)?;
-    tls.handshake()?;
+    let mut epoll = Epoll::new()?;
+    let (tls_token, tun_token) = (0, 1);
+    epoll.add(tls.fd(), tls_token)?;
+    epoll.add_source(tun.source(), tun_token)?;
     let mut tunnel = Tunnel {
         tls,
-        ends: upstream.connect()?,
+        tun,
         tun_drained: false,
         decrypted: Buffer::new(MAX_RECORD + MAX_PACKET),
         limits: [decrypt_size, encrypt_size],
         packets: Buffer::new(encrypt_size + MAX_PACKET),
     };
-    let mut epoll = Epoll::new()?;
-    let (tls, tun) = (0, 1);
-    epoll.add(tunnel.tls.fd(), tls)?;
-    epoll.add_source(tunnel.ends.source.as_raw_fd(), tun)?;
     loop {
         let more = [tunnel.decrypt()?, tunnel.encrypt()?].contains(&true);
         for event in epoll.wait(more.then_some(Duration::ZERO))? {
-            if event.token == tls {
+            if event.token == tls_token {
                 event.readable.then(|| tunnel.tls.readable());
                 event.writable.then(|| tunnel.tls.writable());
             } else {
                 tunnel.tun_drained = false;
             }
+        }
+    }
+}
+
+fn main() -> io::Result<()> {
+    let args = Args::new();
+    let tun = args.need::<Endpoint>("--upstream").connect()?;
+    let (cert, key): (String, String) = (args.need("--cert"), args.need("--key"));
+    // Four records of 16 KiB with what TLS adds.
+    let ctx = tls::server(&cert, &key, args.get("--read-ahead").unwrap_or(66 << 10))?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.need("--port")))?;
+    loop {
+        let (stream, _) = listener.accept()?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let mut tls = Tls::new(&ctx, stream.into(), true)?;
+        if let Err(err) = tls.handshake().and_then(|()| serve(&args, tls, &tun)) {
+            eprintln!("{err}");
         }
     }
 }
