@@ -944,7 +944,9 @@ class World {
       if (err && !this.#tlsFault)
         fail(`renegotiate() fails: ${err.stack}`);
     }));
-    await this.#until('the renegotiation is done', () => done);
+    // There is no callback when the socket is destroyed meanwhile.
+    await this.#until('the renegotiation is done',
+                      () => done || this.#socket.destroyed || this.#peer.destroyed);
   }
 
   // A line of its own for s_client, so it must have read all else. The answer to
