@@ -430,15 +430,6 @@ bool tls_splice_get_stats(struct tls_splice *splice, struct tls_splice_stats *ou
 // `splice` must be NULL or valid, `out` writable.
 bool tls_splice_get_failure(struct tls_splice *splice, struct tls_splice_failure *out);
 
-// SSL_set0_wbio(3): takes over one reference to `wbio`, drops the old one's.
-extern void SSL_set0_wbio(SSL *ssl, BIO *wbio);
-
-// SSL_get_state(3).
-extern int SSL_get_state(const SSL *ssl);
-
-// SSL_renegotiate_pending(3).
-extern int SSL_renegotiate_pending(const SSL *ssl);
-
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus
