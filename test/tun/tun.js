@@ -24,13 +24,18 @@ function test(name, body) {
 const address = { a: '10.0.0.1', b: '10.0.0.2' };
 const address6 = { a: 'fd00::1', b: 'fd00::2' };
 
-// What brings a device up.
+// What brings a device up. An IPv6 address is good for use some time after it has been added, and what comes for it
+// before that is lost.
 function setUpCommands(ns, mtu) {
-  return [
+  const commands = [
     `ip link set tun mtu ${mtu} up`,
     `ip address replace ${address[ns]}/24 dev tun`,
-    mtu >= 1280 ? `ip address replace ${address6[ns]}/64 dev tun nodad` : ':',
   ];
+  if (mtu >= 1280) {
+    commands.push(`ip address replace ${address6[ns]}/64 dev tun nodad`,
+                  `until ip -6 route show table local | grep -q '^local ${address6[ns]} '; do :; done`);
+  }
+  return commands;
 }
 
 function configure(ns, mtu = 1500) {
