@@ -41,8 +41,8 @@ impl Rbio {
     /// `ssl` must be valid, have a read BIO, and be in no call and no handshake.
     pub unsafe fn attach(ssl: *mut SSL) -> Option<Rbio> {
         static METHOD: OnceLock<Method> = OnceLock::new();
-        let method = METHOD
-            .get_or_init(|| Method::new::<State>(c"tls_splice read", Some(read), None, ctrl));
+        let method =
+            METHOD.get_or_init(|| Method::new::<State>(c"tls_splice read", Some(read), None, ctrl));
         // SAFETY: `ssl` by the contract above. Our reference keeps Node's BIO alive
         // when SSL_set0_rbio drops the one that `ssl` has.
         unsafe {

@@ -813,14 +813,13 @@ void TLSSplice::WriteCollected() {
     uv_buf_t bufs[arraysize(pieces)];
     size_t total = 0;
     for (size_t i = 0; i < count; i++) {
-      bufs[i] = uv_buf_init(reinterpret_cast<char*>(pieces[i].base),
-                            pieces[i].len);
+      bufs[i] =
+          uv_buf_init(reinterpret_cast<char*>(pieces[i].base), pieces[i].len);
       total += pieces[i].len;
     }
     uv_buf_t* left = bufs;
     const int err =
-        must_wait ? 0
-                  : tls_wrap_->underlying_stream()->TryWrite(&left, &count);
+        must_wait ? 0 : tls_wrap_->underlying_stream()->TryWrite(&left, &count);
     if (err != 0) {
       tls_splice_written(pump_, total, true);
       return OnStreamAfterWrite(nullptr, err);
