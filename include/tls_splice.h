@@ -8,6 +8,9 @@
 #include <stdint.h>
 #include <openssl/ssl.h>
 
+// BIO_pending(3).
+#define BIO_CTRL_PENDING 10
+
 // The call did what it says.
 #define TLS_SPLICE_OK 0
 
@@ -208,7 +211,7 @@ int tls_splice_new(const struct tls_splice_config *config, struct tls_splice **o
 //
 // # Safety
 // `splice` must come from `tls_splice_new`, be in no call, and not be used
-// again. Its read BIO must have been detached, unless the `SSL` is gone.
+// again. Its BIOs must have been detached, unless the `SSL` is gone.
 void tls_splice_free(struct tls_splice *splice);
 
 // Hands the caller's fd number over too (`autoClose`): it is closed when the
@@ -317,6 +320,38 @@ int tls_splice_attach_rbio(struct tls_splice *splice, SSL *ssl);
 // # Safety
 // As for `tls_splice_attach_rbio`, with the same `ssl`.
 void tls_splice_detach_rbio(struct tls_splice *splice, SSL *ssl);
+
+// Makes `ssl` write the ciphertext of `tls_splice_encrypt` to the splice's
+// buffers (`tls_splice_collected`), while its present write BIO is empty, and
+// all else to that. `TLS_SPLICE_OK`, `TLS_SPLICE_EBUSY` inside a handshake or
+// another call, `TLS_SPLICE_ENOMEM`.
+//
+// # Safety
+// `splice` must be NULL or valid; `ssl` must be valid, have a write BIO, and be
+// in no call.
+int tls_splice_attach_wbio(struct tls_splice *splice, SSL *ssl);
+
+// Gives `ssl` its own write BIO back, with what is collected. Nothing if
+// `tls_splice_attach_wbio` was not called.
+//
+// # Safety
+// As for `tls_splice_attach_wbio`, with the same `ssl`.
+void tls_splice_detach_wbio(struct tls_splice *splice, SSL *ssl);
+
+// What `tls_splice_encrypt` has collected, for the stream, in order: writes at
+// most `len` pieces to `out` and returns how many. They stay the splice's, and
+// valid until the `tls_splice_written` that must follow before any other call.
+//
+// # Safety
+// `splice` must be NULL or valid, `out` writable for `len`.
+size_t tls_splice_collected(struct tls_splice *splice, struct tls_splice_buf *out, size_t len);
+
+// Drops the first `n` bytes of that, which are written. If `is_all` is false, the
+// stream takes no more now, and the rest goes to the `SSL`'s own write BIO.
+//
+// # Safety
+// `splice` must be NULL or valid.
+void tls_splice_written(struct tls_splice *splice, size_t n, bool is_all);
 
 // The memory that the next read of ciphertext goes to: valid until the
 // `tls_splice_commit` that must follow, with 0 if nothing was read. Empty when

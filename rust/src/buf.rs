@@ -11,8 +11,9 @@ pub const CHUNK_SIZE: usize = 64 * 1024;
 /// other packets with it.
 const CAPACITY: usize = CHUNK_SIZE + 16 * 1024 + 256;
 
-/// Buffers that a thread keeps for the next splice that needs one.
-const POOL_SIZE: usize = 4;
+/// Buffers that a thread keeps for the next splice that needs one: what both
+/// directions of one hold at the default high-water mark.
+const POOL_SIZE: usize = 8;
 
 thread_local! {
     // Memory only: a chunk may come home to another thread's pool.
@@ -50,6 +51,11 @@ impl Chunk {
     /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    /// Whether nothing more fits.
+    pub fn is_full(&self) -> bool {
+        self.end == CAPACITY
     }
 
     /// What is held.

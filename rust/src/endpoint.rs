@@ -219,11 +219,16 @@ fn tap_header(fd: RawFd) -> Result<DeviceHeader, OpenError> {
     // SAFETY: `program` and what it refers to are valid for the call, which only
     // reads them; the other one takes no memory.
     let flags = unsafe {
-        check(libc::ioctl(
+        let attached = check(libc::ioctl(
             fd,
             libc::TUNATTACHFILTER as _,
             &raw const program,
-        ))?;
+        ));
+        if let Err(OpenError::System(libc::EINVAL)) = attached {
+            // macvtap(4) has neither filters nor packet information.
+            return Ok(DeviceHeader::None);
+        }
+        attached?;
         let flags = device_flags(fd);
         check(libc::ioctl(
             fd,
@@ -600,14 +605,58 @@ impl Endpoint {
         // SAFETY: `out` is writable for its length.
         match retry(|| unsafe { libc::recv(fd, buf, out.len(), flags) }) {
             Io::Bytes(n) if n > out.len() => PacketIo::Truncated,
-            Io::Bytes(0) if self.is_shut_down() => PacketIo::Eof,
             Io::Bytes(n) => PacketIo::Packet(n),
             Io::WouldBlock => PacketIo::WouldBlock,
             // ICMP has come back for a packet that was sent before.
-            Io::Failed(libc::ECONNREFUSED) => PacketIo::Refused(libc::ECONNREFUSED),
+            Io::Failed(errno @ (libc::ECONNREFUSED | libc::EMSGSIZE)) => PacketIo::Refused(errno),
             Io::Failed(errno) => PacketIo::Failed(errno),
         }
     }
+
+    /// Whether there will never be another packet. To be asked when a poll says that
+    /// there is one, and [`Endpoint::read_packet`] that there is not.
+    pub fn is_over(&self) -> bool {
+        if self.kind != Kind::Datagrams {
+            return false;
+        }
+        let mut poll = libc::pollfd {
+            fd: self.fd.as_raw_fd(),
+            events: SHUT_DOWN,
+            revents: 0,
+        };
+        // SAFETY: `poll` is valid for the call, which does not wait.
+        if unsafe { libc::poll(&raw mut poll, 1, 0) } != 1 {
+            return false;
+        }
+        if poll.revents & libc::POLLERR != 0 {
+            self.drop_reports();
+        }
+        poll.revents & SHUT_DOWN != 0
+    }
+
+    /// Empties the queue of IP_RECVERR, which says what refused packets say already,
+    /// and of SO_TIMESTAMPING: otherwise the socket stays ready.
+    #[cfg(target_os = "linux")]
+    fn drop_reports(&self) {
+        let mut byte = 0u8;
+        loop {
+            // SAFETY: `byte` is writable for the call.
+            let report = retry(|| unsafe {
+                libc::recv(
+                    self.fd.as_raw_fd(),
+                    (&raw mut byte).cast(),
+                    1,
+                    libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT,
+                )
+            });
+            if !matches!(report, Io::Bytes(_)) {
+                return;
+            }
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn drop_reports(&self) {}
 
     fn read_from_device(&self, layout: DeviceHeader, out: &mut [u8]) -> PacketIo {
         let mut header = [0u8; DEVICE_HEADER];
@@ -697,18 +746,6 @@ impl Endpoint {
                 _ => libc::writev(fd, iov.as_ptr(), 2),
             }
         })
-    }
-
-    /// Whether the receiving side of a datagram socket has been shut down: then it
-    /// gives empty datagrams for ever.
-    fn is_shut_down(&self) -> bool {
-        let mut poll = libc::pollfd {
-            fd: self.fd.as_raw_fd(),
-            events: SHUT_DOWN,
-            revents: 0,
-        };
-        // SAFETY: `poll` is valid for the call, which does not wait.
-        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 && poll.revents & SHUT_DOWN != 0 }
     }
 
     /// shutdown(2) of a socket's write side; nothing for other endpoints, whose

@@ -143,7 +143,7 @@ pub unsafe extern "C" fn tls_splice_new(
 ///
 /// # Safety
 /// `splice` must come from `tls_splice_new`, be in no call, and not be used
-/// again. Its read BIO must have been detached, unless the `SSL` is gone.
+/// again. Its BIOs must have been detached, unless the `SSL` is gone.
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_free(splice: *mut tls_splice) {
     guard((), || {
@@ -384,6 +384,87 @@ pub unsafe extern "C" fn tls_splice_attach_rbio(splice: *mut tls_splice, ssl: *m
 pub unsafe extern "C" fn tls_splice_detach_rbio(splice: *mut tls_splice, ssl: *mut SSL) {
     // SAFETY: by the contract above.
     unsafe { with(splice, (), |pump, _| pump.detach_rbio(ssl)) }
+}
+
+/// Makes `ssl` write the ciphertext of `tls_splice_encrypt` to the splice's
+/// buffers (`tls_splice_collected`), while its present write BIO is empty, and
+/// all else to that. `TLS_SPLICE_OK`, `TLS_SPLICE_EBUSY` inside a handshake or
+/// another call, `TLS_SPLICE_ENOMEM`.
+///
+/// # Safety
+/// `splice` must be NULL or valid; `ssl` must be valid, have a write BIO, and be
+/// in no call.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_attach_wbio(splice: *mut tls_splice, ssl: *mut SSL) -> c_int {
+    // SAFETY: by the contract above.
+    unsafe {
+        with(splice, TLS_SPLICE_EBUSY, |pump, _| {
+            if crate::sys::SSL_in_init(ssl) != 0 {
+                TLS_SPLICE_EBUSY
+            } else if pump.attach_wbio(ssl) {
+                TLS_SPLICE_OK
+            } else {
+                TLS_SPLICE_ENOMEM
+            }
+        })
+    }
+}
+
+/// Gives `ssl` its own write BIO back, with what is collected. Nothing if
+/// `tls_splice_attach_wbio` was not called.
+///
+/// # Safety
+/// As for `tls_splice_attach_wbio`, with the same `ssl`.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_detach_wbio(splice: *mut tls_splice, ssl: *mut SSL) {
+    // SAFETY: by the contract above.
+    unsafe { with(splice, (), |pump, _| pump.detach_wbio(ssl)) }
+}
+
+/// What `tls_splice_encrypt` has collected, for the stream, in order: writes at
+/// most `len` pieces to `out` and returns how many. They stay the splice's, and
+/// valid until the `tls_splice_written` that must follow before any other call.
+///
+/// # Safety
+/// `splice` must be NULL or valid, `out` writable for `len`.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_collected(
+    splice: *mut tls_splice,
+    out: *mut tls_splice_buf,
+    len: size_t,
+) -> size_t {
+    // SAFETY: passed on; `out` is writable by the contract above.
+    unsafe {
+        with(splice, 0, |pump, _| {
+            let pieces = pump.wbio().into_iter().flat_map(|wbio| wbio.collected());
+            let mut n = 0;
+            for piece in pieces.take(len) {
+                out.add(n).write(tls_splice_buf {
+                    base: piece.as_ptr().cast_mut(),
+                    len: piece.len(),
+                });
+                n += 1;
+            }
+            n
+        })
+    }
+}
+
+/// Drops the first `n` bytes of that, which are written. If `is_all` is false, the
+/// stream takes no more now, and the rest goes to the `SSL`'s own write BIO.
+///
+/// # Safety
+/// `splice` must be NULL or valid.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_written(splice: *mut tls_splice, n: size_t, is_all: bool) {
+    // SAFETY: passed on.
+    unsafe {
+        with(splice, (), |pump, _| {
+            if let Some(wbio) = pump.wbio() {
+                wbio.written(n, !is_all);
+            }
+        })
+    }
 }
 
 /// The memory that the next read of ciphertext goes to: valid until the

@@ -23,7 +23,7 @@ pub enum Framing {
 }
 
 /// A packet at the start of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
     /// Bytes of framing before it.
     pub prefix: usize,
@@ -195,9 +195,9 @@ pub struct Follower {
     /// The start of a packet whose length is not known yet.
     head: [u8; HEAD],
     head_len: usize,
-    /// Bytes of the present packet.
-    total: usize,
-    /// Those of them that are still to come.
+    /// The present packet.
+    packet: Packet,
+    /// Bytes of it that are still to come.
     rest: usize,
 }
 
@@ -206,7 +206,7 @@ const HEAD: usize = 8;
 
 impl Follower {
     /// Takes in the next bytes of the stream. `on_packet` is called for each packet
-    /// that begins in them, once its length is known. An error is where the packet
+    /// that ends in them. An error is where the packet
     /// begins that is none, in bytes from the start of `bytes`: before it, if that
     /// was passed on already.
     pub fn follow(
@@ -221,6 +221,9 @@ impl Follower {
                 let n = self.rest.min(bytes.len() - at);
                 self.rest -= n;
                 at += n;
+                if self.rest == 0 {
+                    on_packet(self.packet);
+                }
                 continue;
             }
             self.head[self.head_len] = bytes[at];
@@ -230,10 +233,12 @@ impl Follower {
                 Ok(None) => at += 1,
                 Ok(Some(packet)) => {
                     at += 1;
-                    self.total = packet.total();
-                    self.rest = self.total - self.head_len;
+                    self.packet = packet;
+                    self.rest = packet.total() - self.head_len;
                     self.head_len = 0;
-                    on_packet(packet);
+                    if self.rest == 0 {
+                        on_packet(packet);
+                    }
                 }
             }
         }
@@ -245,7 +250,7 @@ impl Follower {
     pub fn begun(&self) -> usize {
         match self.rest {
             0 => self.head_len,
-            rest => self.total - rest,
+            rest => self.packet.total() - rest,
         }
     }
 

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! decrypt: ciphertext -> rbio -> SSL_read  -> held -> write(endpoint)
-//! encrypt: read(endpoint)     -> held -> SSL_write -> wbio (TLSWrap::EncOut)
+//! encrypt: read(endpoint)     -> held -> SSL_write -> wbio -> ciphertext
 //! ```
 //!
 //! It never calls back into Node. Each call takes readiness and returns a step
@@ -15,6 +15,7 @@
 //!
 //! Nothing here is tied to a thread; calls on one handle must not overlap.
 
+pub mod bio;
 pub mod buf;
 pub mod endpoint;
 pub mod error;
@@ -27,3 +28,4 @@ pub mod rbio;
 pub mod stats;
 pub mod sys;
 pub mod tls;
+pub mod wbio;

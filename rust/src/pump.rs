@@ -17,6 +17,7 @@ use crate::frame::{Desync, Follower, Framing, Packet, MAX_PACKET};
 use crate::rbio::Rbio;
 use crate::stats::Stats;
 use crate::tls;
+use crate::wbio::Wbio;
 
 /// Direction: what the TLS peer sends goes to the endpoint.
 pub const TLS_SPLICE_DECRYPT: u32 = 1;
@@ -42,6 +43,10 @@ pub const TLS_SPLICE_STEP_WANT_TLS: u32 = 64;
 
 /// Bytes that one direction moves before it lets the loop turn.
 const TURN_BUDGET: usize = 512 * 1024;
+
+/// What a packet counts as at least: small ones, and those that come to nothing,
+/// cost a system call as well.
+const LEAST_WORK: usize = 64;
 
 /// TLS records carry at most this much cleartext.
 const MAX_RECORD: usize = 16 * 1024;
@@ -90,6 +95,8 @@ struct Encrypt {
     /// Length of an SSL_write that has begun and is to be tried again, else 0.
     begun: usize,
     eof: bool,
+    /// Nobody has seen an end of the source: it is just not read any more.
+    told_to_end: bool,
     /// The write BIO is so full that the source is not read.
     stalled: bool,
     stopping: bool,
@@ -100,6 +107,8 @@ struct Encrypt {
 #[derive(Default)]
 struct Track {
     follower: Follower,
+    /// The same, of what has gone.
+    gone: Follower,
     /// Bytes that have gone.
     offset: u64,
     /// Bytes of the next ones that the follower has seen.
@@ -110,9 +119,9 @@ struct Track {
 
 impl Track {
     /// How many of the next bytes are packets, or the beginning of one.
-    fn good(&mut self, framing: Framing, next: &[u8], on_packet: impl FnMut(Packet)) -> usize {
+    fn good(&mut self, framing: Framing, next: &[u8]) -> usize {
         if framing != Framing::Raw && self.seen < next.len() && self.desync.is_none() {
-            if let Err(at) = self.follower.follow(framing, &next[self.seen..], on_packet) {
+            if let Err(at) = self.follower.follow(framing, &next[self.seen..], |_| {}) {
                 let seen = self.offset + self.seen as u64;
                 self.desync = Some(seen.saturating_add_signed(at as i64));
             }
@@ -130,7 +139,18 @@ impl Track {
         self.desync.unwrap_or(seen - self.follower.begun() as u64)
     }
 
-    fn consume(&mut self, n: usize) {
+    /// Takes note of good bytes that have gone. `on_packet` is called for each
+    /// packet of which the last one has.
+    fn pass(&mut self, framing: Framing, bytes: &[u8], on_packet: impl FnMut(Packet)) {
+        if framing != Framing::Raw {
+            // Good ones have no error.
+            let _ = self.gone.follow(framing, bytes, on_packet);
+        }
+        self.skip(bytes.len());
+    }
+
+    /// The same for whole packets that others count.
+    fn skip(&mut self, n: usize) {
         self.offset += n as u64;
         self.seen = self.seen.saturating_sub(n);
     }
@@ -142,6 +162,8 @@ enum Delivery {
     All,
     /// The sink is full.
     Blocked,
+    /// That is enough for now.
+    Paused,
     Failed(Failure),
 }
 
@@ -151,6 +173,7 @@ pub struct Pump {
     decrypt: Option<Decrypt>,
     encrypt: Option<Encrypt>,
     rbio: Option<Rbio>,
+    wbio: Option<Wbio>,
     framing: Framing,
     high_water_mark: usize,
     failure: Option<Failure>,
@@ -166,6 +189,7 @@ impl Pump {
             decrypt: None,
             encrypt: None,
             rbio: None,
+            wbio: None,
             framing,
             high_water_mark,
             failure: None,
@@ -203,6 +227,7 @@ impl Pump {
     /// says OVER.
     pub fn end_encrypt(&mut self) {
         if let Some(encrypt) = &mut self.encrypt {
+            encrypt.told_to_end |= !encrypt.eof;
             encrypt.eof = true;
         }
     }
@@ -246,6 +271,34 @@ impl Pump {
             // SAFETY: passed on.
             unsafe { rbio.detach(ssl) };
         }
+    }
+
+    /// Makes OpenSSL write ciphertext to the pump's buffers.
+    ///
+    /// # Safety
+    /// As for [`Wbio::attach`].
+    pub unsafe fn attach_wbio(&mut self, ssl: *mut SSL) -> bool {
+        if self.wbio.is_none() {
+            // SAFETY: passed on.
+            self.wbio = unsafe { Wbio::attach(ssl) };
+        }
+        self.wbio.is_some()
+    }
+
+    /// Undoes [`Pump::attach_wbio`], if it was called.
+    ///
+    /// # Safety
+    /// As for [`Wbio::detach`].
+    pub unsafe fn detach_wbio(&mut self, ssl: *mut SSL) {
+        if let Some(wbio) = self.wbio.take() {
+            // SAFETY: passed on.
+            unsafe { wbio.detach(ssl) };
+        }
+    }
+
+    /// The ciphertext to write now.
+    pub fn wbio(&mut self) -> Option<&mut Wbio> {
+        self.wbio.as_mut()
     }
 
     /// The buffer that the stream's next read goes to; empty unless
@@ -309,7 +362,7 @@ impl Pump {
             if let Some(decrypt) = self.decrypt.as_mut().filter(|d| !d.writing) {
                 // Only read from: the caller passes it to write(2).
                 transfer.base = decrypt.held.front().as_ptr().cast_mut();
-                transfer.len = decrypt.held.front().len();
+                transfer.len = decrypt.track.good(self.framing, decrypt.held.front());
                 decrypt.writing = transfer.len > 0;
             }
         } else if let Some(encrypt) = self.encrypt.as_mut().filter(|e| e.wants_source()) {
@@ -341,8 +394,7 @@ impl Pump {
                 decrypt.writing = false;
                 decrypt.error = error;
                 if let Ok(n) = result {
-                    decrypt.held.consume(n);
-                    self.stats.bytes_in += n as u64;
+                    decrypt.delivered(n, self.framing, &mut self.stats);
                 }
             }
         } else if let Some(encrypt) = self.encrypt.as_mut().filter(|e| e.reading) {
@@ -425,6 +477,10 @@ impl Pump {
                 Delivery::Blocked => {
                     return (TLS_SPLICE_STEP_PAUSE_TLS, 1);
                 }
+                Delivery::Paused => {
+                    decrypt.turn = 0;
+                    return (TLS_SPLICE_STEP_MORE | TLS_SPLICE_STEP_PAUSE_TLS, 1);
+                }
                 Delivery::Failed(failure) => {
                     self.failure = Some(failure);
                     return (TLS_SPLICE_STEP_FAILED | TLS_SPLICE_STEP_PAUSE_TLS, 1);
@@ -489,6 +545,20 @@ impl Pump {
     /// # Safety
     /// As for [`Pump::decrypt`].
     pub unsafe fn encrypt(&mut self, ssl: *mut SSL, cancelled: &Cell<bool>) -> u32 {
+        if let Some(wbio) = &mut self.wbio {
+            wbio.set_collecting(true);
+        }
+        // SAFETY: passed on.
+        let steps = unsafe { self.encrypt_turn(ssl, cancelled) };
+        if let Some(wbio) = &mut self.wbio {
+            wbio.set_collecting(false);
+        }
+        steps
+    }
+
+    /// # Safety
+    /// As for [`Pump::encrypt`].
+    unsafe fn encrypt_turn(&mut self, ssl: *mut SSL, cancelled: &Cell<bool>) -> u32 {
         let Some(encrypt) = &mut self.encrypt else {
             return 0;
         };
@@ -521,22 +591,30 @@ impl Pump {
                 let n = match encrypt.begun {
                     0 if packets => encrypt.next_batch(),
                     // What JavaScript had read can be more than there is room for.
-                    0 if stopping => encrypt.next_bytes(self.framing, usize::MAX, &mut self.stats),
-                    0 => encrypt.next_bytes(self.framing, read_limit(room), &mut self.stats),
+                    0 if stopping => encrypt.next_bytes(self.framing, usize::MAX),
+                    0 => encrypt.next_bytes(self.framing, read_limit(room)),
                     begun => begun,
                 };
+                if n == 0 && stopping {
+                    // It would have failed for that.
+                    encrypt.held = Held::default();
+                    break;
+                }
                 if n == 0 {
                     self.failure = Some(encrypt.out_of_step());
                     encrypt.held = Held::default();
                     return TLS_SPLICE_STEP_FAILED | TLS_SPLICE_STEP_FLUSH;
+                }
+                // SAFETY: by the contract above.
+                if unsafe { tls::is_renegotiating(ssl) } {
+                    return TLS_SPLICE_STEP_WANT_TLS | TLS_SPLICE_STEP_FLUSH;
                 }
                 encrypt.begun = n;
                 // SAFETY: by the contract above; the slice is the same at a retry.
                 let write = unsafe { tls::write(ssl, &encrypt.held.front()[..n]) };
                 if write == tls::Write::All {
                     encrypt.begun = 0;
-                    encrypt.held.consume(n);
-                    encrypt.track.consume(n);
+                    encrypt.sent(n, packets, self.framing, &mut self.stats);
                     encrypt.batch = 0;
                     self.stats.bytes_out += n as u64;
                 }
@@ -567,7 +645,8 @@ impl Pump {
                 return TLS_SPLICE_STEP_FLUSH;
             }
             if encrypt.eof {
-                if !encrypt.track.follower.is_at_boundary() {
+                // The source may have had the rest.
+                if !encrypt.told_to_end && !encrypt.track.follower.is_at_boundary() {
                     self.failure = Some(encrypt.out_of_step());
                     return TLS_SPLICE_STEP_FAILED | TLS_SPLICE_STEP_FLUSH;
                 }
@@ -593,7 +672,14 @@ impl Pump {
                 None if packets => {
                     encrypt.read_packets(&self.endpoint, self.framing, room, &mut self.stats)
                 }
-                None => encrypt.read_bytes(&self.endpoint, read_limit(room)),
+                None => {
+                    let limit = read_limit(room);
+                    let read = encrypt.read_bytes(&self.endpoint, limit);
+                    // Less than asked for says what EAGAIN would.
+                    dry = matches!(read, Io::Bytes(n) if (1..limit).contains(&n))
+                        && !self.endpoint.hides_eof();
+                    read
+                }
             };
             encrypt.held.release_if_empty();
             match read {
@@ -619,6 +705,9 @@ impl Decrypt {
         if let Some(errno) = self.error.take() {
             return failed_write(errno);
         }
+        if self.held.is_empty() {
+            return Delivery::All;
+        }
         let delivery = match sink.has_packets() {
             true => self.deliver_packets(sink, framing, stats),
             false => self.deliver_bytes(sink, framing, stats),
@@ -635,18 +724,13 @@ impl Decrypt {
 
     fn deliver_bytes(&mut self, sink: &Endpoint, framing: Framing, stats: &mut Stats) -> Delivery {
         while !self.held.is_empty() {
-            let front = self.held.front();
-            let wanted = self
-                .track
-                .good(framing, front, |packet| stats.count_in(packet.len));
+            let wanted = self.track.good(framing, self.held.front());
             if wanted == 0 {
                 return Delivery::Failed(self.out_of_step());
             }
-            let io = sink.write(&front[..wanted]);
+            let io = sink.write(&self.held.front()[..wanted]);
             if let Io::Bytes(n) = io {
-                self.held.consume(n);
-                self.track.consume(n);
-                stats.bytes_in += n as u64;
+                self.delivered(n, framing, stats);
             }
             match io {
                 Io::Bytes(n) if n == wanted => {}
@@ -656,6 +740,15 @@ impl Decrypt {
             }
         }
         Delivery::All
+    }
+
+    /// The sink has taken `n` bytes.
+    fn delivered(&mut self, n: usize, framing: Framing, stats: &mut Stats) {
+        let bytes = &self.held.front()[..n];
+        self.track
+            .pass(framing, bytes, |packet| stats.count_in(packet.len));
+        self.held.consume(n);
+        stats.bytes_in += n as u64;
     }
 
     fn deliver_packets(
@@ -682,7 +775,12 @@ impl Decrypt {
                         Io::Failed(errno) => return failed_write(errno),
                     }
                     self.held.consume(packet.total());
-                    self.track.consume(packet.total());
+                    self.track.skip(packet.total());
+                    // Small ones cost as much time as large ones.
+                    self.turn += LEAST_WORK.saturating_sub(packet.total());
+                    if self.turn >= TURN_BUDGET {
+                        return Delivery::Paused;
+                    }
                 }
                 Ok(_) => {
                     // Its rest may be in another place, or needs the room.
@@ -736,8 +834,6 @@ impl Encrypt {
         limit: usize,
         stats: &mut Stats,
     ) -> Io {
-        // For small ones and for those that come to nothing.
-        const LEAST_WORK: usize = 64;
         if let Err(errno) = source.begin_packets() {
             return Io::Failed(errno);
         }
@@ -778,7 +874,11 @@ impl Encrypt {
                 }
                 PacketIo::WouldBlock => {
                     self.batch = before;
-                    return Io::WouldBlock;
+                    if before > 0 || work > 0 || !source.is_over() {
+                        return Io::WouldBlock;
+                    }
+                    self.eof = true;
+                    return Io::Bytes(0);
                 }
                 PacketIo::Eof => {
                     self.batch = before;
@@ -802,11 +902,21 @@ impl Encrypt {
     }
 
     /// Bytes for the next SSL_write, at most `limit`; 0 if they are no packets.
-    fn next_bytes(&mut self, framing: Framing, limit: usize, stats: &mut Stats) -> usize {
-        let front = self.held.front();
-        self.track
-            .good(framing, front, |packet| stats.count_out(packet.len))
-            .min(limit)
+    fn next_bytes(&mut self, framing: Framing, limit: usize) -> usize {
+        self.track.good(framing, self.held.front()).min(limit)
+    }
+
+    /// OpenSSL has accepted `n` bytes. Of a packet endpoint they are whole packets,
+    /// counted when they were read.
+    fn sent(&mut self, n: usize, packets: bool, framing: Framing, stats: &mut Stats) {
+        let bytes = &self.held.front()[..n];
+        match packets {
+            true => self.track.skip(n),
+            false => self
+                .track
+                .pass(framing, bytes, |packet| stats.count_out(packet.len)),
+        }
+        self.held.consume(n);
     }
 
     fn out_of_step(&self) -> Failure {

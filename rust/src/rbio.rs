@@ -4,46 +4,33 @@
 //! splice over a libuv stream, libuv reads into a lent [`Chunk`] instead, and
 //! this BIO serves OpenSSL from it, after what the NodeBIO still holds.
 
-use std::cell::UnsafeCell;
 use std::sync::{Arc, OnceLock};
 
 use libc::{c_char, c_int, c_long, c_void};
 use openssl_sys as ffi;
-use openssl_sys::{BIO, BIO_METHOD, SSL};
+use openssl_sys::{BIO, SSL};
 
+use crate::bio::{self, Method, NodeBio, Shared};
 use crate::buf::Chunk;
 use crate::sys;
 
-/// Ciphertext on its way into OpenSSL, shared by the pump and the BIO.
+/// Ciphertext on its way into OpenSSL.
 struct State {
-    /// Node's BIO, on which we hold a reference: what it has comes first.
-    node: *mut BIO,
+    /// What it has comes first. `None` once it was handed back.
+    node: Option<NodeBio>,
     chunk: Option<Chunk>,
 }
 
-/// One of the two owners of the state; the other is the BIO itself.
-struct Shared(UnsafeCell<State>);
-
-// SAFETY: calls on one splice never overlap in time, on whatever threads they
-// are, and the BIO is only used inside them.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// # Safety
-    /// No other reference into the state may be alive. That holds as long as
-    /// none is kept across a call into OpenSSL.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn get(&self) -> &mut State {
-        // SAFETY: by the contract above.
-        unsafe { &mut *self.0.get() }
+impl State {
+    fn pending(&self) -> usize {
+        let node = self.node.as_ref().map_or(0, NodeBio::pending);
+        node + self.chunk.as_ref().map_or(0, Chunk::len)
     }
 }
 
 /// The BIO of one splice, from [`Rbio::attach`] to [`Rbio::detach`].
 pub struct Rbio {
-    shared: Arc<Shared>,
+    shared: Arc<Shared<State>>,
 }
 
 impl Rbio {
@@ -53,19 +40,17 @@ impl Rbio {
     /// # Safety
     /// `ssl` must be valid, have a read BIO, and be in no call and no handshake.
     pub unsafe fn attach(ssl: *mut SSL) -> Option<Rbio> {
-        // SAFETY: `ssl` by the contract above. BIO_up_ref keeps Node's BIO alive
-        // when SSL_set0_rbio drops the reference that `ssl` has. The new BIO gets
-        // its share of the state before `ssl` owns it.
+        static METHOD: OnceLock<Method> = OnceLock::new();
+        let method =
+            METHOD.get_or_init(|| Method::new::<State>(c"tls_splice read", Some(read), None, ctrl));
+        // SAFETY: `ssl` by the contract above. Our reference keeps Node's BIO alive
+        // when SSL_set0_rbio drops the one that `ssl` has.
         unsafe {
-            let bio = ffi::BIO_new(method()?);
-            if bio.is_null() {
-                return None;
-            }
-            let node = ffi::SSL_get_rbio(ssl);
-            sys::BIO_up_ref(node);
-            let shared = Arc::new(Shared(UnsafeCell::new(State { node, chunk: None })));
-            ffi::BIO_set_data(bio, Arc::into_raw(shared.clone()).cast_mut().cast());
-            ffi::BIO_set_init(bio, 1);
+            let node = NodeBio::new(ffi::SSL_get_rbio(ssl));
+            let (bio, shared) = method.bio(State {
+                node: Some(node),
+                chunk: None,
+            })?;
             sys::SSL_set0_rbio(ssl, bio);
             Some(Rbio { shared })
         }
@@ -79,19 +64,14 @@ impl Rbio {
     pub unsafe fn detach(self, ssl: *mut SSL) {
         // SAFETY: by the contract above no call into OpenSSL is under way.
         let state = unsafe { self.shared.get() };
-        let node = std::mem::replace(&mut state.node, std::ptr::null_mut());
         let chunk = state.chunk.take();
-        // SAFETY: our reference to Node's BIO goes over to `ssl`, which drops the
-        // one to ours. The chunk is readable for its length, and a NodeBIO takes
-        // every byte.
-        unsafe {
+        if let Some(node) = state.node.take() {
             if let Some(chunk) = chunk {
-                let rest = chunk.filled();
-                if !rest.is_empty() {
-                    ffi::BIO_write(node, rest.as_ptr().cast(), rest.len() as c_int);
-                }
+                node.write(chunk.filled());
             }
-            sys::SSL_set0_rbio(ssl, node);
+            // SAFETY: our reference to Node's BIO goes over to `ssl`, which drops
+            // the one to ours.
+            unsafe { sys::SSL_set0_rbio(ssl, node.into_ptr()) };
         }
     }
 
@@ -127,29 +107,8 @@ impl Rbio {
     /// Ciphertext that OpenSSL has not read, Node's included, in bytes.
     pub fn pending(&self) -> usize {
         // SAFETY: as in `spare`.
-        let state = unsafe { self.shared.get() };
-        // SAFETY: we hold a reference to Node's BIO.
-        let node = unsafe { sys::BIO_ctrl_pending(state.node) };
-        node + state.chunk.as_ref().map_or(0, Chunk::len)
+        unsafe { self.shared.get() }.pending()
     }
-}
-
-impl Drop for State {
-    fn drop(&mut self) {
-        if !self.node.is_null() {
-            // SAFETY: our reference; it was not handed back, since the session
-            // went away while spliced.
-            unsafe { sys::BIO_free(self.node) };
-        }
-    }
-}
-
-/// # Safety
-/// `bio` must be one that [`Rbio::attach`] made, inside an OpenSSL call.
-unsafe fn state<'a>(bio: *mut BIO) -> &'a mut State {
-    // SAFETY: the BIO's data is its share of the state until `destroy`, and the
-    // pump keeps no reference into the state across calls into OpenSSL.
-    unsafe { (*ffi::BIO_get_data(bio).cast::<Shared>()).get() }
 }
 
 unsafe extern "C" fn read(bio: *mut BIO, out: *mut c_char, len: c_int) -> c_int {
@@ -159,9 +118,9 @@ unsafe extern "C" fn read(bio: *mut BIO, out: *mut c_char, len: c_int) -> c_int 
     // SAFETY: OpenSSL calls this for our BIO, with `len` writable bytes at `out`.
     unsafe {
         ffi::BIO_clear_retry_flags(bio);
-        let state = state(bio);
-        if sys::BIO_ctrl_pending(state.node) > 0 {
-            return ffi::BIO_read(state.node, out.cast(), len);
+        let state = bio::state::<State>(bio);
+        if let Some(node) = state.node.as_ref().filter(|node| node.pending() > 0) {
+            return ffi::BIO_read(node.as_ptr(), out.cast(), len);
         }
         if let Some(chunk) = state.chunk.as_mut() {
             let n = chunk.len().min(len as usize);
@@ -181,56 +140,8 @@ unsafe extern "C" fn read(bio: *mut BIO, out: *mut c_char, len: c_int) -> c_int 
 unsafe extern "C" fn ctrl(bio: *mut BIO, cmd: c_int, _: c_long, _: *mut c_void) -> c_long {
     match cmd {
         ffi::BIO_CTRL_FLUSH => 1,
-        BIO_CTRL_PENDING => {
-            // SAFETY: OpenSSL calls this for our BIO.
-            let state = unsafe { state(bio) };
-            // SAFETY: we hold a reference to Node's BIO.
-            let node = unsafe { sys::BIO_ctrl_pending(state.node) };
-            (node + state.chunk.as_ref().map_or(0, Chunk::len)) as c_long
-        }
+        // SAFETY: OpenSSL calls this for our BIO.
+        bio::BIO_CTRL_PENDING => unsafe { bio::state::<State>(bio) }.pending() as c_long,
         _ => 0,
     }
-}
-
-// From openssl/bio.h; openssl-sys does not have them.
-const BIO_CTRL_PENDING: c_int = 10;
-const BIO_TYPE_SOURCE_SINK: c_int = 0x0400;
-
-unsafe extern "C" fn destroy(bio: *mut BIO) -> c_int {
-    // SAFETY: OpenSSL calls this once, for our BIO; its data is the share that
-    // `attach` gave it, or NULL if `attach` did not get that far.
-    unsafe {
-        let data = ffi::BIO_get_data(bio).cast::<Shared>();
-        if !data.is_null() {
-            drop(Arc::from_raw(data.cast_const()));
-        }
-        ffi::BIO_set_data(bio, std::ptr::null_mut());
-    }
-    1
-}
-
-/// The method table: one for the process, as every BIO type has.
-fn method() -> Option<*const BIO_METHOD> {
-    struct Method(*mut BIO_METHOD);
-    // SAFETY: written once, before it is shared; OpenSSL only reads it.
-    unsafe impl Send for Method {}
-    // SAFETY: as above.
-    unsafe impl Sync for Method {}
-    static METHOD: OnceLock<Method> = OnceLock::new();
-    let method = METHOD.get_or_init(|| {
-        // SAFETY: plain constructor calls; the functions have the types asked for.
-        unsafe {
-            let method = ffi::BIO_meth_new(
-                sys::BIO_get_new_index() | BIO_TYPE_SOURCE_SINK,
-                c"tls_splice".as_ptr(),
-            );
-            if !method.is_null() {
-                ffi::BIO_meth_set_read__fixed_rust(method, Some(read));
-                ffi::BIO_meth_set_ctrl__fixed_rust(method, Some(ctrl));
-                ffi::BIO_meth_set_destroy__fixed_rust(method, Some(destroy));
-            }
-            Method(method)
-        }
-    });
-    (!method.0.is_null()).then_some(method.0.cast_const())
 }

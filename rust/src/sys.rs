@@ -8,8 +8,14 @@ use openssl_sys::{BIO, SSL};
 extern "C" {
     /// SSL_set0_rbio(3): takes over one reference to `rbio`, drops the old one's.
     pub fn SSL_set0_rbio(ssl: *mut SSL, rbio: *mut BIO);
+    /// SSL_set0_wbio(3): takes over one reference to `wbio`, drops the old one's.
+    pub fn SSL_set0_wbio(ssl: *mut SSL, wbio: *mut BIO);
     /// SSL_in_init(3).
     pub fn SSL_in_init(ssl: *const SSL) -> c_int;
+    /// SSL_get_state(3).
+    pub fn SSL_get_state(ssl: *const SSL) -> c_int;
+    /// SSL_renegotiate_pending(3).
+    pub fn SSL_renegotiate_pending(ssl: *const SSL) -> c_int;
     /// BIO_up_ref(3).
     pub fn BIO_up_ref(bio: *mut BIO) -> c_int;
     /// BIO_free(3): drops one reference.

@@ -141,6 +141,26 @@ pub unsafe fn write(ssl: *mut SSL, bytes: &[u8]) -> Write {
     }
 }
 
+/// Whether a handshake is under way, or to begin (TLS 1.2). That is for SSL_read:
+/// SSL_write would carry it on too, and fail for good at application data that
+/// the peer had sent before.
+///
+/// # Safety
+/// `ssl` must be valid.
+pub unsafe fn is_renegotiating(ssl: *mut SSL) -> bool {
+    // SAFETY: by the contract above.
+    unsafe {
+        match sys::SSL_in_init(ssl) {
+            0 => sys::SSL_renegotiate_pending(ssl) != 0,
+            // A session that has failed is in there too, and SSL_write says so.
+            _ => sys::SSL_get_state(ssl) != TLS_ST_OK,
+        }
+    }
+}
+
+// From openssl/ssl.h; openssl-sys does not have it.
+const TLS_ST_OK: c_int = 1;
+
 /// Bytes of ciphertext that wait in the write BIO, those of a write in progress
 /// included.
 ///

@@ -77,9 +77,11 @@ proptest! {
     #[test]
     fn every_byte_is_where_it_belongs(
         options in options(),
+        segment in prop::sample::select(vec![100, 10_000, 65_536, 1 << 20]),
         program in prop::collection::vec(op(), 1..40),
     ) {
         let mut model = Model::new(options);
+        model.rig.segment = segment;
         for op in &program {
             model.run(op);
         }

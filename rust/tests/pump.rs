@@ -652,27 +652,33 @@ fn renegotiation_in_mid_stream() {
     }
 }
 
-/// In the middle of our renegotiation, SSL_write wants to read.
+/// In the middle of our renegotiation SSL_write would have to read, and fails at
+/// what the peer had sent before it heard of that.
 #[test]
-fn a_write_that_wants_to_read_is_finished_when_ciphertext_has_arrived() {
+fn a_write_waits_for_our_renegotiation() {
     // A server would only ask for it, and not wait.
     for options in variants().filter(|o| o.version == TLS1_2 && !o.server) {
         let mut rig = Rig::new(options);
         rig.start();
         rig.drain();
-        unsafe {
-            assert_eq!(SSL_renegotiate(rig.ours.0), 1);
-        }
+        let both = options.directions == TLS_SPLICE_DECRYPT | TLS_SPLICE_ENCRYPT;
+        rig.peer_write(if both { 20_000 } else { 0 });
+        assert_eq!(unsafe { SSL_renegotiate(rig.ours.0) }, 1);
         rig.source_write(30_000);
-        rig.encrypt();
-        assert_ne!(rig.steps & TLS_SPLICE_STEP_WANT_TLS, 0, "{options:?}");
-        assert_eq!(rig.stats().bytes_out, 0);
-        rig.drain();
-        assert_eq!(rig.from_us.at, 30_000);
-        // The same, with a stop in between.
-        unsafe {
-            assert_eq!(SSL_renegotiate(rig.ours.0), 1);
+        // Before it has begun, and when it has.
+        for _ in 0..2 {
+            rig.encrypt();
+            assert_ne!(rig.steps & TLS_SPLICE_STEP_WANT_TLS, 0, "{options:?}");
+            assert_eq!(rig.stats().bytes_out, 0);
+            rig.decrypt();
         }
+        rig.drain();
+        assert!(!rig.failed);
+        assert_eq!(rig.from_us.at, 30_000);
+        assert_eq!(rig.to_us.at, if both { 20_000 } else { 0 });
+        // The same, with a stop in between.
+        assert_eq!(unsafe { SSL_renegotiate(rig.ours.0) }, 1);
+        rig.decrypt();
         rig.source_write(30_000);
         rig.encrypt();
         assert_ne!(rig.steps & TLS_SPLICE_STEP_WANT_TLS, 0);
@@ -745,16 +751,12 @@ fn a_callback_may_cancel_and_nothing_else() {
 }
 
 #[test]
-fn a_cancelled_write_that_wants_to_read_says_stopped() {
-    let mut rig = Rig::new(Options {
-        version: TLS1_2,
-        server: false,
-        ..Options::default()
-    });
+fn a_cancelled_write_says_stopped() {
+    let mut rig = Rig::new(Options::default());
     rig.start();
     unsafe {
         SSL_set_info_callback(rig.ours.0, Some(reenter));
-        assert_eq!(SSL_renegotiate(rig.ours.0), 1);
+        assert_eq!(SSL_key_update(rig.ours.0, 0), 1);
     }
     rig.source_write(1000);
     INSIDE.set(rig.splice);
@@ -892,6 +894,7 @@ fn attaching_inside_a_handshake_is_refused() {
     let ours = Tls::new(TLS1_3, true);
     unsafe {
         assert_eq!(tls_splice_attach_rbio(splice, ours.0), BUSY);
+        assert_eq!(tls_splice_attach_wbio(splice, ours.0), BUSY);
         tls_splice_free(splice);
     }
 }
@@ -901,13 +904,97 @@ fn attaching_twice_is_attaching_once() {
     let mut rig = Rig::new(Options::default());
     let own = unsafe { ossl::SSL_get_rbio(rig.ours.0) };
     rig.start();
-    let rc = unsafe { tls_splice_attach_rbio(rig.splice, rig.ours.0) };
-    assert_eq!(rc, TLS_SPLICE_OK);
+    let ssl = rig.ours.0;
+    unsafe {
+        assert_eq!(tls_splice_attach_rbio(rig.splice, ssl), TLS_SPLICE_OK);
+        assert_eq!(tls_splice_attach_wbio(rig.splice, ssl), TLS_SPLICE_OK);
+        assert_ne!(ossl::SSL_get_rbio(ssl), own);
+        assert_ne!(ossl::SSL_get_wbio(ssl), rig.ours.1);
+    }
     rig.peer_write(50_000);
+    rig.source_write(50_000);
     rig.drain();
-    assert_eq!(rig.to_us.at, 50_000);
+    assert_eq!((rig.to_us.at, rig.from_us.at), (50_000, 50_000));
     rig.stop();
-    assert_eq!(unsafe { ossl::SSL_get_rbio(rig.ours.0) }, own);
+    unsafe {
+        assert_eq!(ossl::SSL_get_rbio(ssl), own);
+        assert_eq!(ossl::SSL_get_wbio(ssl), rig.ours.1);
+    }
+}
+
+/// Bytes that the splice has collected and nobody has taken.
+fn collected(rig: &Rig) -> usize {
+    let mut pieces: [_; 64] = std::array::from_fn(|_| tls_splice_buf {
+        base: ptr::null_mut(),
+        len: 0,
+    });
+    let n = unsafe { tls_splice_collected(rig.splice, pieces.as_mut_ptr(), pieces.len()) };
+    pieces[..n].iter().map(|piece| piece.len).sum()
+}
+
+/// What of `n` bytes of cleartext waits for the stream, in the splice's buffers
+/// and in the `SSL`'s own BIO.
+fn encrypt_only(rig: &mut Rig, n: usize) -> (usize, usize) {
+    assert_eq!(rig.source_write(n), n);
+    let steps = unsafe { tls_splice_encrypt(rig.splice, rig.ours.0) };
+    assert_ne!(steps & TLS_SPLICE_STEP_FLUSH, 0);
+    let waiting = (collected(rig), rig.ours.pending());
+    assert!(waiting.1 > n);
+    (waiting.0, waiting.1 - waiting.0)
+}
+
+#[test]
+fn ciphertext_is_collected_for_one_write() {
+    let mut rig = Rig::new(Options::default());
+    rig.start();
+    let (collected_now, own) = encrypt_only(&mut rig, 100_000);
+    assert!(collected_now > 100_000);
+    assert_eq!(own, 0);
+    // The stream takes a part of it now.
+    let mut piece = tls_splice_buf {
+        base: ptr::null_mut(),
+        len: 0,
+    };
+    unsafe {
+        assert_eq!(tls_splice_collected(rig.splice, &mut piece, 1), 1);
+        let bytes = std::slice::from_raw_parts(piece.base, 12_345);
+        rig.wire_out.extend(bytes);
+        tls_splice_written(rig.splice, bytes.len(), false);
+    }
+    assert_eq!(collected(&rig), 0);
+    assert_eq!(rig.ours.pending(), collected_now - 12_345);
+    // That goes first: nothing overtakes it.
+    let (collected_now, own) = encrypt_only(&mut rig, 1000);
+    assert_eq!(collected_now, 0);
+    assert!(own > 1000);
+    rig.settle();
+    assert_eq!(rig.from_us.at, 101_000);
+    let (collected_now, _) = encrypt_only(&mut rig, 1000);
+    assert!(collected_now > 1000);
+}
+
+#[test]
+fn answers_of_openssl_are_not_overtaken() {
+    let mut rig = Rig::new(Options::default());
+    rig.start();
+    encrypt_only(&mut rig, 1000);
+    // Between two calls, whoever it is that writes.
+    rig.ours.update_keys(false);
+    assert_eq!(collected(&rig), 0);
+    encrypt_only(&mut rig, 1000);
+    rig.settle();
+    assert_eq!(rig.from_us.at, 2000);
+}
+
+#[test]
+fn what_is_collected_survives_the_splice() {
+    let mut rig = Rig::new(Options::default());
+    rig.start();
+    encrypt_only(&mut rig, 100_000);
+    rig.give_back();
+    rig.flush();
+    rig.peer_turn();
+    assert_eq!(rig.from_us.at, 100_000);
 }
 
 /// Reference counts, for the address sanitizer's eyes.
@@ -920,6 +1007,9 @@ fn either_may_go_first_while_attached() {
         unsafe {
             tls_splice_start(splice, DUPLEX);
             assert_eq!(tls_splice_attach_rbio(splice, ours.0), TLS_SPLICE_OK);
+            assert_eq!(tls_splice_attach_wbio(splice, ours.0), TLS_SPLICE_OK);
+            tls_splice_push_before(splice, TLS_SPLICE_ENCRYPT, [7; 5000].as_ptr(), 5000);
+            tls_splice_encrypt(splice, ours.0);
             peer.write(&[7; 5000]);
             let bytes = peer.take(usize::MAX);
             let buf = tls_splice_alloc(splice);

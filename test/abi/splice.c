@@ -79,11 +79,11 @@ static SSL *make_ssl(int version, int server) {
 }
 
 /* Everything that `from` has to send, to `to`. Returns how much. */
-static size_t carry(SSL *from, SSL *to) {
+static size_t carry(BIO *from, SSL *to) {
   unsigned char buf[PIECE];
   size_t total = 0;
   int n;
-  while ((n = BIO_read(SSL_get_wbio(from), buf, sizeof(buf))) > 0) {
+  while ((n = BIO_read(from, buf, sizeof(buf))) > 0) {
     CHECK(BIO_write(SSL_get_rbio(to), buf, n) == n);
     total += (size_t)n;
   }
@@ -94,6 +94,7 @@ static size_t carry(SSL *from, SSL *to) {
 
 struct rig {
   SSL *peer, *ours;
+  BIO *wbio; /* Its own, which it writes to by way of the splice's or itself. */
   int near, far;
   struct tls_splice *splice;
   bool attach, paused, in_over, out_over, stopped, failed, more, out_more;
@@ -107,11 +108,12 @@ static void rig_open(struct rig *rig, int version, bool attach, size_t high_wate
   rig->source_sends.seed = rig->peer_gets.seed = 2;
   rig->peer = make_ssl(version, 0);
   rig->ours = make_ssl(version, 1);
+  rig->wbio = SSL_get_wbio(rig->ours);
   for (int i = 0; i < 10; i++) {
     SSL_do_handshake(rig->peer);
-    carry(rig->peer, rig->ours);
+    carry(SSL_get_wbio(rig->peer), rig->ours);
     SSL_do_handshake(rig->ours);
-    carry(rig->ours, rig->peer);
+    carry(rig->wbio, rig->peer);
   }
   unsigned char byte;
   CHECK(SSL_read(rig->peer, &byte, 1) == -1 && SSL_is_init_finished(rig->peer));
@@ -128,11 +130,15 @@ static void rig_open(struct rig *rig, int version, bool attach, size_t high_wate
   CHECK(tls_splice_new(&config, &rig->splice) == TLS_SPLICE_OK);
   tls_splice_start(rig->splice, BOTH);
   rig->attach = attach;
-  if (attach) CHECK(tls_splice_attach_rbio(rig->splice, rig->ours) == TLS_SPLICE_OK);
+  if (attach) {
+    CHECK(tls_splice_attach_rbio(rig->splice, rig->ours) == TLS_SPLICE_OK);
+    CHECK(tls_splice_attach_wbio(rig->splice, rig->ours) == TLS_SPLICE_OK);
+  }
 }
 
 static void rig_close(struct rig *rig) {
   tls_splice_detach_rbio(rig->splice, rig->ours);
+  tls_splice_detach_wbio(rig->splice, rig->ours);
   tls_splice_free(rig->splice);
   CHECK((fcntl(rig->near, F_GETFL) & O_NONBLOCK) == 0);
   SSL_free(rig->peer);
@@ -151,9 +157,20 @@ static struct tls_splice_stats rig_stats(struct rig *rig) {
 static void rig_flush(struct rig *rig) {
   unsigned char buf[PIECE];
   int n;
-  carry(rig->ours, rig->peer);
+  carry(rig->wbio, rig->peer);
   while ((n = SSL_read(rig->peer, buf, sizeof(buf))) > 0) stream_check(&rig->peer_gets, buf, (size_t)n);
   ERR_clear_error();
+}
+
+/* What has been collected: a stream that takes at most PIECE bytes now. */
+static void rig_write(struct rig *rig) {
+  struct tls_splice_buf pieces[2];
+  size_t count = tls_splice_collected(rig->splice, pieces, 2);
+  if (count == 0) return;
+  size_t n = pieces[0].len < PIECE ? pieces[0].len : PIECE;
+  CHECK(BIO_write(SSL_get_rbio(rig->peer), pieces[0].base, (int)n) == (int)n);
+  tls_splice_written(rig->splice, n, count == 1 && n == pieces[0].len);
+  CHECK(tls_splice_collected(rig->splice, pieces, 2) == 0);
 }
 
 static void rig_decrypt(struct rig *rig) {
@@ -175,7 +192,10 @@ static void rig_encrypt(struct rig *rig) {
   rig->out_more = steps & TLS_SPLICE_STEP_MORE;
   rig->out_over = steps & TLS_SPLICE_STEP_OVER;
   rig->stopped = steps & TLS_SPLICE_STEP_STOPPED;
-  if (steps & TLS_SPLICE_STEP_FLUSH) rig_flush(rig);
+  if (steps & TLS_SPLICE_STEP_FLUSH) {
+    rig_write(rig);
+    rig_flush(rig);
+  }
 }
 
 /* What uv_read would do with what the peer has sent. */
@@ -343,7 +363,7 @@ static void test_stop(int version, bool attach) {
   CHECK(tls_splice_undelivered(rig.splice) == 0);
   stream_check(&rig.sink_gets, bytes, held);
   free(bytes);
-  carry(rig.peer, rig.ours);
+  carry(SSL_get_wbio(rig.peer), rig.ours);
   unsigned char buf[PIECE];
   int n;
   while ((n = SSL_read(rig.ours, buf, sizeof(buf))) > 0) stream_check(&rig.sink_gets, buf, (size_t)n);
@@ -450,6 +470,10 @@ static void test_bad_arguments(void) {
   CHECK(tls_splice_end_decrypt(NULL));
   tls_splice_detach_rbio(NULL, ssl);
   CHECK(tls_splice_attach_rbio(NULL, ssl) != TLS_SPLICE_OK);
+  tls_splice_detach_wbio(NULL, ssl);
+  CHECK(tls_splice_attach_wbio(NULL, ssl) != TLS_SPLICE_OK);
+  CHECK(tls_splice_collected(NULL, NULL, 0) == 0);
+  tls_splice_written(NULL, 1, false);
   CHECK(tls_splice_poll_fd(NULL) == -1);
   CHECK(tls_splice_interest(NULL, ssl) == 0 && tls_splice_ready(NULL, 3) == 0);
   CHECK(tls_splice_alloc(NULL).len == 0);
@@ -460,6 +484,7 @@ static void test_bad_arguments(void) {
   /* A handshake is no time to change the BIO. */
   CHECK(tls_splice_new(&good, &splice) == TLS_SPLICE_OK);
   CHECK(tls_splice_attach_rbio(splice, ssl) == TLS_SPLICE_EBUSY);
+  CHECK(tls_splice_attach_wbio(splice, ssl) == TLS_SPLICE_EBUSY);
   CHECK(!tls_splice_get_failure(splice, &failure));
   tls_splice_free(splice);
   SSL_free(ssl);

@@ -90,6 +90,7 @@ class World {
 
   #peer;
   #raw;          // The net.Socket under the peer.
+  #isPeerOverJS = false;
   #socket;
   #secure = false;
   #peerSecure = false;
@@ -247,7 +248,8 @@ class World {
     this.#keep(mine);
     this.#keep(theirs);
     // A TLSSocket does not bear that its net.Socket is reset, spliced or not.
-    if (this.#ops.some(({ 1: fault }) => fault === 'peer reset'))
+    this.#isPeerOverJS = this.#ops.some(({ 1: fault }) => fault === 'peer reset');
+    if (this.#isPeerOverJS)
       theirs = this.#keep(overJS(theirs));
     if (under === 'tls') {
       const outer = [sockets.tlsClient(theirs), sockets.tlsServer(mine)];
@@ -938,13 +940,19 @@ class World {
     if (!this.#canRenegotiate() || ++this.#renegotiated > 2)
       return;
     const client = this.#config.role === 'client' ? this.#socket : this.#peer;
+    // renegotiate() writes nothing, to begin with it. Until JSStreamSocket has done
+    // that it takes no other write, and an answer of OpenSSL's ends the process.
+    if (client === this.#socket ? this.#config.under === 'js' : this.#isPeerOverJS)
+      return;
     let done = false;
     client.renegotiate({ rejectUnauthorized: false }, this.#checked((err) => {
       done = true;
       if (err && !this.#tlsFault)
         fail(`renegotiate() fails: ${err.stack}`);
     }));
-    await this.#until('the renegotiation is done', () => done);
+    // There is no callback when the socket is destroyed meanwhile.
+    await this.#until('the renegotiation is done',
+                      () => done || this.#socket.destroyed || this.#peer.destroyed);
   }
 
   // A line of its own for s_client, so it must have read all else. The answer to

@@ -10,13 +10,16 @@ if (!common.hasCrypto)
 
 const assert = require('assert');
 const { once } = require('events');
+const fs = require('fs');
 const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  closing, ipv4, ipv6, receive, run, socketPair, tlsPair,
+  closing, ipv4, ipv6, receive, run, settled, socketPair, tlsPair, turns,
 } = require('../common/tls-splice');
+const tmpdir = require('../common/tmpdir');
+tmpdir.refresh();
 
 const packets = [];
 for (const size of [40, 1280, 41, 1500, 9000, 65535, 100, 60])
@@ -173,4 +176,158 @@ run(async () => {
   assert.strictEqual(err.code, 'ERR_TLS_SPLICE_FRAMING');
   assert.strictEqual(err.direction, 'out');
   assert.strictEqual(err.offset, packets[1].length);
+});
+
+// A regular file, which threads read and write: all of many packets.
+for (const count of [10, 1000, 10_000]) {
+  run(async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const path = tmpdir.resolve(`packets-${count}`);
+    const sent = Buffer.concat(
+      Array.from({ length: count }, (_, i) => ipv4(100, i)));
+    let fd = fs.openSync(path, 'w');
+    client.end(sent);
+    const inward = await server.spliceTo({
+      fd, direction: 'in', framing: 'ip',
+    }).start().finished;
+    fs.closeSync(fd);
+    assert.deepStrictEqual(fs.readFileSync(path), sent);
+    assert.strictEqual(inward.packetsIn, count);
+    assert.strictEqual(inward.bytesIn, sent.length);
+    assert.strictEqual(inward.largestPacketIn, 100);
+
+    const received = collect(client);
+    fd = fs.openSync(path, 'r');
+    const outward = await server.spliceTo({
+      fd, direction: 'out', framing: 'ip',
+    }).start().finished;
+    fs.closeSync(fd);
+    assert.deepStrictEqual(await received, sent);
+    assert.strictEqual(outward.packetsOut, count);
+    assert.strictEqual(outward.largestPacketOut, 100);
+  });
+}
+
+// A file gets the packets, and not what comes behind them, with them or later.
+for (const together of [true, false]) {
+  run(async () => {
+    const { client, server } = await tlsPair();
+    const path = tmpdir.resolve(`garbage-${together}`);
+    const fd = fs.openSync(path, 'w');
+    const good = Buffer.concat(packets);
+    const bad = Buffer.alloc(1000, 0xff);
+    const splice = server.spliceTo({
+      fd, direction: 'in', framing: 'ip',
+    }).start();
+    const failed = Promise.all([once(splice, 'error'), closing(splice)]);
+    const received = collect(server);
+    if (together) {
+      client.end(Buffer.concat([good, bad]));
+    } else {
+      client.write(good);
+      while (splice.stats.bytesIn < good.length)
+        await turns();
+      client.end(bad);
+    }
+    const { 0: { 0: err }, 1: stats } = await failed;
+    fs.closeSync(fd);
+    assert.strictEqual(err.code, 'ERR_TLS_SPLICE_FRAMING');
+    assert.strictEqual(err.direction, 'in');
+    assert.strictEqual(err.offset, good.length);
+    assert.deepStrictEqual(fs.readFileSync(path), good);
+    assert.strictEqual(stats.bytesIn, good.length);
+    assert.strictEqual(stats.packetsIn, packets.length);
+    assert.deepStrictEqual(await received, bad);
+  });
+}
+
+// Stopped, or failed by the sink, while the peer does not read and the next
+// bytes of the source are no packet: those are not waited for.
+for (const how of ['stop', 'fail']) {
+  run(async () => {
+    const { client, server } = await tlsPair();
+    const { 0: near, 1: far } = await socketPair('unix');
+    far.on('error', () => {});
+    const good = Buffer.alloc(8_000_000, ipv4(1000));
+    near.unshift(Buffer.concat([good, Buffer.alloc(1000, 0xff)]));
+    const splice = server.spliceTo({ stream: near, framing: 'ip' });
+    const closed = closing(splice);
+    splice.start();
+    await settled(() => server.bytesWritten);
+    if (how === 'stop') {
+      const stats = await splice.stop();
+      assert.strictEqual(stats.reason, 'stopped');
+    } else {
+      const failed = once(splice, 'error');
+      far.destroy();
+      client.write(ipv4(100));
+      const { 0: err } = await failed;
+      assert.strictEqual(err.code, 'EPIPE');
+      assert.strictEqual((await closed).reason, 'error');
+    }
+    assert.strictEqual(splice.stats.bytesOut, good.length);
+    server.end();
+    assert.deepStrictEqual(await collect(client), good);
+  });
+}
+
+// The TLS side ends, by its peer or by end(), while the source is within a
+// packet. The source may have had the rest: no error.
+for (const how of ['peer', 'end()']) {
+  run(async () => {
+    const { client, server } = await tlsPair();
+    const { 0: near, 1: far } = await socketPair();
+    const splice = server.spliceTo({ stream: near, framing: 'ip' }).start();
+    const received = collect(client);
+    far.write(packets[3].subarray(0, 700));
+    while (splice.stats.bytesOut < 700)
+      await turns();
+    if (how === 'peer')
+      client.end(packets[0]);
+    else
+      server.end();
+    const stats = await splice.finished;
+    assert.strictEqual(stats.reason, 'end');
+    assert.strictEqual(stats.closeNotify, true);
+    assert.strictEqual(stats.bytesOut, 700);
+    assert.strictEqual(stats.packetsOut, 0);
+    assert.strictEqual(stats.packetsIn, how === 'peer' ? 1 : 0);
+    assert.deepStrictEqual(await received, packets[3].subarray(0, 700));
+  });
+}
+
+// Counted are those that the other side has whole.
+run(async () => {
+  const { client, server } = await tlsPair();
+  const { 0: near, 1: far } = await socketPair('unix');
+  far.pause();
+  const splice = server.spliceTo({ stream: near, framing: 'ip' }).start();
+  client.write(Buffer.alloc(2_000_000, ipv4(25)));
+  await settled(() => splice.stats.bytesIn);
+  const stats = await splice.stop();
+  assert(stats.bytesIn < 2_000_000);
+  assert.strictEqual(stats.packetsIn, Math.floor(stats.bytesIn / 25));
+});
+
+run(async () => {
+  const { client, server } = await tlsPair();
+  const { 0: near, 1: far } = await socketPair();
+  far.resume();
+  const splice = server.spliceTo({ stream: near, framing: 'ip' }).start();
+  // More than it takes to know its length.
+  client.write(packets[2].subarray(0, 8));
+  far.write(packets[3].subarray(0, 8));
+  while (splice.stats.bytesIn < 8 || splice.stats.bytesOut < 8)
+    await turns();
+  assert.strictEqual(splice.stats.packetsIn, 0);
+  assert.strictEqual(splice.stats.largestPacketIn, 0);
+  assert.strictEqual(splice.stats.packetsOut, 0);
+  assert.strictEqual(splice.stats.largestPacketOut, 0);
+  client.write(packets[2].subarray(8));
+  far.write(packets[3].subarray(8));
+  while (splice.stats.packetsIn < 1 || splice.stats.packetsOut < 1)
+    await turns();
+  const stats = await splice.stop();
+  assert.strictEqual(stats.largestPacketIn, packets[2].length);
+  assert.strictEqual(stats.largestPacketOut, packets[3].length);
 });

@@ -14,7 +14,7 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  MiB, receive, run, send, socketPair, tlsPair,
+  MiB, receive, run, send, settled, socketPair, tlsPair, turns,
 } = require('../common/tls-splice');
 
 const kSize = 4 * MiB + 31;
@@ -86,3 +86,34 @@ run(async () => {
   assert.strictEqual(stats.bytesIn, 11);
   assert.strictEqual(stats.bytesOut, 11);
 });
+
+// While it is spliced, asked for by its JS, with data of the peer that was sent
+// before and waits for the sink, and data of the source. SSL_write() has to read
+// the peer's answer, and fails if it meets the data.
+for (const highWaterMark of [4096, undefined]) {
+  run(async () => {
+    const { 0: endpoint, 1: other } = await socketPair('unix');
+    const { client, server } = await tlsPair({
+      maxVersion: 'TLSv1.2', allowHalfOpen: true,
+    });
+    other.pause();
+    const splice = client.spliceTo({ stream: endpoint, highWaterMark }).start();
+    const sent = [send(server, kSize, { seed: 1, end: false })];
+    await settled(() => splice.stats.bytesIn);
+    assert.notStrictEqual(splice.stats.bytesIn, kSize);
+    const outward = receive(server);
+    const done = new Promise((resolve) => {
+      assert.strictEqual(client.renegotiate({}, common.mustSucceed(resolve)), true);
+    });
+    sent.push(send(other, kSize, { seed: 2, end: false }));
+    await turns();
+    const inward = receive(other);
+    await Promise.all([...sent, done, inward.receiver.reached(kSize),
+                       outward.receiver.reached(kSize)]);
+    server.end();
+    other.end();
+    (await inward).check(kSize, 1);
+    (await outward).check(kSize, 2);
+    assert.strictEqual((await splice.finished).reason, 'end');
+  });
+}

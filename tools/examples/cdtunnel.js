@@ -79,7 +79,7 @@ function configure(device, { address, mtu }, peer) {
 async function main(host, port) {
   const { TUN_FD, TUN_NAME } = process.env;
   const socket = connect(host, port);
-  socket.on('error', (err) => console.error(err.message));
+  socket.on('error', () => {});  // What waits for the socket fails, too.
   await once(socket, 'secureConnect');
   socket.write(frame({ type: 'clientHandshakeRequest', mtu: kMTU }));
   const { clientParameters, serverAddress } = await readMessage(socket);
@@ -96,7 +96,13 @@ async function main(host, port) {
   }
 }
 
-main(process.argv[2], Number(process.argv[3])).catch((err) => {
+const { 2: host, 3: port } = process.argv;
+const { TLS_CERT, TLS_KEY, TLS_PSK, TUN_FD } = process.env;
+if (!port || !TUN_FD || !(TLS_PSK || (TLS_CERT && TLS_KEY))) {
+  console.error('usage: TLS_CERT=FILE TLS_KEY=FILE tun-exec node cdtunnel.js HOST PORT (or with TLS_PSK=KEY)');
+  process.exit(2);
+}
+main(host, Number(port)).catch((err) => {
   console.error(err.message);
   process.exit(1);
 });

@@ -14,6 +14,12 @@
 const tls = require('node:tls');
 const { once } = require('node:events');
 
+const { 2: role, 3: host, 4: port } = process.argv;
+if (!['listen', 'connect'].includes(role) || !port || !process.env.TUN_QUEUES || !process.env.TLS_PSK) {
+  console.error('usage: TLS_PSK=KEY tun-exec node tun-tunnel.js listen|connect HOST PORT');
+  process.exit(2);
+}
+
 const psk = Buffer.from(process.env.TLS_PSK, 'hex');
 const queues = Array.from({ length: Number(process.env.TUN_QUEUES) }, (_, i) => Number(process.env.TUN_FD) + i);
 const options = { ciphers: process.env.TLS_CIPHERS ?? 'ECDHE-PSK-CHACHA20-POLY1305', maxVersion: 'TLSv1.2' };
@@ -29,6 +35,7 @@ async function run(socket, fd) {
     console.log('ended', JSON.stringify(await tunnel.finished));
   } catch (err) {
     console.log('failed', err.code, JSON.stringify(tunnel.stats));
+    process.exitCode = 1;
   } finally {
     tunnels.delete(tunnel);
     socket.destroy();
@@ -66,8 +73,11 @@ process.on('SIGUSR2', () => {
     console.log('stats', JSON.stringify(stats));
 });
 
-const { 2: role, 3: host, 4: port } = process.argv;
-if (role === 'listen')
+if (role === 'listen') {
   listen(host, Number(port));
-else
-  Promise.all(queues.map((fd) => connect(host, Number(port), fd))).then(() => process.exit());
+} else {
+  Promise.all(queues.map((fd) => connect(host, Number(port), fd))).catch((err) => {
+    console.error(err.message);
+    process.exitCode = 1;
+  }).then(() => process.exit());
+}

@@ -3,11 +3,13 @@
 //!
 //! See Documentation/networking/tuntap.rst of Linux.
 
+use std::env;
 use std::ffi::{CStr, OsString};
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::os::fd::RawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
-use std::{env, io};
 
 use libc::{c_int, c_short};
 
@@ -28,6 +30,9 @@ new, and goes away with the last descriptor, or it is one that exists already
 
 PROGRAM finds the name of the device in TUN_NAME, the first descriptor in TUN_FD and
 their number in TUN_QUEUES.
+
+Exit status: that of PROGRAM; 1 if there is no such device to be had, 2 for wrong
+options, 126 if PROGRAM cannot be run, 127 if it cannot be found.
 ";
 
 /// The descriptor that the program gets first.
@@ -54,7 +59,7 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Option<Options>, St
         };
         match arg.to_str() {
             Some("-h" | "--help") => return Ok(None),
-            Some("--tap") => options.flags ^= libc::IFF_TUN | libc::IFF_TAP,
+            Some("--tap") => options.flags = options.flags & !libc::IFF_TUN | libc::IFF_TAP,
             Some("--vnet-hdr") => options.flags |= libc::IFF_VNET_HDR,
             Some("--pi") => options.flags &= !libc::IFF_NO_PI,
             Some("--name") => options.name = value()?.into_bytes(),
@@ -83,20 +88,23 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Option<Options>, St
 }
 
 /// Opens one queue of the device, and puts its name in place of the pattern.
-fn open(request: &mut libc::ifreq) -> io::Result<RawFd> {
-    // SAFETY: the path is NUL-terminated, and `request` valid for the ioctl, which
-    // fills the name in.
-    unsafe {
-        let fd = libc::open(c"/dev/net/tun".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
-        if fd < 0 || libc::ioctl(fd, libc::TUNSETIFF as _, &raw mut *request) < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(fd)
+fn open(request: &mut libc::ifreq) -> Result<RawFd, String> {
+    // SAFETY: the path is NUL-terminated.
+    let fd = unsafe { libc::open(c"/dev/net/tun".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+    if fd < 0 {
+        let error = io::Error::last_os_error();
+        return Err(format!("cannot open /dev/net/tun: {error}"));
     }
+    // SAFETY: `request` is valid for the call, which fills the name in.
+    if unsafe { libc::ioctl(fd, libc::TUNSETIFF as _, &raw mut *request) } < 0 {
+        let error = io::Error::last_os_error();
+        return Err(format!("cannot have the device: {error}"));
+    }
+    Ok(fd)
 }
 
 /// Makes `fd` number `wanted`, which the program inherits.
-fn pass_on(fd: RawFd, wanted: RawFd) -> io::Result<()> {
+fn pass_on(fd: RawFd, wanted: RawFd) -> Result<(), String> {
     // SAFETY: no memory is passed. What had the number before is not used by this
     // program any more.
     let done = unsafe {
@@ -107,12 +115,13 @@ fn pass_on(fd: RawFd, wanted: RawFd) -> io::Result<()> {
         }
     };
     if done < 0 {
-        return Err(io::Error::last_os_error());
+        return Err(io::Error::last_os_error().to_string());
     }
     Ok(())
 }
 
-fn run(options: Options) -> io::Result<()> {
+/// Opens the device and makes the command that is to have it.
+fn prepare(options: &Options) -> Result<Command, String> {
     // SAFETY: all zeros is a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(&options.name) {
@@ -128,7 +137,7 @@ fn run(options: Options) -> io::Result<()> {
     for queue in &mut queues {
         // SAFETY: no memory is passed.
         *queue = match unsafe { libc::fcntl(*queue, libc::F_DUPFD_CLOEXEC, above) } {
-            -1 => return Err(io::Error::last_os_error()),
+            -1 => return Err(io::Error::last_os_error().to_string()),
             fd => fd,
         };
     }
@@ -142,22 +151,42 @@ fn run(options: Options) -> io::Result<()> {
     command.env("TUN_FD", FIRST_FD.to_string());
     command.env("TUN_QUEUES", options.queues.to_string());
     command.env("TUN_NAME", name.to_string_lossy().as_ref());
-    Err(command.exec())
+    Ok(command)
+}
+
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+fn fail(code: u8, error: impl Display) -> ExitCode {
+    // If not even that can be written, there is nobody to tell.
+    let _ = writeln!(io::stderr(), "tun-exec: {error}");
+    ExitCode::from(code)
 }
 
 fn main() -> ExitCode {
     let options = match parse(env::args_os().skip(1)) {
         Ok(Some(options)) => options,
         Ok(None) => {
-            print!("{USAGE}");
-            return ExitCode::SUCCESS;
+            return match print(USAGE) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(1, error),
+            }
         }
-        Err(error) => {
-            eprintln!("tun-exec: {error}\n{USAGE}");
-            return ExitCode::from(2);
-        }
+        Err(error) => return fail(2, format!("{error}\n{USAGE}")),
     };
-    let error = run(options).expect_err("exec returns only to fail");
-    eprintln!("tun-exec: {error}");
-    ExitCode::FAILURE
+    let mut command = match prepare(&options) {
+        Ok(command) => command,
+        Err(error) => return fail(1, error),
+    };
+    // It returns only to fail.
+    let error = command.exec();
+    let code = match error.kind() {
+        io::ErrorKind::NotFound => 127,
+        _ => 126,
+    };
+    let name = options.program[0].to_string_lossy();
+    fail(code, format!("cannot run {name}: {error}"))
 }

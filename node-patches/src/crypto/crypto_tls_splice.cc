@@ -53,6 +53,11 @@ bool IsLibuvStream(StreamBase* stream) {
 
 }  // namespace
 
+struct TLSSplice::FileRequests {
+  uv_fs_t read;
+  uv_fs_t write;
+};
+
 TLSSplice::TLSSplice(Environment* env, Local<Object> object)
     : HandleWrap(env,
                  object,
@@ -109,9 +114,9 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
 
   uv_loop_t* loop = splice->env()->event_loop();
   const int poll_fd = tls_splice_poll_fd(splice->pump_);
-  splice->is_file_ = poll_fd < 0;
-  err = splice->is_file_ ? uv_idle_init(loop, &splice->idle_)
-                         : uv_poll_init(loop, &splice->poll_, poll_fd);
+  if (poll_fd < 0) splice->file_ = std::make_unique<FileRequests>();
+  err = splice->file_ ? uv_idle_init(loop, &splice->idle_)
+                      : uv_poll_init(loop, &splice->poll_, poll_fd);
   if (err != 0) {
     splice->FreePump();
     return args.GetReturnValue().Set(err);
@@ -379,7 +384,12 @@ void TLSSplice::Detach(uint32_t directions) {
     held_read_ = 0;
     tls_wrap_->splice_in_ = nullptr;
   }
-  if ((directions & TLS_SPLICE_ENCRYPT) != 0) tls_wrap_->splice_out_ = nullptr;
+  if ((directions & TLS_SPLICE_ENCRYPT) != 0) {
+    if (wbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
+      tls_splice_detach_wbio(pump_, tls_wrap_->ssl_.get());
+    wbio_attached_ = false;
+    tls_wrap_->splice_out_ = nullptr;
+  }
   if (spliced_ == 0) {
     if (poll_events_ != 0) uv_poll_stop(&poll_);
     poll_events_ = 0;
@@ -602,7 +612,7 @@ void TLSSplice::BeginTransfers(int events) {
     transfers_ |= event;
     keep_alive_.reset(this);
     env()->IncreaseWaitingRequestCounter();
-    uv_fs_t* req = event == UV_READABLE ? &file_read_ : &file_write_;
+    uv_fs_t* req = event == UV_READABLE ? &file_->read : &file_->write;
     req->data = this;
     const uv_buf_t buf = uv_buf_init(reinterpret_cast<char*>(transfer.buf.base),
                                      transfer.buf.len);
@@ -617,9 +627,9 @@ void TLSSplice::BeginTransfers(int events) {
 void TLSSplice::CancelTransfers() {
   // One that has begun is not cancelled; its end is waited for.
   if ((transfers_ & UV_READABLE) != 0)
-    uv_cancel(reinterpret_cast<uv_req_t*>(&file_read_));
+    uv_cancel(reinterpret_cast<uv_req_t*>(&file_->read));
   if ((transfers_ & UV_WRITABLE) != 0)
-    uv_cancel(reinterpret_cast<uv_req_t*>(&file_write_));
+    uv_cancel(reinterpret_cast<uv_req_t*>(&file_->write));
 }
 
 void TLSSplice::OnTransfer(uv_fs_t* req) {
@@ -629,7 +639,7 @@ void TLSSplice::OnTransfer(uv_fs_t* req) {
   HandleScope handle_scope(env->isolate());
   Context::Scope context_scope(env->context());
   env->DecreaseWaitingRequestCounter();
-  const int event = req == &splice->file_read_ ? UV_READABLE : UV_WRITABLE;
+  const int event = req == &splice->file_->read ? UV_READABLE : UV_WRITABLE;
   splice->transfers_ &= ~event;
   if (splice->transfers_ == 0) splice->keep_alive_.reset();
   tls_splice_end_transfer(splice->pump_, event, req->result);
@@ -666,6 +676,11 @@ void TLSSplice::ScheduleTurn() {
 void TLSSplice::Turn() {
   if (spliced_ == 0 || !tls_wrap_->ssl_) return;
   kicked_ = true;
+  // This is the top of the stack: the time to change what OpenSSL writes to.
+  if (direct_ && !wbio_attached_ && (spliced_ & TLS_SPLICE_ENCRYPT) != 0) {
+    wbio_attached_ =
+        tls_splice_attach_wbio(pump_, tls_wrap_->ssl_.get()) == TLS_SPLICE_OK;
+  }
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
   in_turn_ = true;
   // With nothing decrypted this resumes the stream below.
@@ -760,6 +775,7 @@ void TLSSplice::Encrypt() {
   if ((step & TLS_SPLICE_STEP_FLUSH) != 0) {
     // A stream of JS writes by calling into JS, which may ask for more.
     flushing_ = true;
+    WriteCollected();
     tls_wrap->EncOut();
     flushing_ = false;
     if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
@@ -784,6 +800,34 @@ void TLSSplice::Encrypt() {
   if ((step & TLS_SPLICE_STEP_STOPPED) != 0) state_bits_ |= kOutStopped;
   if ((state_bits_ & (kFailed | kOutOver | kOutStopped)) != 0) Notify();
   UpdateInterest();
+}
+
+void TLSSplice::WriteCollected() {
+  if (!wbio_attached_) return;
+  // As in TLSWrap::EncOut(), which would not write now.
+  const bool must_wait = tls_wrap_->is_awaiting_new_session() ||
+                         tls_wrap_->has_active_write_issued_by_prev_listener_;
+  tls_splice_buf pieces[8];
+  while (size_t count =
+             tls_splice_collected(pump_, pieces, arraysize(pieces))) {
+    uv_buf_t bufs[arraysize(pieces)];
+    size_t total = 0;
+    for (size_t i = 0; i < count; i++) {
+      bufs[i] =
+          uv_buf_init(reinterpret_cast<char*>(pieces[i].base), pieces[i].len);
+      total += pieces[i].len;
+    }
+    uv_buf_t* left = bufs;
+    const int err =
+        must_wait ? 0 : tls_wrap_->underlying_stream()->TryWrite(&left, &count);
+    if (err != 0) {
+      tls_splice_written(pump_, total, true);
+      return OnStreamAfterWrite(nullptr, err);
+    }
+    size_t written = total;
+    for (size_t i = 0; i < count; i++) written -= left[i].len;
+    tls_splice_written(pump_, written, count == 0);
+  }
 }
 
 void TLSSplice::CountBytes() {
@@ -816,7 +860,7 @@ void TLSSplice::UpdateInterest() {
   constexpr uint32_t kDone = kFailed | kTLSFailed | kInStopped;
   if (kicked_ && tls_wrap_->ssl_ && (state_bits_ & kDone) == 0)
     events = tls_splice_interest(pump_, tls_wrap_->ssl_.get());
-  if (is_file_) return BeginTransfers(events);
+  if (file_) return BeginTransfers(events);
   if (events == poll_events_) return;
   poll_events_ = events;
   if (events == 0) {

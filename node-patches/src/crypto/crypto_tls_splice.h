@@ -122,6 +122,8 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   // Call the pump, and take the steps that it returns.
   int Decrypt();
   void Encrypt();
+  // Write what Encrypt() has collected.
+  void WriteCollected();
   // Run both in the next turn of the loop.
   void ScheduleTurn();
   void Turn();
@@ -155,12 +157,12 @@ class TLSSplice final : public HandleWrap, public StreamListener {
     // Of a file. Never started, only there to be closed.
     uv_idle_t idle_;
   };
-  bool is_file_ = false;
   // Runs the next turn; nullptr until there is one.
   uv_idle_t* turn_ = nullptr;
   int poll_events_ = 0;
-  uv_fs_t file_read_;
-  uv_fs_t file_write_;
+  // Of a file, else nullptr.
+  struct FileRequests;
+  std::unique_ptr<FileRequests> file_;
   // UV_READABLE and UV_WRITABLE: of these two, which are under way. They keep
   // the splice alive.
   int transfers_ = 0;
@@ -176,9 +178,10 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   // Depth of calls into the pump: OpenSSL callbacks can get here again.
   int depth_ = 0;
   bool flushing_ = false;
-  // The stream below is libuv's: ciphertext goes past the NodeBIO.
+  // The stream below is libuv's: ciphertext goes past the NodeBIOs.
   bool direct_ = false;
   bool rbio_attached_ = false;
+  bool wbio_attached_ = false;
   bool kicked_ = false;
   bool reading_ = false;
   bool stream_destroyed_ = false;

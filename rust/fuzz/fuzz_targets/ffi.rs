@@ -215,6 +215,14 @@ unsafe fn refused(splice: *mut Splice, ssl: *mut SSL) {
         tls_splice_shutdown_write(splice);
         assert_eq!(tls_splice_attach_rbio(splice, ssl), TLS_SPLICE_EBUSY);
         tls_splice_detach_rbio(splice, ssl);
+        assert_eq!(tls_splice_attach_wbio(splice, ssl), TLS_SPLICE_EBUSY);
+        tls_splice_detach_wbio(splice, ssl);
+        let mut piece = tls_splice_buf {
+            base: ptr::null_mut(),
+            len: 0,
+        };
+        assert_eq!(tls_splice_collected(splice, &mut piece, 1), 0);
+        tls_splice_written(splice, 1, false);
         let buf = tls_splice_alloc(splice);
         assert!(buf.base.is_null() && buf.len == 0);
         tls_splice_commit(splice, 1);
@@ -320,6 +328,7 @@ impl World {
         unsafe {
             if handle.attached {
                 tls_splice_detach_rbio(handle.splice, self.ours.0);
+                tls_splice_detach_wbio(handle.splice, self.ours.0);
             }
             tls_splice_free(handle.splice);
         }
@@ -334,6 +343,8 @@ impl World {
             let rc = unsafe { tls_splice_attach_rbio(handle.splice, self.ours.0) };
             let in_init = unsafe { tls_splice::sys::SSL_in_init(self.ours.0) } != 0;
             assert_eq!(rc, if in_init { TLS_SPLICE_EBUSY } else { TLS_SPLICE_OK });
+            let rc_of_wbio = unsafe { tls_splice_attach_wbio(handle.splice, self.ours.0) };
+            assert_eq!(rc_of_wbio, rc);
             handle.attached = rc == TLS_SPLICE_OK;
         }
     }
@@ -439,6 +450,21 @@ impl World {
 }
 
 impl Handle {
+    /// Any part of it; the rest may stay for the next call.
+    fn write_collected(&mut self, input: &mut Input) {
+        let mut piece = tls_splice_buf {
+            base: ptr::null_mut(),
+            len: 0,
+        };
+        unsafe {
+            if tls_splice_collected(self.splice, &mut piece, 1) == 1 {
+                assert!(!piece.base.is_null() && piece.len > 0);
+                let n = input.size(2 * piece.len);
+                tls_splice_written(self.splice, n.min(piece.len), input.byte() & 1 == 0);
+            }
+        }
+    }
+
     fn step(&mut self, op: u8, ssl: *mut SSL, stream: &Counter, input: &mut Input) {
         let splice = self.splice;
         match op {
@@ -455,6 +481,7 @@ impl Handle {
             21 | 22 => {
                 self.moved |= TLS_SPLICE_ENCRYPT;
                 unsafe { tls_splice_encrypt(splice, ssl) };
+                self.write_collected(input);
             }
             23 => unsafe { tls_splice_shutdown_write(splice) },
             24 => self.take_undelivered(input),
@@ -470,7 +497,10 @@ impl Handle {
                 unsafe { tls_splice_adopt_fd(splice, fd) };
             }
             30 => {
-                unsafe { tls_splice_detach_rbio(splice, ssl) };
+                unsafe {
+                    tls_splice_detach_rbio(splice, ssl);
+                    tls_splice_detach_wbio(splice, ssl);
+                }
                 self.attached = false;
             }
             _ => {

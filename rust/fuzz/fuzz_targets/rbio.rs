@@ -120,9 +120,10 @@ fuzz_target!(|bytes: &[u8]| {
         unsafe {
             SSL_up_ref(session.0);
             let memory = || ossl::BIO_new(ossl::BIO_s_mem());
-            ossl::SSL_set_bio(session.0, memory(), memory());
+            let wbio = memory();
+            ossl::SSL_set_bio(session.0, memory(), wbio);
+            Tls(session.0, wbio)
         }
-        Tls(session.0)
     });
     let mut world = World {
         tls,

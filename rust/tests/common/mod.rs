@@ -8,6 +8,7 @@ pub mod model;
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::ptr;
@@ -26,7 +27,7 @@ use tls_splice::stats::Stats;
 
 // What openssl-sys lacks.
 extern "C" {
-    fn SSL_key_update(ssl: *mut SSL, kind: c_int) -> c_int;
+    pub fn SSL_key_update(ssl: *mut SSL, kind: c_int) -> c_int;
     pub fn SSL_renegotiate(ssl: *mut SSL) -> c_int;
     pub fn SSL_set_info_callback(
         ssl: *mut SSL,
@@ -144,8 +145,9 @@ fn new_context(version: c_int, server: bool) -> *mut SSL_CTX {
     }
 }
 
-/// A session over memory BIOs, as TLSWrap has it.
-pub struct Tls(pub *mut SSL);
+/// A session over memory BIOs, as TLSWrap has it, and the one of those that it
+/// writes to, by way of the splice's or itself.
+pub struct Tls(pub *mut SSL, pub *mut BIO);
 
 impl Tls {
     pub fn new(version: c_int, server: bool) -> Tls {
@@ -158,13 +160,14 @@ impl Tls {
                 SSL_MODE_RELEASE_BUFFERS,
                 ptr::null_mut(),
             );
-            ossl::SSL_set_bio(ssl, memory(), memory());
+            let wbio = memory();
+            ossl::SSL_set_bio(ssl, memory(), wbio);
             if server {
                 ossl::SSL_set_accept_state(ssl);
             } else {
                 ossl::SSL_set_connect_state(ssl);
             }
-            Tls(ssl)
+            Tls(ssl, wbio)
         }
     }
 
@@ -179,12 +182,11 @@ impl Tls {
         unsafe { BIO_ctrl_pending(ossl::SSL_get_wbio(self.0)) }
     }
 
-    /// Takes at most `n` bytes of ciphertext out of the write BIO.
+    /// Takes at most `n` bytes of ciphertext out of its own write BIO.
     pub fn take(&self, n: usize) -> Vec<u8> {
-        let mut out = vec![0; n.min(self.pending())];
+        let mut out = vec![0; n.min(unsafe { BIO_ctrl_pending(self.1) })];
         if !out.is_empty() {
-            let bio = unsafe { ossl::SSL_get_wbio(self.0) };
-            let n = unsafe { ossl::BIO_read(bio, out.as_mut_ptr().cast(), out.len() as c_int) };
+            let n = unsafe { ossl::BIO_read(self.1, out.as_mut_ptr().cast(), out.len() as c_int) };
             assert_eq!(n as usize, out.len());
         }
         out
@@ -456,6 +458,10 @@ impl Rig {
             assert_eq!(rc, TLS_SPLICE_OK);
             self.attached = true;
         }
+        if self.options.attach && self.options.directions & TLS_SPLICE_ENCRYPT != 0 {
+            let rc = unsafe { tls_splice_attach_wbio(self.splice, self.ours.0) };
+            assert_eq!(rc, TLS_SPLICE_OK);
+        }
         self.reading = self.in_over.is_none();
     }
 
@@ -538,6 +544,7 @@ impl Rig {
         self.want_tls = steps & TLS_SPLICE_STEP_WANT_TLS != 0;
         self.out_stopped = steps & TLS_SPLICE_STEP_STOPPED != 0;
         self.failed |= steps & TLS_SPLICE_STEP_FAILED != 0;
+        self.write_collected();
         if steps & TLS_SPLICE_STEP_OVER != 0 {
             assert_eq!(
                 self.ours.pending(),
@@ -548,6 +555,30 @@ impl Rig {
         }
         if steps & TLS_SPLICE_STEP_FLUSH != 0 {
             self.flush();
+        }
+    }
+
+    /// As the shim does. The stream takes as much at once as it gives.
+    fn write_collected(&mut self) {
+        let mut room = if self.tcp_open { self.segment } else { 0 };
+        loop {
+            let mut pieces = [const { MaybeUninit::<tls_splice_buf>::uninit() }; 2];
+            let n = unsafe { tls_splice_collected(self.splice, pieces.as_mut_ptr().cast(), 2) };
+            let mut written = 0;
+            let mut is_all = true;
+            for piece in &pieces[..n] {
+                let piece = unsafe { piece.assume_init_ref() };
+                let bytes = unsafe { std::slice::from_raw_parts(piece.base, piece.len) };
+                let len = piece.len.min(room);
+                self.wire_out.extend(&bytes[..len]);
+                room -= len;
+                written += len;
+                is_all &= len == piece.len;
+            }
+            if n == 0 {
+                return;
+            }
+            unsafe { tls_splice_written(self.splice, written, is_all) };
         }
     }
 
@@ -693,6 +724,7 @@ impl Rig {
         }
         self.reading = false;
         let tcp_open = std::mem::replace(&mut self.tcp_open, true);
+        let mut read = 0;
         for _ in 0..100_000 {
             if self.options.directions & TLS_SPLICE_ENCRYPT == 0
                 || self.out_stopped
@@ -704,6 +736,8 @@ impl Rig {
             if self.want_tls {
                 self.peer_turn();
                 self.ours_takes_all();
+                // JavaScript has the reading back.
+                read += self.read_rest();
             }
             self.encrypt();
         }
@@ -712,13 +746,20 @@ impl Rig {
         );
         self.flush();
         self.tcp_open = tcp_open;
-        self.give_back()
+        read + self.give_back()
     }
 
     /// The rest of `stop`, for a splice that has ended by itself.
     pub fn give_back(&mut self) -> u64 {
-        unsafe { tls_splice_detach_rbio(self.splice, self.ours.0) };
+        unsafe {
+            tls_splice_detach_rbio(self.splice, self.ours.0);
+            tls_splice_detach_wbio(self.splice, self.ours.0);
+        }
         self.attached = false;
+        self.read_rest()
+    }
+
+    fn read_rest(&mut self) -> u64 {
         // Everything that the sink was given is in its socket by now.
         if self.far.is_some() {
             while matches!(self.sink_read(1 << 20), Some(n) if n > 0) {}
@@ -814,8 +855,9 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         unsafe {
-            if self.attached && !std::thread::panicking() {
+            if !std::thread::panicking() {
                 tls_splice_detach_rbio(self.splice, self.ours.0);
+                tls_splice_detach_wbio(self.splice, self.ours.0);
             }
             tls_splice_free(self.splice);
         }

@@ -53,7 +53,7 @@ enum Wire {
 }
 
 pub struct Model {
-    rig: Rig,
+    pub rig: Rig,
     peer_ended: bool,
     source_ended: bool,
     encrypt_ended: bool,

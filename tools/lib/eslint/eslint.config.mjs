@@ -158,7 +158,7 @@ export default [
     },
   },
   {
-    files: ['test/**/*.js'],
+    files: ['test/**/*.js', 'benchmark/**/*.js', 'tools/**/*.js'],
     languageOptions: { globals: readonly(['__dirname', '__filename', 'fetch', 'gc', 'navigator']) },
   },
 ];

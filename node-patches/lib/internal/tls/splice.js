@@ -117,6 +117,10 @@ const kFramings = {
 };
 const kDefaultHighWaterMark = 256 * 1024;
 
+// Filled by the native side for whoever asks. One for all, since there can be
+// thousands of splices that nothing is asked of.
+const counters = new Float64Array(kStatsCount);
+
 // On a TLSSocket: what has taken over a direction.
 const kSpliceIn = Symbol('kSpliceIn');
 const kSpliceOut = Symbol('kSpliceOut');
@@ -246,8 +250,9 @@ class TLSSplice extends EventEmitter {
   #state = 'idle';
   #reason = null;
   #error;
-  #values = new Float64Array(kStatsCount);
-  #outcome = PromiseWithResolvers();
+  #counters = null;  // Of a splice whose native side may be gone.
+  #isOver = false;   // 'close' has been emitted, or is about to be.
+  #outcome = null;
   #stopped = null;
   #quiet = false;    // Somebody looks at the promise: no uncaught 'error'.
   #inBegun = false;
@@ -262,7 +267,6 @@ class TLSSplice extends EventEmitter {
   #onFinal = null;
   #tlsError = null;
   #listeners = null;
-  #onSecure = () => { if (!this.#socket.destroyed) this.#begin(); };
 
   constructor(socket, native, options) {
     super();
@@ -274,8 +278,6 @@ class TLSSplice extends EventEmitter {
     this.#end = options.end;
     this.#signal = options.signal;
     native.onchange = () => this.#update();
-    // Nobody has to look at it.
-    PromisePrototypeThen(this.#outcome.promise, undefined, noop);
   }
 
   /**
@@ -292,7 +294,32 @@ class TLSSplice extends EventEmitter {
    */
   get finished() {
     this.#quiet = true;
+    return this.#promise();
+  }
+
+  #promise() {
+    if (this.#outcome === null) {
+      this.#outcome = PromiseWithResolvers();
+      // Nobody has to look at it.
+      PromisePrototypeThen(this.#outcome.promise, undefined, noop);
+      if (this.#isOver)
+        this.#settle();
+    }
     return this.#outcome.promise;
+  }
+
+  #settle() {
+    if (this.#error)
+      this.#outcome.reject(this.#error);
+    else
+      this.#outcome.resolve(this.stats);
+  }
+
+  #readStats() {
+    if (this.#counters !== null)
+      TypedArrayPrototypeSet(counters, this.#counters);
+    this.#native.readStats(counters);
+    return counters;
   }
 
   /**
@@ -300,8 +327,7 @@ class TLSSplice extends EventEmitter {
    * @type {object}
    */
   get stats() {
-    this.#native.readStats(this.#values);
-    const values = this.#values;
+    const values = this.#readStats();
     return {
       bytesIn: values[kBytesIn],
       bytesOut: values[kBytesOut],
@@ -387,10 +413,14 @@ class TLSSplice extends EventEmitter {
       });
     };
     const onClose = () => this.#onEndpointClose();
+    const onSecure = () => {
+      if (!socket.destroyed)
+        this.#begin();
+    };
     this.#listeners = () => {
       this.#abortListener?.[SymbolDispose]();
       socket.removeListener('_tlsError', onTLSError);
-      socket.removeListener('secure', this.#onSecure);
+      socket.removeListener('secure', onSecure);
       this.#endpoint?.removeListener('close', onClose);
     };
     try {
@@ -400,7 +430,7 @@ class TLSSplice extends EventEmitter {
       }
       socket.on('_tlsError', onTLSError);
       if (!socket._secureEstablished)
-        socket.once('secure', this.#onSecure);
+        socket.once('secure', onSecure);
       this.#endpoint?.on('close', onClose);
     } catch (err) {
       this.#listeners();
@@ -414,7 +444,7 @@ class TLSSplice extends EventEmitter {
    */
   stop() {
     this.#quiet = true;
-    this.#stopped ??= PromisePrototypeThen(this.#outcome.promise, undefined,
+    this.#stopped ??= PromisePrototypeThen(this.#promise(), undefined,
                                            () => this.stats);
     this.#stop('stopped');
     return this.#stopped;
@@ -463,7 +493,7 @@ class TLSSplice extends EventEmitter {
       throw err;
     }
     try {
-      return await this.#outcome.promise;
+      return await this.#promise();
     } catch (err) {
       // Not with `err`: it is reported once, by the promise.
       this.#socket.destroy();
@@ -473,8 +503,7 @@ class TLSSplice extends EventEmitter {
 
   // When bytes last moved, in milliseconds of the event loop's clock.
   get [kLastMove]() {
-    this.#native.readStats(this.#values);
-    return this.#values[kLastActivity];
+    return this.#readStats()[kLastActivity];
   }
 
   #begin() {
@@ -789,8 +818,9 @@ class TLSSplice extends EventEmitter {
       return;
     this.#state = 'closed';
     this.#reason = reason;
+    this.#error = error;
     this.#listeners?.();
-    this.#native.readStats(this.#values);
+    this.#counters = new Float64Array(this.#readStats());
 
     const socket = this.#socket;
     if (socket.destroyed) {
@@ -813,25 +843,23 @@ class TLSSplice extends EventEmitter {
     this.#onFinal = null;
     // An endpoint that has failed is nothing to the end of the socket.
     onFinal?.(socket.destroyed ? error : null);
-    const emit = () => process.nextTick(() => this.#emitOutcome(error));
+    const emit = () => process.nextTick(() => this.#emitOutcome());
     if (this.#native.getState() & kTransferring)
       this.#native.onchange = emit;
     else
       emit();
   }
 
-  #emitOutcome(error) {
-    const stats = this.stats;
-    if (error) {
-      this.#outcome.reject(error);
-      try {
-        if (!this.#quiet || this.listenerCount('error') > 0)
-          this.emit('error', error);
-      } finally {
-        this.emit('close', stats);
-      }
-    } else {
-      this.#outcome.resolve(stats);
+  #emitOutcome() {
+    TypedArrayPrototypeSet(this.#counters, this.#readStats());
+    const { stats } = this;
+    this.#isOver = true;
+    if (this.#outcome !== null)
+      this.#settle();
+    try {
+      if (this.#error && (!this.#quiet || this.listenerCount('error') > 0))
+        this.emit('error', this.#error);
+    } finally {
       this.emit('close', stats);
     }
   }

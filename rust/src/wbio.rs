@@ -1,0 +1,164 @@
+//! The write BIO of a splice: ciphertext side by side for one large write.
+//!
+//! Node's `SSL*` writes into a NodeBIO, a list of heap chunks that TLSWrap sends
+//! a few at a time. For the time of a splice over a libuv stream, what one call of
+//! [`crate::pump::Pump::encrypt`] makes is collected in lent [`Chunk`]s instead,
+//! and the caller tries to write it at once. What the stream does not take then
+//! goes to the NodeBIO after all, and the usual way, so nothing is here between
+//! calls. All other output goes to the NodeBIO straight away.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+
+use libc::{c_char, c_int, c_long, c_void};
+use openssl_sys as ffi;
+use openssl_sys::{BIO, SSL};
+
+use crate::bio::{self, Method, NodeBio, Shared};
+use crate::buf::Chunk;
+use crate::sys;
+
+/// Ciphertext on its way out of OpenSSL.
+struct State {
+    /// What it has comes first. `None` once it was handed back.
+    node: Option<NodeBio>,
+    collected: VecDeque<Chunk>,
+    collecting: bool,
+}
+
+impl State {
+    fn pending(&self) -> usize {
+        let node = self.node.as_ref().map_or(0, NodeBio::pending);
+        node + self.collected.iter().map(Chunk::len).sum::<usize>()
+    }
+
+    fn collect(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let Some(chunk) = self.collected.back_mut().filter(|chunk| !chunk.is_full()) else {
+                self.collected.push_back(Chunk::lend());
+                continue;
+            };
+            let room = chunk.spare_for(true);
+            let n = room.len().min(bytes.len());
+            room[..n].copy_from_slice(&bytes[..n]);
+            chunk.commit(n);
+            bytes = &bytes[n..];
+        }
+    }
+
+    /// Moves what is collected to Node's BIO.
+    fn settle(&mut self) {
+        if let Some(node) = &self.node {
+            for chunk in self.collected.drain(..) {
+                node.write(chunk.filled());
+            }
+        }
+    }
+}
+
+/// The BIO of one splice, from [`Wbio::attach`] to [`Wbio::detach`].
+pub struct Wbio {
+    shared: Arc<Shared<State>>,
+}
+
+impl Wbio {
+    /// Makes `ssl` write to a new BIO that passes on to its present one what is
+    /// not collected. `None` if OpenSSL cannot allocate.
+    ///
+    /// # Safety
+    /// `ssl` must be valid, have a write BIO, and be in no call and no handshake.
+    pub unsafe fn attach(ssl: *mut SSL) -> Option<Wbio> {
+        static METHOD: OnceLock<Method> = OnceLock::new();
+        let method = METHOD
+            .get_or_init(|| Method::new::<State>(c"tls_splice write", None, Some(write), ctrl));
+        // SAFETY: `ssl` by the contract above. Our reference keeps Node's BIO alive
+        // when SSL_set0_wbio drops the one that `ssl` has.
+        unsafe {
+            let node = NodeBio::new(ffi::SSL_get_wbio(ssl));
+            let (bio, shared) = method.bio(State {
+                node: Some(node),
+                collected: VecDeque::new(),
+                collecting: false,
+            })?;
+            sys::SSL_set0_wbio(ssl, bio);
+            Some(Wbio { shared })
+        }
+    }
+
+    /// Gives Node's BIO back to `ssl`, with what is collected.
+    ///
+    /// # Safety
+    /// As for [`Wbio::attach`], with the same `ssl`; a handshake may be under way.
+    pub unsafe fn detach(self, ssl: *mut SSL) {
+        // SAFETY: by the contract above no call into OpenSSL is under way.
+        let state = unsafe { self.shared.get() };
+        state.settle();
+        if let Some(node) = state.node.take() {
+            // SAFETY: our reference to Node's BIO goes over to `ssl`, which drops
+            // the one to ours.
+            unsafe { sys::SSL_set0_wbio(ssl, node.into_ptr()) };
+        }
+    }
+
+    /// Collects from now on, or passes on again. Nothing is collected while Node's
+    /// BIO has something to go first.
+    pub fn set_collecting(&mut self, on: bool) {
+        // SAFETY: the only other user is the BIO, inside OpenSSL calls.
+        let state = unsafe { self.shared.get() };
+        state.collecting = on && state.node.as_ref().is_some_and(|node| node.pending() == 0);
+    }
+
+    /// What is collected, in order.
+    pub fn collected(&self) -> impl Iterator<Item = &[u8]> {
+        // SAFETY: as in `set_collecting`.
+        let state = unsafe { self.shared.get() };
+        state.collected.iter().map(Chunk::filled)
+    }
+
+    /// Drops `n` bytes that were written. The rest goes to Node's BIO if `settle`.
+    pub fn written(&mut self, mut n: usize, settle: bool) {
+        // SAFETY: as in `set_collecting`.
+        let state = unsafe { self.shared.get() };
+        while let Some(chunk) = state.collected.front_mut() {
+            if n < chunk.len() {
+                chunk.consume(n);
+                break;
+            }
+            n -= chunk.len();
+            state.collected.pop_front();
+        }
+        if settle {
+            state.settle();
+        }
+    }
+}
+
+unsafe extern "C" fn write(bio: *mut BIO, data: *const c_char, len: c_int) -> c_int {
+    if len <= 0 || data.is_null() {
+        return 0;
+    }
+    // SAFETY: OpenSSL calls this for our BIO, with `len` readable bytes at `data`.
+    unsafe {
+        ffi::BIO_clear_retry_flags(bio);
+        let state = bio::state::<State>(bio);
+        let bytes = std::slice::from_raw_parts(data.cast::<u8>(), len as usize);
+        if state.collecting {
+            state.collect(bytes);
+        } else {
+            state.settle();
+            if let Some(node) = &state.node {
+                node.write(bytes);
+            }
+        }
+    }
+    len
+}
+
+unsafe extern "C" fn ctrl(bio: *mut BIO, cmd: c_int, _: c_long, _: *mut c_void) -> c_long {
+    match cmd {
+        ffi::BIO_CTRL_FLUSH => 1,
+        // SAFETY: OpenSSL calls this for our BIO.
+        bio::BIO_CTRL_PENDING => unsafe { bio::state::<State>(bio) }.pending() as c_long,
+        _ => 0,
+    }
+}

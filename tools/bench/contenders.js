@@ -1,0 +1,132 @@
+'use strict';
+
+// What is compared: each is a process that takes TLS off (or puts it on)
+// between a TCP port and an endpoint.
+
+const fs = require('node:fs');
+const path = require('node:path');
+const { execFileSync } = require('node:child_process');
+
+const repo = path.resolve(__dirname, '../..');
+const patched = path.join(repo, 'out/node');
+const stock = path.join(repo, 'out/node-stock');
+const floor = path.join(process.env.BENCH_NATIVE, 'floor');
+const floorTun = path.join(process.env.BENCH_NATIVE, 'floor-tun');
+const load = path.join(process.env.BENCH_NATIVE, 'load');
+
+// Given `dir` (its own folder), `port`, `upstream` ("tcp:PORT", "unix:PATH",
+// "fifo:FOLDER" or "tun:NAME"), `cert`, `key` and `node` (flags), each returns a
+// command. `version` is a command too, whose output has the version in it. The
+// others only know TCP.
+const files = ({ cert, key }) => ['--cert', cert, '--key', key];
+const host = ({ upstream }) => upstream.replace('tcp:', '127.0.0.1:');
+
+function node(binary, pump) {
+  return {
+    isNode: true,
+    version: [binary, '--version'],
+    command: (to) => [
+      binary, ...to.node ?? [], path.join(__dirname, 'forwarder.js'), '--pump', pump, '--port', to.port,
+      '--upstream', to.upstream, ...files(to), ...to.delay ? ['--delay'] : [],
+    ],
+  };
+}
+
+function configured(name, text, command, version) {
+  return {
+    peer: true,
+    version,
+    command(to) {
+      const file = path.join(to.dir, name);
+      fs.writeFileSync(file, `${text(to).trim()}\n`);
+      return command(file, to.dir);
+    },
+  };
+}
+
+const contenders = {
+  'floor': {
+    version: ['openssl', 'version'],
+    command: (to) => [
+      to.upstream.startsWith('tun:') ? floorTun : floor, '--port', to.port, '--upstream', to.upstream, ...files(to),
+    ],
+  },
+  'splice': node(patched, 'splice'),
+  'splice-fd': node(patched, 'splice-fd'),
+  'none': node(patched, 'none'),
+  'pipe': node(stock, 'pipe'),
+  'pipe-fs': node(stock, 'pipe-fs'),
+  'pipeline': node(stock, 'pipeline'),
+  'nginx': configured('nginx.conf', (to) => `
+    load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+    daemon off;
+    master_process off;
+    pid ${to.dir}/nginx.pid;
+    events { worker_connections 4096; }
+    stream {
+      server {
+        listen 127.0.0.1:${to.port} ssl backlog=1024;
+        ssl_certificate ${to.cert};
+        ssl_certificate_key ${to.key};
+        proxy_pass ${host(to)};
+      }
+    }`, (file, dir) => ['nginx', '-p', dir, '-c', file, '-e', 'stderr'], ['nginx', '-v']),
+  'haproxy': configured('haproxy.cfg', (to) => `
+    global
+      nbthread 1
+      maxconn 4096
+    defaults
+      mode tcp
+      timeout connect 10s
+      timeout client 1m
+      timeout server 1m
+    frontend front
+      bind 127.0.0.1:${to.port} ssl crt ${to.dir}/both.pem
+      default_backend back
+    backend back
+      server one ${host(to)}
+    `, (file) => ['haproxy', '-db', '-f', file], ['haproxy', '-v']),
+  'hitch': configured('hitch.conf', (to) => `
+    frontend = "[127.0.0.1]:${to.port}"
+    backend = "[127.0.0.1]:${host(to).split(':')[1]}"
+    pem-file = "${to.dir}/both.pem"
+    workers = 1
+    backlog = 1024
+    ${process.getuid() === 0 ? 'user = "nobody"' : ''}
+    `, (file) => ['hitch', '--config', file], ['hitch', '--version']),
+  'socat': {
+    peer: true,
+    version: ['socat', '-V'],
+    command: (to) => [
+      'socat', '-b', '65536',
+      `OPENSSL-LISTEN:${to.port},bind=127.0.0.1,reuseaddr,fork,verify=0,cert=${to.cert},key=${to.key}`,
+      `TCP:${host(to)}`,
+    ],
+  },
+  'stunnel': configured('stunnel.conf', (to) => `
+    foreground = yes
+    pid =
+    socket = l:TCP_NODELAY=1
+    socket = r:TCP_NODELAY=1
+    [one]
+    accept = 127.0.0.1:${to.port}
+    connect = ${host(to)}
+    cert = ${to.cert}
+    key = ${to.key}
+    `, (file) => ['stunnel', file], ['stunnel', '-version']),
+};
+
+// Some print it to the standard error.
+function version(name) {
+  const text = execFileSync('sh', ['-c', '"$@" 2>&1', '-', ...contenders[name].version], { encoding: 'utf8' });
+  return /\d+\.\d+(\.\d+)*/.exec(text)[0];
+}
+
+// It gets a TUN device, which is up before it starts, and has no address: so
+// nobody but the load generator sends anything to it.
+function withDevice(name, command) {
+  const script = 'ip link set "$TUN_NAME" addrgenmode none; ip link set "$TUN_NAME" mtu 1400 up; exec "$@"';
+  return [path.join(repo, 'out/tun-exec'), '--name', name, 'sh', '-ec', script, '-', ...command];
+}
+
+module.exports = { contenders, load, repo, version, withDevice };

@@ -1,0 +1,184 @@
+'use strict';
+
+// The TLS terminator that the benchmark measures, on Node: each connection is
+// joined to one to the endpoint, by the pump that is asked for. It answers
+// each message with what has happened since the one before.
+
+const fs = require('node:fs');
+const net = require('node:net');
+const path = require('node:path');
+const tls = require('node:tls');
+const { once } = require('node:events');
+const { monitorEventLoopDelay, performance } = require('node:perf_hooks');
+const { Writable, pipeline } = require('node:stream');
+const { parseArgs } = require('node:util');
+
+const { values: args } = parseArgs({ options: {
+  port: { type: 'string' },
+  upstream: { type: 'string' },
+  pump: { type: 'string' },
+  delay: { type: 'boolean', default: false },
+  cert: { type: 'string' },
+  key: { type: 'string' },
+} });
+
+const [kind, address] = args.upstream.split(':');
+const handles = new Set();
+let joining = 0;
+
+// Each is given the TLS socket, and what to write to and to read from.
+const pumps = {
+  // What the connections cost by themselves.
+  'none'() {},
+  'pipe'(client, sink, source) {
+    client.pipe(sink);
+    source.pipe(client);
+  },
+  'pipeline'(client, sink, source) {
+    pipeline(client, sink, () => {});
+    pipeline(source, client, () => {});
+  },
+  'splice'(client, sink, source) {
+    splice(client, { stream: sink });
+  },
+  'splice-fd'(client, sink, source) {
+    if (sink === source)
+      return splice(client, { fd: sink._handle.fd });
+    splice(client, { fd: sink, direction: 'in' });
+    splice(client, { fd: source, direction: 'out' });
+  },
+};
+
+function splice(client, options) {
+  const handle = client.spliceTo(options);
+  handles.add(handle);
+  handle.on('error', () => {});
+  handle.on('close', () => handles.delete(handle));
+  handle.start();
+}
+
+// The same for a TUN device, whose packets follow one another in the TLS
+// stream. It is given the device's descriptor.
+const tunnels = {
+  'splice'(client, fd) {
+    splice(client, { fd });
+  },
+  // As native addons do it: each packet that can be read is an event, each
+  // packet is written at once. This is not the way to do it, but the only one
+  // without an addon: Node's streams refuse a TUN device.
+  'pipe'(client, fd) {
+    const { Pipe, constants } = process.binding('pipe_wrap');
+    const handle = new Pipe(constants.SOCKET);
+    handle.open(fd);
+    const source = new net.Socket({ handle, readable: true, writable: false });
+    source.on('data', (packet) => {
+      if (!client.write(packet))
+        source.pause();
+    });
+    client.on('drain', () => source.resume());
+    client.on('data', cut((packet) => fs.writeSync(fd, packet)));
+  },
+  // The same with nothing but fs.
+  'pipe-fs'(client, fd) {
+    const sink = new Writable({
+      write(packet, encoding, callback) {
+        fs.write(fd, packet, callback);
+      },
+    });
+    client.on('data', cut((packet) => {
+      if (!sink.write(packet))
+        client.pause();
+    }));
+    sink.on('drain', () => client.resume());
+    const buffer = Buffer.alloc(65536);
+    (function next() {
+      fs.read(fd, buffer, 0, buffer.length, null, (err, n) => {
+        if (err)
+          return client.destroy(err);
+        if (client.write(Buffer.from(buffer.subarray(0, n))))
+          next();
+        else
+          client.once('drain', next);
+      });
+    })();
+  },
+};
+
+// The bytes that the packet at the start of `bytes` has; more, if that is not known.
+function packetLength(bytes) {
+  if (bytes.length < 6)
+    return Infinity;
+  return bytes[0] >> 4 === 4 ? bytes.readUInt16BE(2) : 40 + bytes.readUInt16BE(4);
+}
+
+// Of chunks, in which packets begin and end anywhere.
+function cut(write) {
+  let rest = Buffer.alloc(0);
+  return (chunk) => {
+    let bytes = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
+    for (let length; (length = packetLength(bytes)) <= bytes.length; bytes = bytes.subarray(length))
+      write(bytes.subarray(0, length));
+    rest = bytes;
+  };
+}
+
+function openFifos() {
+  const sink = fs.openSync(path.join(address, 'in'), fs.constants.O_WRONLY | fs.constants.O_NONBLOCK);
+  const source = fs.openSync(path.join(address, 'out'), fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+  if (args.pump === 'splice-fd')
+    return [sink, source];
+  return [
+    new net.Socket({ fd: sink, readable: false, writable: true }),
+    new net.Socket({ fd: source, readable: true, writable: false }),
+  ];
+}
+
+async function connect() {
+  const options = kind === 'unix' ? { path: address } : { port: address, host: '127.0.0.1', noDelay: true };
+  const socket = net.connect(options);
+  socket.on('error', () => {});
+  // Node must not read from a socket whose descriptor somebody else reads.
+  if (args.pump === 'splice-fd' || args.pump === 'none')
+    socket.pause();
+  await once(socket, 'connect');
+  return [socket, socket];
+}
+
+async function serve(client) {
+  joining++;
+  client.on('error', () => {});
+  try {
+    if (kind === 'tun')
+      return tunnels[args.pump](client, Number(process.env.TUN_FD));
+    const [sink, source] = kind === 'fifo' ? openFifos() : await connect();
+    pumps[args.pump](client, sink, source);
+  } finally {
+    joining--;
+  }
+}
+
+const delay = args.delay ? monitorEventLoopDelay({ resolution: 1 }) : undefined;
+delay?.enable();
+let loop = performance.eventLoopUtilization();
+
+process.on('message', function report() {
+  if (joining > 0)
+    return setTimeout(report, 1);
+  // What is garbage already should not count as memory that is held.
+  globalThis.gc?.();
+  const stats = [...handles].map((handle) => handle.stats);
+  process.send({
+    loop: performance.eventLoopUtilization(loop).utilization,
+    delay: delay && delay.percentile(99) / 1e6,
+    buffered: Math.max(0, ...stats.map(({ peakBufferedIn, peakBufferedOut }) =>
+      Math.max(peakBufferedIn, peakBufferedOut))),
+  });
+  loop = performance.eventLoopUtilization();
+  delay?.reset();
+});
+
+tls.createServer({
+  key: fs.readFileSync(args.key),
+  cert: fs.readFileSync(args.cert),
+  noDelay: true,
+}, serve).listen(args.port, '127.0.0.1', 1024);

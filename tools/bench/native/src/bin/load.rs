@@ -1,0 +1,467 @@
+//! The load generator: both ends of what goes through a forwarder, in one process. It prints one
+//! line of JSON when it is over. Each time it prints "mark" it waits for a line on its standard
+//! input: at the last but one the measurement begins, at the last it has ended.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, AtomicU8, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use openssl::ssl::SslContext;
+use tls_splice_bench::args::Args;
+use tls_splice_bench::flow::{self, Counters, End, Side, CHUNK, DISCARD, DRAIN, QUIT, VERIFY};
+use tls_splice_bench::packets::{self, Device};
+use tls_splice_bench::process::{self, Usage};
+use tls_splice_bench::sys::{self, Endpoint, Ends, PATIENCE};
+use tls_splice_bench::tls::{self, Read, Tls};
+
+fn error<T>(text: impl Display) -> io::Result<T> {
+    Err(io::Error::other(text.to_string()))
+}
+
+/// Where the forwarder connects to.
+enum Upstream {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+    /// Open from the beginning: a FIFO that nobody reads cannot be opened for writing.
+    Fifo(OwnedFd, OwnedFd),
+}
+
+impl Upstream {
+    fn listen(endpoint: &Endpoint) -> io::Result<Self> {
+        Ok(match endpoint {
+            Endpoint::Tcp(port) => Upstream::Tcp(TcpListener::bind((Ipv4Addr::LOCALHOST, *port))?),
+            Endpoint::Unix(path) => Upstream::Unix(UnixListener::bind(path)?),
+            Endpoint::Fifo(dir) => {
+                let open = |name| sys::open_fifo(&Path::new(dir).join(name)).map(OwnedFd::from);
+                Upstream::Fifo(open("in")?, open("out")?)
+            }
+            Endpoint::Tun(_) => return error("nobody connects to a device"),
+        })
+    }
+
+    fn accept(&self) -> io::Result<Ends> {
+        match self {
+            Upstream::Tcp(listener) => {
+                sys::poll(listener.as_raw_fd(), libc::POLLIN)?;
+                let stream = listener.accept()?.0;
+                stream.set_nodelay(true)?;
+                Ends::socket(stream)
+            }
+            Upstream::Unix(listener) => {
+                sys::poll(listener.as_raw_fd(), libc::POLLIN)?;
+                Ends::socket(listener.accept()?.0)
+            }
+            Upstream::Fifo(source, sink) => {
+                let (source, sink) = (source.try_clone()?, Some(sink.try_clone()?));
+                Ok(Ends { source, sink })
+            }
+        }
+    }
+}
+
+/// To a forwarder that may only just have been started.
+fn connect(port: u16) -> io::Result<TcpStream> {
+    let start = Instant::now();
+    loop {
+        match sys::connect_tcp(port) {
+            Err(err)
+                if err.kind() == io::ErrorKind::ConnectionRefused && start.elapsed() < PATIENCE =>
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The TLS end of one more connection.
+fn join_tls(ctx: &SslContext, port: u16) -> io::Result<Tls> {
+    let stream = connect(port)?;
+    sys::set_nonblocking(stream.as_raw_fd())?;
+    let mut tls = Tls::new(ctx, stream.into(), false)?;
+    tls.handshake()?;
+    Ok(tls)
+}
+
+/// Both ends of one more connection.
+fn join(ctx: &SslContext, port: u16, upstream: &Upstream) -> io::Result<(Tls, Ends)> {
+    Ok((join_tls(ctx, port)?, upstream.accept()?))
+}
+
+/// Lets whoever started this do what it has to do at this moment.
+fn mark() -> io::Result<()> {
+    println!("mark");
+    io::stdout().flush()?;
+    match io::stdin().read_line(&mut String::new())? {
+        0 => error("nobody answers a mark"),
+        _ => Ok(()),
+    }
+}
+
+/// Waits for something that other threads bring about.
+fn until(what: &str, mut done: impl FnMut() -> bool) -> io::Result<()> {
+    let start = Instant::now();
+    while !done() {
+        if start.elapsed() > PATIENCE {
+            return error(what);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Waits until nothing more is sent.
+fn until_stalled(sender: &Side) -> io::Result<()> {
+    let mut before = (sender.sent(), Instant::now());
+    until("the sender does not stall", || {
+        if sender.sent() != before.0 {
+            before = (sender.sent(), Instant::now());
+        }
+        before.1.elapsed() > Duration::from_millis(500)
+    })
+}
+
+/// At the beginning or the end of a measurement.
+struct Moment {
+    time: Instant,
+    usage: Usage,
+    own_cpu: u64,
+    /// What the plain side has received, and what it has sent: bytes, or packets.
+    moved: [Vec<u64>; 2],
+}
+
+impl Moment {
+    fn now(pid: i32, moved: [Vec<u64>; 2]) -> io::Result<Self> {
+        Ok(Moment {
+            time: Instant::now(),
+            usage: process::usage(pid)?,
+            own_cpu: process::own_cpu()?,
+            moved,
+        })
+    }
+
+    fn of(pid: i32, plain: &Side) -> io::Result<Self> {
+        let counters = || plain.counters.iter();
+        let received = counters().map(|counters| counters.received.load(Relaxed));
+        let sent = counters().map(|counters| counters.sent.load(Relaxed));
+        Moment::now(pid, [received.collect(), sent.collect()])
+    }
+}
+
+fn json(fields: &[(&str, f64)]) -> String {
+    let fields: Vec<_> = fields
+        .iter()
+        .map(|(name, value)| format!("{name:?}:{value}"))
+        .collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+/// Bulk data: as much as possible, or at a rate.
+fn bulk(args: &Args) -> io::Result<String> {
+    let endpoint: Endpoint = args.need("--plain");
+    let upstream = Upstream::listen(&endpoint)?;
+    let direction: String = args.need("--direction");
+    let (decrypt, encrypt) = (direction != "encrypt", direction != "decrypt");
+    let connections: usize = args.get("--connections").unwrap_or(1);
+    let stall = args.has("--stall");
+    let side = |sends, receives: bool| Side {
+        sends,
+        receives: receives && !stall,
+        record: args.get("--record").unwrap_or(16384),
+        // Or with many of them it would take too long until each has had a turn.
+        turn: (CHUNK * 16 / connections).clamp(16384, CHUNK),
+        rate: args.get("--rate"),
+        content: flow::pattern,
+        counters: (0..connections).map(|_| Counters::default()).collect(),
+    };
+    let sides = [side(decrypt, encrypt), side(encrypt, decrypt)];
+    let [client, plain] = &sides;
+    let pid = args.need("--pid");
+    let warm_up = Duration::from_millis(args.get("--warm-up").unwrap_or(120));
+
+    let ctx = tls::client()?;
+    let mut ends = (Vec::new(), Vec::new());
+    for _ in 0..connections {
+        let (tls, accepted) = join(&ctx, args.need("--port"), &upstream)?;
+        ends.0.push(End::Tls(tls));
+        ends.1.push(End::Plain(endpoint.clone(), accepted));
+    }
+    // Before anything is sent.
+    if stall {
+        mark()?;
+    }
+    let idle = process::usage(pid)?;
+
+    let phase = AtomicU8::new(VERIFY);
+    let (first, last) = thread::scope(|scope| -> io::Result<(Moment, Moment)> {
+        let run = |ends, side| {
+            if let Err(err) = flow::run(ends, side, &phase) {
+                eprintln!("{err}");
+                std::process::exit(1);
+            }
+        };
+        scope.spawn(move || run(ends.0, client));
+        scope.spawn(move || run(ends.1, plain));
+
+        let measured = (|| {
+            if stall {
+                until_stalled(if decrypt { client } else { plain })?;
+            } else {
+                let all = |side: &Side| {
+                    side.counters
+                        .iter()
+                        .all(|counters| counters.received.load(Relaxed) > 0)
+                };
+                until("not every connection gets something", || {
+                    sides.iter().all(|side| !side.receives || all(side))
+                })?;
+                thread::sleep(warm_up);
+                if args.get::<f64>("--rate").is_none() {
+                    phase.store(DISCARD, Relaxed);
+                    thread::sleep(warm_up / 4);
+                }
+            }
+            mark()?;
+            let first = Moment::of(pid, plain)?;
+            if let Some(bytes) = args.get::<u64>("--bytes") {
+                let goal = plain.received() + plain.sent() + bytes;
+                while plain.received() + plain.sent() < goal {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            } else if !stall {
+                thread::sleep(Duration::from_millis(args.need("--ms")));
+            }
+            let last = Moment::of(pid, plain)?;
+            mark()?;
+            phase.store(DRAIN, Relaxed);
+            if !stall {
+                if decrypt {
+                    until("not all that was sent has arrived", || {
+                        plain.received() == client.sent()
+                    })?;
+                }
+                if encrypt {
+                    // Of a record that the change to DISCARD cuts in two only a part counts.
+                    let lost = 17_000 * connections as u64;
+                    until("not all that was sent has arrived", || {
+                        client.received() + lost >= plain.sent()
+                    })?;
+                }
+            }
+            Ok((first, last))
+        })();
+        // Also after an error: the other threads would go on.
+        phase.store(QUIT, Relaxed);
+        measured
+    })?;
+
+    let seconds = (last.time - first.time).as_secs_f64();
+    let moved = |way: usize| -> Vec<u64> {
+        last.moved[way]
+            .iter()
+            .zip(&first.moved[way])
+            .map(|(last, first)| last - first)
+            .collect()
+    };
+    let each: Vec<u64> = moved(0).iter().zip(moved(1)).map(|(a, b)| a + b).collect();
+    let bytes: u64 = each.iter().sum();
+    let slowest = each.iter().min().copied().unwrap_or(0) as f64;
+    Ok(json(&[
+        ("seconds", seconds),
+        ("bytes", bytes as f64),
+        (
+            "slowest",
+            slowest * connections as f64 / bytes.max(1) as f64,
+        ),
+        ("cpu", (last.usage.cpu - first.usage.cpu) as f64 / 1e9),
+        ("load_cpu", (last.own_cpu - first.own_cpu) as f64 / 1e9),
+        ("rss", last.usage.rss as f64),
+        ("idle_rss", idle.rss as f64),
+        ("peak", last.usage.peak as f64),
+    ]))
+}
+
+/// IP packets to or from a device: as many as possible, or at a rate.
+fn ip(args: &Args) -> io::Result<String> {
+    let Endpoint::Tun(name) = args.need("--plain") else {
+        return error("packets need a device");
+    };
+    let decrypt = args.need::<String>("--direction") == "decrypt";
+    let rate: Option<f64> = args.get("--rate");
+    let pid = args.need("--pid");
+    let warm_up = Duration::from_millis(args.get("--warm-up").unwrap_or(120));
+    let mut tls = join_tls(&tls::client()?, args.need("--port"))?;
+    let device = Device::find(&name)?;
+    if decrypt {
+        packets::verify_decrypt(&device, &mut tls)?;
+    } else {
+        packets::verify_encrypt(&device, &mut tls)?;
+    }
+
+    let before = device.counters()?;
+    let client = Side {
+        sends: decrypt,
+        receives: !decrypt,
+        record: args.get("--record").unwrap_or(16384),
+        turn: CHUNK,
+        rate,
+        content: packets::stream,
+        counters: vec![Counters::default()],
+    };
+    let sent = AtomicU64::new(0);
+    // All has been compared above.
+    let phase = AtomicU8::new(DISCARD);
+    let (first, last) = thread::scope(|scope| -> io::Result<(Moment, Moment)> {
+        fn check(result: io::Result<()>) {
+            if let Err(err) = result {
+                eprintln!("{err}");
+                std::process::exit(1);
+            }
+        }
+        let (client, device, phase, sent) = (&client, &device, &phase, &sent);
+        scope.spawn(move || check(flow::run(vec![End::Tls(tls)], client, phase)));
+        if !decrypt {
+            scope.spawn(move || check(packets::send(device, rate, sent, phase)));
+        }
+        let moment = || {
+            let now = device.counters()?;
+            let moved = |now, before| vec![now - before];
+            let received = moved(now.from_forwarder, before.from_forwarder);
+            Moment::now(
+                pid,
+                [received, moved(now.to_forwarder, before.to_forwarder)],
+            )
+        };
+        let measured = (|| {
+            thread::sleep(warm_up);
+            mark()?;
+            let first = moment()?;
+            thread::sleep(Duration::from_millis(args.need("--ms")));
+            let last = moment()?;
+            mark()?;
+            phase.store(DRAIN, Relaxed);
+            until("not all that was sent has arrived", || {
+                let Ok(now) = moment() else { return false };
+                if decrypt {
+                    // The last one may have been sent in part.
+                    now.moved[0][0] == client.sent() / packets::LEN as u64
+                } else {
+                    // Every packet was read, and at least its bytes have come as ciphertext.
+                    let count = sent.load(Relaxed);
+                    now.moved[1][0] == count && client.received() > count * packets::LEN as u64
+                }
+            })?;
+            Ok((first, last))
+        })();
+        phase.store(QUIT, Relaxed);
+        measured
+    })?;
+
+    let way = usize::from(!decrypt);
+    let count = (last.moved[way][0] - first.moved[way][0]) as f64;
+    Ok(json(&[
+        ("seconds", (last.time - first.time).as_secs_f64()),
+        ("packets", count),
+        ("bytes", count * packets::LEN as f64),
+        ("cpu", (last.usage.cpu - first.usage.cpu) as f64 / 1e9),
+        ("load_cpu", (last.own_cpu - first.own_cpu) as f64 / 1e9),
+        ("peak", last.usage.peak as f64),
+    ]))
+}
+
+/// One byte there and back, over and over.
+fn ping_pong(args: &Args) -> io::Result<String> {
+    let upstream = Upstream::listen(&args.need("--plain"))?;
+    let pid = args.need("--pid");
+    let (mut tls, ends) = join(&tls::client()?, args.need("--port"), &upstream)?;
+    thread::spawn(move || -> io::Result<()> {
+        let mut byte = [0];
+        loop {
+            sys::poll(ends.source(), libc::POLLIN)?;
+            match sys::read(ends.source(), &mut byte)? {
+                Some(0) => return Ok(()),
+                Some(_) => sys::write(ends.sink(), &byte)?,
+                None => None,
+            };
+        }
+    });
+    let mut round_trip = |value: u8| -> io::Result<u64> {
+        let start = Instant::now();
+        tls.write(&[value])?;
+        tls.flush_all()?;
+        let mut byte = [0];
+        loop {
+            match tls.read(&mut byte)? {
+                Read::Bytes(_) if byte == [value] => return Ok(start.elapsed().as_nanos() as u64),
+                Read::Blocked => sys::poll(tls.fd(), libc::POLLIN)?,
+                _ => return error("another answer"),
+            }
+            tls.readable();
+        }
+    };
+    let mut run = |time: Duration| -> io::Result<Vec<u64>> {
+        let start = Instant::now();
+        let mut times = Vec::new();
+        while start.elapsed() < time {
+            times.push(round_trip(times.len() as u8)?);
+        }
+        times.sort_unstable();
+        Ok(times)
+    };
+    run(Duration::from_millis(args.get("--warm-up").unwrap_or(120)))?;
+    mark()?;
+    let times = run(Duration::from_millis(args.need("--ms")))?;
+    let peak = process::usage(pid)?.peak;
+    mark()?;
+    let micros = |part: usize| times[times.len() * part / 100] as f64 / 1e3;
+    Ok(json(&[
+        ("median", micros(50)),
+        ("p99", micros(99)),
+        ("peak", peak as f64),
+    ]))
+}
+
+/// Connections on which nothing ever moves: what each of them costs.
+fn idle(args: &Args) -> io::Result<String> {
+    let upstream = Upstream::listen(&args.need("--plain"))?;
+    let (port, pid) = (args.need("--port"), args.need("--pid"));
+    let connections: usize = args.need("--connections");
+    let ctx = tls::client()?;
+    let mut ends = Vec::new();
+    let mut rss = Vec::new();
+    // What the first ones bring into memory is not theirs alone.
+    for count in [connections / 10, connections] {
+        for _ in 0..count {
+            ends.push(join(&ctx, port, &upstream)?);
+        }
+        mark()?;
+        rss.push(process::usage(pid)?.rss as f64);
+    }
+    Ok(json(&[("each", (rss[1] - rss[0]) / connections as f64)]))
+}
+
+fn main() -> ExitCode {
+    let args = Args::new();
+    let line = match args.need::<String>("--load").as_str() {
+        "bulk" => bulk(&args),
+        "packets" => ip(&args),
+        "ping-pong" => ping_pong(&args),
+        "idle" => idle(&args),
+        load => error(format!("no load is named {load}")),
+    };
+    match line {
+        Ok(line) => println!("{line}"),
+        Err(err) => {
+            eprintln!("{err}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,146 @@
+'use strict';
+
+// What is measured, and which figures the issue of the benchmark asks for.
+
+const peers = ['nginx', 'haproxy', 'hitch', 'socat', 'stunnel'];
+const everybody = ['floor', 'splice', 'splice-fd', 'pipe', 'pipeline', ...peers];
+
+const bulk = (direction, ...more) => ['--load', 'bulk', '--direction', direction, ...more];
+
+// `load` is for the load generator. `quick` rows are in a --quick run, and
+// `extra` ones only in a run that names them. `rounds` is a limit, for figures
+// that vary little.
+const rows = {};
+
+function row(name, title, load, contenders, more) {
+  rows[name] = { name, title, load, contenders, endpoint: 'tcp', quick: true, ...more };
+}
+
+row('decrypt', 'decrypt, 16 KiB records', bulk('decrypt'), everybody, { syscalls: true });
+row('encrypt', 'encrypt, 16 KiB records', bulk('encrypt'), everybody, { syscalls: true });
+row('small', 'decrypt, 1400 B records', bulk('decrypt', '--record', 1400), everybody, { syscalls: true });
+row('duplex', 'duplex, 16 KiB records', bulk('duplex'), everybody, { syscalls: true });
+
+const ways = ['decrypt', 'encrypt'];
+for (const direction of ways) {
+  row(`pipe-${direction}`, `${direction}, 16 KiB records, pipe`, bulk(direction),
+      ['floor', 'splice-fd', 'pipe'], { endpoint: 'fifo' });
+  row(`unix-${direction}`, `${direction}, 16 KiB records, Unix socket`, bulk(direction),
+      ['floor', 'splice-fd', 'pipe'], { endpoint: 'unix' });
+}
+
+row('paced', 'duplex, 200 Mbit/s each way in 1400 B records',
+    bulk('duplex', '--record', 1400, '--rate', 200e6 / 8), ['splice', 'splice-fd', 'pipe', 'pipeline']);
+// Each packet is for itself when they come one by one: a record of its own, and
+// the forwarder is woken for one or a few.
+const packetLoad = (direction, ...more) => ['--load', 'packets', '--direction', direction, ...more];
+for (const way of ways) {
+  row(`tun-${way}`, `${way}, IP packets of 1400 B, TUN device`, packetLoad(way),
+      ['floor', 'splice', 'pipe', 'pipe-fs'], { endpoint: 'tun', syscalls: true });
+  row(`tun-${way}-paced`, `${way}, 200 Mbit/s of IP packets of 1400 B, TUN device`,
+      packetLoad(way, '--record', 1400, '--rate', 200e6 / 8),
+      ['floor', 'splice', 'pipe', 'pipe-fs'], { endpoint: 'tun' });
+}
+
+row('delay', 'duplex, 16 KiB records, with the event loop watched', bulk('duplex'),
+    ['splice', 'splice-fd', 'pipe', 'pipeline'], { delay: true });
+row('ping-pong', 'one byte there and back', ['--load', 'ping-pong'], ['floor', 'splice', 'splice-fd', 'pipe', 'nginx']);
+
+// With many connections it takes longer until the share of each shows.
+const scales = [1, 8, 64, 512];
+for (const n of scales) {
+  row(`scale-${n}`, `decrypt, ${n} connection${n > 1 ? 's' : ''}`, bulk('decrypt', '--connections', n),
+      ['splice', 'pipe'], { longer: n > 64 ? 2 : 1 });
+}
+
+row('idle', 'idle connections', ['--load', 'idle', '--connections', 1000], ['none', 'splice', 'splice-fd', 'pipe'],
+    { gc: true, rounds: 3 });
+
+const stalled = 64;
+const highWaterMark = 262144;
+row('stall-decrypt', `decrypt, ${stalled} stalled endpoints`,
+    bulk('decrypt', '--stall', '--connections', stalled), ['splice', 'splice-fd', 'pipe'], { gc: true, rounds: 3 });
+row('stall-encrypt', `encrypt, ${stalled} stalled TLS peers`,
+    bulk('encrypt', '--stall', '--connections', stalled), ['splice', 'splice-fd', 'pipe'], { gc: true, rounds: 3 });
+
+const recordSizes = [64, 256, 1400, 4096, 16384];
+const recordRow = (size) => ({ 1400: 'small', 16384: 'decrypt' })[size] ?? `record-${size}`;
+for (const size of recordSizes) {
+  if (!rows[recordRow(size)]) {
+    row(recordRow(size), `decrypt, ${size} B records`, bulk('decrypt', '--record', size),
+        ['floor', 'splice', 'pipe', 'nginx', 'haproxy'], { quick: false, rounds: 3 });
+  }
+}
+
+for (const gigabytes of [1, 100]) {
+  row(`long-${gigabytes}`, `decrypt, ${gigabytes} GB in one splice`, bulk('decrypt', '--bytes', gigabytes * 1e9),
+      ['splice'], { extra: true, rounds: 1 });
+}
+
+// The targets. `of` is a function that gives one result's figure, or NaN when
+// it was not measured.
+function targets(of) {
+  const list = [];
+  const add = (what, value, limit, { unit = 'x', binding = true, atLeast = false } = {}) => {
+    if (!Number.isNaN(value))
+      list.push({ what, value, limit, unit, binding, met: atLeast ? value >= limit : value <= limit, atLeast });
+  };
+  const cost = (row, name) => of(row, name, 'cost');
+  for (const splice of ['splice', 'splice-fd']) {
+    for (const [row, toFloor, toPeer, toPipe] of [
+      ['decrypt', 1.10, 1.00, 0.40],
+      ['encrypt', 1.10, 0.90, 0.55],
+      ['small', 1.10, 0.90, 0.20],
+      ['duplex', 1.10, 1.00, 0.50],
+    ]) {
+      const what = `${rows[row].title}, CPU of ${splice} to`;
+      const own = cost(row, splice);
+      add(`${what} the floor's`, own / cost(row, 'floor'), toFloor);
+      const best = Math.min(...peers.map((name) => cost(row, name)).filter((value) => !Number.isNaN(value)));
+      // No target where the floor itself is above it.
+      if (Number.isFinite(best))
+        add(`${what} the best peer's`, own / best, toPeer, { binding: cost(row, 'floor') / best <= toPeer });
+      add(`${what} pipe()'s`, own / cost(row, 'pipe'), toPipe);
+    }
+    add(`paced, event loop's use of ${splice} to pipe()'s`,
+        of('paced', splice, 'loop') / of('paced', 'pipe', 'loop'), 0.25);
+    add(`saturated, event-loop delay p99 with ${splice}`, of('delay', splice, 'delay'), 5, { unit: ' ms' });
+    add(`saturated, event-loop delay p99 with ${splice} to pipe()'s`,
+        of('delay', splice, 'delay') / of('delay', 'pipe', 'delay'), 1);
+    add(`ping-pong, median of ${splice} to pipe()'s`,
+        of('ping-pong', splice, 'median') / of('ping-pong', 'pipe', 'median'), 0.7);
+    add(`ping-pong, median of ${splice} to nginx's`,
+        of('ping-pong', splice, 'median') / of('ping-pong', 'nginx', 'median'), 1.2);
+    add(`idle, memory of one ${splice}`, (of('idle', splice, 'each') - of('idle', 'none', 'each')) / 1024, 4,
+        { unit: ' KiB' });
+    for (const row of ['stall-decrypt', 'stall-encrypt']) {
+      add(`${rows[row].title}, memory of one ${splice}`, of(row, splice, 'held') / 1024, highWaterMark / 1024 + 128,
+          { unit: ' KiB' });
+    }
+  }
+  for (const [endpoint, name] of [['pipe', 'a pipe'], ['unix', 'a Unix socket']]) {
+    for (const way of ways) {
+      const row = `${endpoint}-${way}`;
+      add(`${way}, ${name}, CPU of splice-fd to pipe()'s`, cost(row, 'splice-fd') / cost(row, 'pipe'), 0.5);
+      add(`${way}, ${name}, CPU of splice-fd to the floor's`, cost(row, 'splice-fd') / cost(row, 'floor'), 1.1,
+          { binding: false });
+    }
+  }
+  for (const way of ways) {
+    for (const [row, binding] of [[`tun-${way}`, true], [`tun-${way}-paced`, false]]) {
+      const packetCost = (name) => of(row, name, 'packetCost');
+      const what = `${rows[row].title}, CPU of splice to`;
+      add(`${what} the floor's`, packetCost('splice') / packetCost('floor'), 1.10, { binding });
+      add(`${what} pipe()'s`, packetCost('splice') / packetCost('pipe'), 0.25, { binding });
+    }
+  }
+  add('512 connections, throughput to that of 8', of('scale-512', 'splice', 'rate') / of('scale-8', 'splice', 'rate'),
+      0.85, { atLeast: true });
+  for (const n of scales.slice(1)) {
+    add(`${n} connections, the slowest to the mean`, of(`scale-${n}`, 'splice', 'slowest'), 0.5, { atLeast: true });
+  }
+  add('100 GB, CPU per GB to that of 1 GB', cost('long-100', 'splice') / cost('long-1', 'splice'), 1.1);
+  return list;
+}
+
+module.exports = { peers, recordRow, recordSizes, rows, stalled, targets };
