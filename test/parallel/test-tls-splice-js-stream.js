@@ -156,3 +156,37 @@ for (const [reason, act] of Object.entries(acts)) {
     }
   }
 }
+
+// end() waits for 'out', and then the stream below closes without an error.
+for (const wait of [0, 1, 2, 3]) {
+  run(async () => {
+    const { 0: a, 1: b } = await socketPair();
+    const under = new Duplex({
+      read() { a.resume(); },
+      write(chunk, encoding, callback) { a.write(chunk, callback); },
+      final(callback) { a.end(callback); },
+      destroy(err, callback) {
+        a.destroy();
+        callback(err);
+      },
+    });
+    a.on('data', (chunk) => under.push(chunk));
+    a.on('end', () => under.push(null));
+    a.on('error', (err) => under.destroy(err));
+    a.on('close', () => under.destroy());
+    const { client, server } = tlsOver(under, b);
+    await Promise.all([once(client, 'secure'), once(server, 'secure')]);
+    for (const socket of [client, server, under])
+      socket.on('error', () => {});
+    const closed = new Promise((resolve) => client.on('close', resolve));
+    const { 0: endpoint } = await socketPair();
+    b.resetAndDestroy();
+    await turns(wait);
+    if (!client.destroyed) {
+      const splice = client.spliceTo({ stream: endpoint }).start();
+      splice.on('error', () => {});
+      client.end();
+    }
+    await closed;
+  });
+}

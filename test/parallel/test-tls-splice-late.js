@@ -199,3 +199,25 @@ const shutdown = (flushed) => async () => {
 };
 run(shutdown(false));
 run(shutdown(true));
+
+// TLS has failed, JS has seen the end, and the splice fails for that: nothing of it
+// is left in OpenSSL's error queue for a connection that is read next.
+run(async () => {
+  const { 0: a, 1: b } = await socketPair();
+  const { client, server } = tlsOver(a, b, { allowHalfOpen: true });
+  await Promise.all([once(client, 'secure'), once(server, 'secure')]);
+  const bystander = await tlsPair();
+  const received = receive(bystander.server);
+  client.on('error', () => {});
+  server.on('error', () => {});
+  const ended = new Promise((resolve) => server.on('end', resolve));
+  server.resume();
+  a.end('this is no record of TLS');
+  await ended;
+  const { 0: endpoint, 1: other } = await socketPair();
+  other.resume();
+  const splice = server.spliceTo({ stream: endpoint, direction: 'in' });
+  const failed = assert.rejects(splice.start().finished, { code: 'ERR_SOCKET_CLOSED' });
+  await Promise.all([failed, send(bystander.client, kSize)]);
+  (await received).check(kSize);
+});

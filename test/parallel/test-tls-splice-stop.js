@@ -188,3 +188,29 @@ for (const stop of [true, false]) {
     assert.strictEqual(server.readableEnded, true);
   });
 }
+
+// A listener to 'data' ends the socket when it gets the first of what comes back:
+// that does not touch the rest, which has yet to be decrypted.
+for (const maxVersion of ['TLSv1.2', 'TLSv1.3']) {
+  for (const highWaterMark of [1000, 100_000]) {
+    run(async () => {
+      const { client, server } = await tlsPair({ allowHalfOpen: true, maxVersion });
+      const { 0: endpoint } = await socketPair();
+      const size = 12 * MiB;
+      const splice = server.spliceTo({ stream: endpoint, direction: 'in', highWaterMark }).start();
+      const sending = send(client, size);
+      await settled(() => splice.stats.bytesIn);
+      let rest = 0;
+      server.on('data', (chunk) => {
+        rest += chunk.length;
+        if (!server.writableEnded)
+          server.end();
+      });
+      const ended = [once(server, 'end'), once(client.resume(), 'end')];
+      const { bytesIn } = await splice.stop();
+      await Promise.all([sending, ...ended]);
+      assert.strictEqual(bytesIn + rest, size);
+      endpoint.destroy();
+    });
+  }
+}

@@ -570,6 +570,8 @@ void TLSSplice::DeliverAfterEOF() {
   constexpr uint32_t kDone = kInOver | kInStopped | kFailed | kTLSFailed;
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || (state_bits_ & kDone) != 0)
     return;
+  // What Decrypt() leaves in the queue is for TLSWrap::ClearOut().
+  MarkPopErrorOnReturn mark_pop_error_on_return;
   Decrypt();
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || (state_bits_ & kDone) != 0 ||
       tls_splice_is_blocked(pump_)) {

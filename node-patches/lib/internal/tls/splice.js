@@ -842,7 +842,7 @@ class TLSSplice extends EventEmitter {
     const onFinal = this.#onFinal;
     this.#onFinal = null;
     // An endpoint that has failed is nothing to the end of the socket.
-    onFinal?.(socket.destroyed ? error : null);
+    onFinal?.(socket.destroyed ? error ?? new ERR_SOCKET_CLOSED() : null);
     const emit = () => process.nextTick(() => this.#emitOutcome());
     if (this.#native.getState() & kTransferring)
       this.#native.onchange = emit;
