@@ -15,6 +15,7 @@ process.dlopen(addon, shimPath);
 const shim = addon.exports;
 
 const assert = require('assert');
+const dgram = require('dgram');
 const { once } = require('events');
 const fs = require('fs');
 const net = require('net');
@@ -738,6 +739,113 @@ test('file, in: a slow write that fails', async () => {
   assert.strictEqual(bytesIn, 0);
   (await receive(server)).check(kSize);
   assert.strictEqual(fs.statSync(endpoint.name).size, 0);
+});
+
+// --- Packets ------------------------------------------------------------------------
+
+// So few that the receiver's buffer takes them all.
+const kPackets = 150;
+
+// Two UDP sockets that are connected to each other. The splice has the first.
+async function udpPair() {
+  const pair = [dgram.createSocket('udp4'), dgram.createSocket('udp4')];
+  for (const socket of pair) {
+    defer(() => socket.close());
+    socket.bind(0, '127.0.0.1');
+    await once(socket, 'listening');
+  }
+  for (const [i, socket] of pair.entries()) {
+    socket.connect(pair[1 - i].address().port, '127.0.0.1');
+    await once(socket, 'connect');
+  }
+  pair[0]._handle.recvStop();
+  return { fd: pair[0]._handle.fd, far: pair[1] };
+}
+
+function packet(i) {
+  return Buffer.from(`packet ${i} ${'.'.repeat(i)}`);
+}
+
+function framed(i) {
+  const bytes = packet(i);
+  return Buffer.concat([Buffer.from([bytes.length >> 8, bytes.length & 255]), bytes]);
+}
+
+// Sends all of them through TLS. What arrives must be in order, and whole.
+async function sendPackets(client, far, splice) {
+  const seen = [];
+  far.on('message', (bytes) => {
+    const i = Number(/^packet (\d+) /.exec(bytes)[1]);
+    assert.deepStrictEqual(bytes, packet(i));
+    assert(!(i <= seen.at(-1)), `${i} after ${seen.at(-1)}`);
+    seen.push(i);
+  });
+  for (let i = 0; i < kPackets; i++)
+    client.write(framed(i));
+  client.end();
+  const stats = await splice.finished;
+  while (seen.length < stats.packetsIn)
+    await once(far, 'message');
+  assert.strictEqual(stats.packetsIn + stats.dropsIn, kPackets);
+  return stats;
+}
+
+for (const code of ['EINVAL', 'EMSGSIZE', 'ECONNREFUSED', 'EIO', 'ENOBUFS']) {
+  test(`udp, in: ${code} for some packets`, async () => {
+    const { client, server } = await openTLS();
+    const { fd, far } = await udpPair();
+    inject(fd, 'write', code, { rate: 0.3 });
+    const splice = server.spliceTo({ fd, direction: 'in' }).start();
+    const stats = await sendPackets(client, far, splice);
+    assert.strictEqual(stats.reason, 'end');
+    assert(stats.dropsIn > 0 && stats.packetsIn > 0);
+    assert.strictEqual(stats[`drops${code}`], stats.dropsIn);
+  });
+}
+
+test('udp, in: a queue that is full is no loss', async () => {
+  const { client, server } = await openTLS();
+  const { fd, far } = await udpPair();
+  inject(fd, 'write', 'EAGAIN', { rate: 0.5 });
+  inject(fd, 'write', 'EINTR', { rate: 0.3 });
+  const splice = server.spliceTo({ fd, direction: 'in' }).start();
+  const { dropsIn, stallsIn } = await sendPackets(client, far, splice);
+  assert.strictEqual(dropsIn, 0);
+  assert(stallsIn > 0);
+});
+
+for (const code of ['ECONNREFUSED', 'EMSGSIZE']) {
+  test(`udp, out: ${code} of a packet that was sent before`, async () => {
+    const { client, server } = await openTLS();
+    const { fd, far } = await udpPair();
+    inject(fd, 'read', code, { rate: 0.3 });
+    const splice = server.spliceTo({ fd, direction: 'out' }).start();
+    const received = [];
+    for (let i = 0; i < kPackets; i++) {
+      far.send(packet(i));
+      for (let missing = framed(i).length; missing > 0;) {
+        const { 0: bytes } = await once(client, 'data');
+        received.push(bytes);
+        missing -= bytes.length;
+      }
+    }
+    assert.deepStrictEqual(Buffer.concat(received), Buffer.concat(Array.from({ length: kPackets }, (_, i) => framed(i))));
+    const stats = await splice.stop();
+    assert.strictEqual(stats.packetsOut, kPackets);
+    assert.strictEqual(stats[`drops${code}`], stats.dropsIn);
+    assert(stats.dropsIn > 0);
+  });
+}
+
+test('udp, out: an error that is not about a packet', async () => {
+  const { server } = await openTLS();
+  const { fd, far } = await udpPair();
+  inject(fd, 'read', 'ENOMEM', { times: 1 });
+  const splice = server.spliceTo({ fd, direction: 'out' });
+  const outcome = outcomeOf(splice);
+  splice.start();
+  far.send(packet(0));
+  await outcome('ENOMEM', 'read');
 });
 
 runAll();
