@@ -7,37 +7,68 @@ use std::collections::VecDeque;
 /// within the L2 cache at this size; larger ones cost more CPU per byte.
 pub const CHUNK_SIZE: usize = 64 * 1024;
 
-/// What is allocated: the longest packet with its framing fits, and a record's worth of
-/// other packets with it.
-const CAPACITY: usize = CHUNK_SIZE + 16 * 1024 + 256;
+/// Size of those that a source is read into. Each read of a TCP socket tells its
+/// sender of the room, so few large ones are cheaper.
+pub const LARGE_CHUNK_SIZE: usize = 256 * 1024;
 
-/// Buffers that a thread keeps for the next splice that needs one: what both
-/// directions of one hold at the default high-water mark.
-const POOL_SIZE: usize = 8;
+/// What is allocated besides: the longest packet with its framing fits behind the
+/// beginning of another one, or a record's worth of others.
+const SLACK: usize = 16 * 1024 + 256;
+
+/// One of the two sizes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Size {
+    /// [`CHUNK_SIZE`].
+    #[default]
+    Small,
+    /// [`LARGE_CHUNK_SIZE`].
+    Large,
+}
+
+impl Size {
+    /// In bytes.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Size::Small => CHUNK_SIZE,
+            Size::Large => LARGE_CHUNK_SIZE,
+        }
+    }
+
+    /// Buffers that a thread keeps for the next splice that needs one: what both
+    /// directions of one hold at the default high-water mark.
+    const fn kept(self) -> usize {
+        match self {
+            Size::Small => 8,
+            Size::Large => 1,
+        }
+    }
+}
 
 thread_local! {
     // Memory only: a chunk may come home to another thread's pool.
-    static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static POOLS: [RefCell<Vec<Box<[u8]>>>; 2] = const { [const { RefCell::new(Vec::new()) }; 2] };
 }
 
 /// A fixed buffer lent from the thread's pool, filled at the end and consumed
 /// at the start.
 pub struct Chunk {
     data: Box<[u8]>,
+    size: Size,
     start: usize,
     end: usize,
 }
 
 impl Chunk {
     /// Takes a buffer from the pool, or allocates one.
-    pub fn lend() -> Chunk {
-        let data = POOL
-            .try_with(|pool| pool.borrow_mut().pop())
+    pub fn lend(size: Size) -> Chunk {
+        let data = POOLS
+            .try_with(|pools| pools[size as usize].borrow_mut().pop())
             .ok()
             .flatten()
-            .unwrap_or_else(|| vec![0; CAPACITY].into_boxed_slice());
+            .unwrap_or_else(|| vec![0; size.bytes() + SLACK].into_boxed_slice());
         Chunk {
             data,
+            size,
             start: 0,
             end: 0,
         }
@@ -55,7 +86,7 @@ impl Chunk {
 
     /// Whether nothing more fits.
     pub fn is_full(&self) -> bool {
-        self.end == CAPACITY
+        self.end == self.data.len()
     }
 
     /// What is held.
@@ -71,7 +102,10 @@ impl Chunk {
     /// The same, or room for packets: there is enough for the longest one behind the
     /// beginning of another, or behind less than a record of others.
     pub fn spare_for(&mut self, packets: bool) -> &mut [u8] {
-        let limit = if packets { CAPACITY } else { CHUNK_SIZE };
+        let limit = match packets {
+            true => self.data.len(),
+            false => self.size.bytes(),
+        };
         &mut self.data[self.end.min(limit)..limit]
     }
 
@@ -99,9 +133,9 @@ impl Drop for Chunk {
     fn drop(&mut self) {
         let data = std::mem::take(&mut self.data);
         // During thread exit the pool may be gone; then the buffer just goes too.
-        let _ = POOL.try_with(|pool| {
-            let mut pool = pool.borrow_mut();
-            if pool.len() < POOL_SIZE {
+        let _ = POOLS.try_with(|pools| {
+            let mut pool = pools[self.size as usize].borrow_mut();
+            if pool.len() < self.size.kept() {
                 pool.push(data);
             }
         });
@@ -114,12 +148,21 @@ impl Drop for Chunk {
 pub struct Held {
     before: VecDeque<Vec<u8>>,
     consumed: usize,
+    size: Size,
     chunk: Option<Chunk>,
     /// The buffer has the start of it all, see [`Held::gather`].
     gathered: bool,
 }
 
 impl Held {
+    /// Nothing, with a buffer of that size for what will be read.
+    pub fn new(size: Size) -> Held {
+        Held {
+            size,
+            ..Held::default()
+        }
+    }
+
     /// Appends bytes that were read before the pump took over. Only before the
     /// first [`Held::chunk`].
     pub fn push_before(&mut self, bytes: &[u8]) {
@@ -181,7 +224,7 @@ impl Held {
         }
         // The buffer is empty, or has the beginning.
         self.gathered = true;
-        let chunk = self.chunk.get_or_insert_with(Chunk::lend);
+        let chunk = self.chunk.get_or_insert_with(|| Chunk::lend(self.size));
         chunk.compact();
         while let Some(bytes) = self.before.front() {
             let spare = chunk.spare_for(true);
@@ -200,7 +243,7 @@ impl Held {
 
     /// The buffer to read into.
     pub fn chunk(&mut self) -> &mut Chunk {
-        self.chunk.get_or_insert_with(Chunk::lend)
+        self.chunk.get_or_insert_with(|| Chunk::lend(self.size))
     }
 
     /// Gives the buffer back if nothing is in it.
@@ -254,8 +297,10 @@ mod tests {
 
     #[test]
     fn the_pool_is_bounded() {
-        let chunks: Vec<_> = (0..POOL_SIZE * 3).map(|_| Chunk::lend()).collect();
-        drop(chunks);
-        POOL.with(|pool| assert_eq!(pool.borrow().len(), POOL_SIZE));
+        for size in [Size::Small, Size::Large] {
+            let chunks: Vec<_> = (0..size.kept() * 3).map(|_| Chunk::lend(size)).collect();
+            drop(chunks);
+            POOLS.with(|pools| assert_eq!(pools[size as usize].borrow().len(), size.kept()));
+        }
     }
 }

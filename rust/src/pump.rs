@@ -10,7 +10,7 @@ use std::os::fd::RawFd;
 use libc::c_int;
 use openssl_sys::SSL;
 
-use crate::buf::{Held, CHUNK_SIZE};
+use crate::buf::{Held, Size, CHUNK_SIZE, LARGE_CHUNK_SIZE};
 use crate::endpoint::{Endpoint, Io, PacketIo, READABLE, WRITABLE};
 use crate::error::{Failure, Syscall};
 use crate::frame::{Desync, Follower, Framing, Packet, MAX_PACKET};
@@ -208,8 +208,19 @@ impl Pump {
             self.decrypt = Some(Decrypt::default());
         }
         if direction & TLS_SPLICE_ENCRYPT != 0 && self.encrypt.is_none() {
-            self.encrypt = Some(Encrypt::default());
+            self.encrypt = Some(Encrypt {
+                held: self.source_buffer(),
+                ..Encrypt::default()
+            });
         }
+    }
+
+    /// None that is larger than what may be held.
+    fn source_buffer(&self) -> Held {
+        Held::new(match self.high_water_mark > CHUNK_SIZE {
+            true => Size::Large,
+            false => Size::Small,
+        })
     }
 
     /// Asks the started directions to stop. `encrypt` finishes an `SSL_write`
@@ -950,7 +961,7 @@ fn room(high_water_mark: usize, pending: usize, packets: bool) -> usize {
 /// How much to read for that: records grow by 90 bytes at most, with 512 bytes in
 /// each at least (setMaxSendFragment).
 fn read_limit(room: usize) -> usize {
-    (room - room / 6).clamp(1, CHUNK_SIZE)
+    (room - room / 6).clamp(1, LARGE_CHUNK_SIZE)
 }
 
 impl tls::End {

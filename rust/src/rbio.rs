@@ -11,7 +11,7 @@ use openssl_sys as ffi;
 use openssl_sys::{BIO, SSL};
 
 use crate::bio::{self, Method, NodeBio, Shared};
-use crate::buf::Chunk;
+use crate::buf::{Chunk, Size};
 use crate::sys;
 
 /// Ciphertext on its way into OpenSSL.
@@ -80,7 +80,7 @@ impl Rbio {
         // SAFETY: the only other user is the BIO, inside OpenSSL calls.
         let spare = unsafe { self.shared.get() }
             .chunk
-            .get_or_insert_with(Chunk::lend)
+            .get_or_insert_with(|| Chunk::lend(Size::Small))
             .spare();
         let len = spare.len().min(limit);
         &mut spare[..len]

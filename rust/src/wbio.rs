@@ -15,7 +15,7 @@ use openssl_sys as ffi;
 use openssl_sys::{BIO, SSL};
 
 use crate::bio::{self, Method, NodeBio, Shared};
-use crate::buf::Chunk;
+use crate::buf::{Chunk, Size};
 use crate::sys;
 
 /// Ciphertext on its way out of OpenSSL.
@@ -35,7 +35,7 @@ impl State {
     fn collect(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let Some(chunk) = self.collected.back_mut().filter(|chunk| !chunk.is_full()) else {
-                self.collected.push_back(Chunk::lend());
+                self.collected.push_back(Chunk::lend(Size::Small));
                 continue;
             };
             let room = chunk.spare_for(true);
