@@ -14,9 +14,11 @@ if (process.argv[2] === 'child') {
 
 async function viaFork() {
   const child = fork(__filename, ['child']);
+  // On a busy machine its end can be seen before its message.
+  const exited = once(child, 'exit');
   const [{ execPath }] = await once(child, 'message');
   assert.strictEqual(execPath, process.execPath);
-  const [code] = await once(child, 'exit');
+  const [code] = await exited;
   assert.strictEqual(code, 0);
 }
 
@@ -24,9 +26,10 @@ async function viaWorker() {
   const worker = new Worker(
     'require("worker_threads").parentPort.postMessage(process.version)',
     { eval: true });
+  const exited = once(worker, 'exit');
   const [version] = await once(worker, 'message');
   assert.strictEqual(version, process.version);
-  await once(worker, 'exit');
+  await exited;
 }
 
 async function viaFetch() {

@@ -36,7 +36,8 @@ typedef struct {
   bool writes;
   int kind;
   int errnum;
-  double rate;     // Of the calls that it could befall.
+  double rate;     // Of the calls that it could befall, but for the first one, which it does.
+  bool struck;
   uint64_t after;
   uint64_t times;  // How often, at most.
   uint64_t bytes;  // Moved by the calls that it could befall.
@@ -104,7 +105,7 @@ static Verdict Judge(int function, int fd, size_t len) {
       if (verdict.len > rule->after - rule->bytes) verdict.len = rule->after - rule->bytes;
       continue;
     }
-    if (!Chance(rule->rate)) continue;
+    if (rule->struck && !Chance(rule->rate)) continue;
     switch (rule->kind) {
       case kShort:
         if (verdict.len < 2 || verdict.shortens != NULL || IsLast(function, fd, verdict.stat.st_mode)) break;
@@ -112,12 +113,14 @@ static Verdict Judge(int function, int fd, size_t len) {
         verdict.len = 1 + Random() % ((Random() & 1) != 0 && verdict.len > 64 ? 63 : verdict.len - 1);
         verdict.shortens = rule;
         rule->times--;
+        rule->struck = true;
         break;
       case kFail:
         if (rule->errnum == EAGAIN && !IsPolled(function, fd)) break;
         verdict.errnum = rule->errnum;
         rule->injected[function]++;
         rule->times--;
+        rule->struck = true;
         break;
       case kHold:
         if (gettid() == getpid()) {
@@ -126,6 +129,7 @@ static Verdict Judge(int function, int fd, size_t len) {
         }
         rule->injected[function]++;
         rule->times--;
+        rule->struck = true;
         rule->held++;
         while (rule->held != 0) pthread_cond_wait(&released, &mutex);
         break;

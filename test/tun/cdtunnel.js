@@ -68,7 +68,7 @@ class Device {
 
   constructor({ credentials, mtu, early, pieces, magic = 'CDTunnel' }) {
     this.options = { mtu, early, pieces, magic };
-    this.server = tls.createServer({ maxVersion: 'TLSv1.2', ...credentials }, (socket) => this.#serve(socket));
+    this.server = tls.createServer({ maxVersion: 'TLSv1.2', ...credentials }, (socket) => this.#serve(socket).catch(this.fail));
     this.failure = new Promise((resolve, reject) => { this.fail = reject; });
     this.failure.catch(() => {});
     this.server.on('tlsClientError', this.fail);

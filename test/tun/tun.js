@@ -324,7 +324,7 @@ test('tun-exec becomes the program', async () => {
     [['--queues', '257', 'true'], 2, /--queues takes a number from 1 to 256/],
     [['--frames', 'true'], 2, /unknown option --frames/],
     [['--name', 'lo', 'true'], 1, /^tun-exec: /],
-    [['/no/such/program'], 1, /^tun-exec: .*No such file/],
+    [['/no/such/program'], 127, /^tun-exec: cannot run .*No such file/],
     [['sh', '-c', 'exit 42'], 42, /^$/],
     [['sh', '-c', 'kill -TERM $$'], 'SIGTERM', /^$/],
     [['--name', 'x%d', 'sh', '-c', 'echo $TUN_NAME $TUN_FD $TUN_QUEUES'], 0, /^x0 3 1$/m],
