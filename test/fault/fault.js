@@ -38,7 +38,7 @@ const { values: { seed, only } } = parseArgs({
     only: { type: 'string', default: '' },
   },
 });
-const kSize = MiB + 77;
+const kSize = 4 * MiB + 77;
 const kSeedIn = 1;
 const kSeedOut = 2;
 
