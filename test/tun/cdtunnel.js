@@ -68,9 +68,10 @@ class Device {
 
   constructor({ credentials, mtu, early, pieces, magic = 'CDTunnel' }) {
     this.options = { mtu, early, pieces, magic };
-    this.server = tls.createServer({ maxVersion: 'TLSv1.2', ...credentials }, (socket) => this.#serve(socket).catch(this.fail));
     this.failure = new Promise((resolve, reject) => { this.fail = reject; });
     this.failure.catch(() => {});
+    const serve = (socket) => this.#serve(socket).catch(this.fail);
+    this.server = tls.createServer({ maxVersion: 'TLSv1.2', ...credentials }, serve);
     this.server.on('tlsClientError', this.fail);
   }
 
