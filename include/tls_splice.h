@@ -355,7 +355,8 @@ void tls_splice_written(struct tls_splice *splice, size_t n, bool is_all);
 
 // The memory that the next read of ciphertext goes to: valid until the
 // `tls_splice_commit` that must follow, with 0 if nothing was read. Empty when
-// no read BIO is attached.
+// no read BIO is attached, when there is no room, and once each time that it has
+// given enough for one turn of the loop.
 //
 // # Safety
 // `splice` must be NULL or valid.

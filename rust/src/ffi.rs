@@ -469,7 +469,8 @@ pub unsafe extern "C" fn tls_splice_written(splice: *mut tls_splice, n: size_t, 
 
 /// The memory that the next read of ciphertext goes to: valid until the
 /// `tls_splice_commit` that must follow, with 0 if nothing was read. Empty when
-/// no read BIO is attached.
+/// no read BIO is attached, when there is no room, and once each time that it has
+/// given enough for one turn of the loop.
 ///
 /// # Safety
 /// `splice` must be NULL or valid.

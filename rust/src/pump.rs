@@ -42,7 +42,7 @@ pub const TLS_SPLICE_STEP_FAILED: u32 = 32;
 pub const TLS_SPLICE_STEP_WANT_TLS: u32 = 64;
 
 /// Bytes that one direction moves before it lets the loop turn.
-const TURN_BUDGET: usize = 512 * 1024;
+const TURN_BUDGET: usize = 256 * 1024;
 
 /// What a packet counts as at least: small ones, and those that come to nothing,
 /// cost a system call as well.
@@ -313,28 +313,35 @@ impl Pump {
     }
 
     /// The buffer that the stream's next read goes to; empty unless
-    /// [`Pump::attach_rbio`] was called.
+    /// [`Pump::attach_rbio`] was called, and when it is time to let the loop turn.
     pub fn alloc(&mut self) -> &mut [u8] {
         // Half of what may be held, since as much again may be held decrypted.
         let limit = (self.high_water_mark / 2).max(1);
-        let over = self.decrypt.as_ref().is_some_and(|d| d.end.is_some());
-        match &mut self.rbio {
-            Some(rbio) => {
+        let Some(rbio) = &mut self.rbio else {
+            return &mut [];
+        };
+        if let Some(decrypt) = &mut self.decrypt {
+            if decrypt.end.is_some() {
                 // Nobody will read it, and the stream is read on for its own end.
-                if over {
-                    rbio.discard();
-                }
-                rbio.spare(limit)
+                rbio.discard();
+            } else if decrypt.turn >= TURN_BUDGET {
+                decrypt.turn = 0;
+                return &mut [];
             }
-            None => &mut [],
         }
+        rbio.spare(limit)
     }
 
     /// Takes in `n` bytes of ciphertext.
     pub fn commit(&mut self, n: usize) {
-        if let Some(rbio) = &mut self.rbio {
-            rbio.commit(n);
+        let Some(rbio) = &mut self.rbio else {
+            return;
+        };
+        // Less than asked for: libuv reads no more in this turn.
+        if let Some(decrypt) = self.decrypt.as_mut().filter(|_| n < rbio.offered()) {
+            decrypt.turn = 0;
         }
+        rbio.commit(n);
     }
 
     /// Whether the endpoint has not taken all that it could be given.
@@ -509,7 +516,8 @@ impl Pump {
             if want {
                 return (0, 1);
             }
-            if decrypt.turn >= TURN_BUDGET {
+            // Of what the stream reads into our buffer little can be left.
+            if decrypt.turn >= TURN_BUDGET && self.rbio.is_none() {
                 decrypt.turn = 0;
                 return (TLS_SPLICE_STEP_MORE | TLS_SPLICE_STEP_PAUSE_TLS, 1);
             }
@@ -584,6 +592,7 @@ impl Pump {
         let packets = self.endpoint.has_packets();
         let mut turn = 0;
         let mut dry = false;
+        let mut checked = false;
         loop {
             // What was read must be sent, even when stopping: OpenSSL may have
             // begun with it, and the source cannot take it back.
@@ -681,7 +690,16 @@ impl Pump {
             let read = match encrypt.error.take() {
                 Some(errno) => Io::Failed(errno),
                 None if packets => {
-                    encrypt.read_packets(&self.endpoint, self.framing, room, &mut self.stats)
+                    // A system call, and not for each record.
+                    let ready = match std::mem::replace(&mut checked, true) {
+                        true => Ok(()),
+                        false => self.endpoint.begin_packets(),
+                    };
+                    let stats = &mut self.stats;
+                    match ready {
+                        Ok(()) => encrypt.read_packets(&self.endpoint, self.framing, room, stats),
+                        Err(errno) => Io::Failed(errno),
+                    }
                 }
                 None => {
                     let limit = read_limit(room);
@@ -845,9 +863,6 @@ impl Encrypt {
         limit: usize,
         stats: &mut Stats,
     ) -> Io {
-        if let Err(errno) = source.begin_packets() {
-            return Io::Failed(errno);
-        }
         let limit = limit.min(MAX_RECORD);
         let prefix = framing.prefix();
         let chunk = self.held.chunk();

@@ -31,6 +31,7 @@ impl State {
 /// The BIO of one splice, from [`Rbio::attach`] to [`Rbio::detach`].
 pub struct Rbio {
     shared: Arc<Shared<State>>,
+    offered: usize,
 }
 
 impl Rbio {
@@ -52,7 +53,7 @@ impl Rbio {
                 chunk: None,
             })?;
             sys::SSL_set0_rbio(ssl, bio);
-            Some(Rbio { shared })
+            Some(Rbio { shared, offered: 0 })
         }
     }
 
@@ -82,8 +83,13 @@ impl Rbio {
             .chunk
             .get_or_insert_with(|| Chunk::lend(Size::Small))
             .spare();
-        let len = spare.len().min(limit);
-        &mut spare[..len]
+        self.offered = spare.len().min(limit);
+        &mut spare[..self.offered]
+    }
+
+    /// Length of the last [`Rbio::spare`].
+    pub fn offered(&self) -> usize {
+        self.offered
     }
 
     /// Takes in `n` bytes read into [`Rbio::spare`].

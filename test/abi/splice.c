@@ -204,6 +204,8 @@ static bool rig_stream(struct rig *rig) {
   if (rig->paused || BIO_ctrl_pending(wire) == 0) return false;
   if (rig->attach) {
     struct tls_splice_buf buf = tls_splice_alloc(rig->splice);
+    /* Empty once when it is enough for one turn. */
+    if (buf.len == 0) buf = tls_splice_alloc(rig->splice);
     CHECK(buf.len > 0);
     int n = BIO_read(wire, buf.base, (int)(buf.len < PIECE ? buf.len : PIECE));
     CHECK(n > 0);

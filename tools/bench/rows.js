@@ -30,7 +30,8 @@ for (const direction of ways) {
 }
 
 row('paced', 'duplex, 200 Mbit/s each way in 1400 B records',
-    bulk('duplex', '--record', 1400, '--rate', 200e6 / 8), ['splice', 'splice-fd', 'pipe', 'pipeline']);
+    bulk('duplex', '--record', 1400, '--rate', 200e6 / 8),
+    ['floor', 'splice', 'splice-fd', 'pipe', 'pipeline']);
 // Each packet is for itself when they come one by one: a record of its own, and
 // the forwarder is woken for one or a few.
 const packetLoad = (direction, ...more) => ['--load', 'packets', '--direction', direction, ...more];
@@ -46,11 +47,11 @@ row('delay', 'duplex, 16 KiB records, with the event loop watched', bulk('duplex
     ['splice', 'splice-fd', 'pipe', 'pipeline'], { delay: true });
 row('ping-pong', 'one byte there and back', ['--load', 'ping-pong'], ['floor', 'splice', 'splice-fd', 'pipe', 'nginx']);
 
-// With many connections it takes longer until the share of each shows.
+// It takes a while until TCP's windows have grown, and the share of each shows.
 const scales = [1, 8, 64, 512];
 for (const n of scales) {
-  row(`scale-${n}`, `decrypt, ${n} connection${n > 1 ? 's' : ''}`, bulk('decrypt', '--connections', n),
-      ['splice', 'pipe'], { longer: n > 64 ? 2 : 1 });
+  row(`scale-${n}`, `decrypt, ${n} connection${n > 1 ? 's' : ''}`,
+      bulk('decrypt', '--connections', n, '--warm-up', 1000), ['floor', 'splice'], { longer: 2 });
 }
 
 row('idle', 'idle connections', ['--load', 'idle', '--connections', 1000], ['none', 'splice', 'splice-fd', 'pipe'],

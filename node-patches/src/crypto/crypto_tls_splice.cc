@@ -461,8 +461,10 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
     // As in TLSWrap, everything after close_notify is ignored.
     if (rbio_attached_) tls_splice_commit(pump_, 0);
   } else if (had_no_room) {
-    // Before the first turn, or somebody else has resumed the stream while the
-    // sink is full: the pump's buffer is full, too.
+    // Enough for this turn; libuv goes on in the next. Otherwise this is before
+    // the first turn, or somebody else has resumed the stream while the sink is
+    // full: the pump's buffer is full, too.
+    if (kicked_ && !IsInDone() && !IsHolding()) return;
     reading_ = false;
     stream()->ReadStop();
   } else if (nread < 0) {
@@ -518,9 +520,7 @@ void TLSSplice::FailTLS(int err) {
 }
 
 bool TLSSplice::HoldError(int err) {
-  constexpr uint32_t kDone = kInOver | kInStopped | kFailed | kTLSFailed;
-  if ((state_bits_ & kDone) != 0 || (held_read_ == 0 && !IsHolding()))
-    return false;
+  if (IsInDone() || (held_read_ == 0 && !IsHolding())) return false;
   SetReading(false);
   if (held_read_ == 0) held_read_ = err;
   write_error_ = err;
@@ -531,6 +531,11 @@ void TLSSplice::FailIfOver() {
   if (write_error_ == 0 || (state_bits_ & kInOver) == 0) return;
   state_bits_ |= kTLSFailed;
   Notify();
+}
+
+bool TLSSplice::IsInDone() const {
+  constexpr uint32_t kDone = kInOver | kInStopped | kFailed | kTLSFailed;
+  return (state_bits_ & kDone) != 0;
 }
 
 bool TLSSplice::IsHolding() const {
@@ -567,13 +572,11 @@ void TLSSplice::DeliverHeldRead() {
 
 // JS has seen the end already. What it had read before goes to the endpoint.
 void TLSSplice::DeliverAfterEOF() {
-  constexpr uint32_t kDone = kInOver | kInStopped | kFailed | kTLSFailed;
-  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || (state_bits_ & kDone) != 0)
-    return;
+  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || IsInDone()) return;
   // What Decrypt() leaves in the queue is for TLSWrap::ClearOut().
   MarkPopErrorOnReturn mark_pop_error_on_return;
   Decrypt();
-  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || (state_bits_ & kDone) != 0 ||
+  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || IsInDone() ||
       tls_splice_is_blocked(pump_)) {
     return;
   }
@@ -601,7 +604,14 @@ void TLSSplice::OnReady(int events) {
     tls_wrap->Cycle();
     if (spliced_ != 0) DeliverHeldRead();
   }
-  if ((events & UV_READABLE) != 0) Encrypt();
+  if ((events & UV_READABLE) != 0) {
+    // This is the top of the stack: the time to change what OpenSSL writes to.
+    if (direct_ && !wbio_attached_ && (spliced_ & TLS_SPLICE_ENCRYPT) != 0) {
+      wbio_attached_ =
+          tls_splice_attach_wbio(pump_, tls_wrap_->ssl_.get()) == TLS_SPLICE_OK;
+    }
+    Encrypt();
+  }
   UpdateInterest();
 }
 
@@ -678,11 +688,6 @@ void TLSSplice::ScheduleTurn() {
 void TLSSplice::Turn() {
   if (spliced_ == 0 || !tls_wrap_->ssl_) return;
   kicked_ = true;
-  // This is the top of the stack: the time to change what OpenSSL writes to.
-  if (direct_ && !wbio_attached_ && (spliced_ & TLS_SPLICE_ENCRYPT) != 0) {
-    wbio_attached_ =
-        tls_splice_attach_wbio(pump_, tls_wrap_->ssl_.get()) == TLS_SPLICE_OK;
-  }
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
   in_turn_ = true;
   // With nothing decrypted this resumes the stream below.
@@ -707,8 +712,7 @@ void TLSSplice::Absorb(const char* data, size_t len) {
 }
 
 int TLSSplice::Decrypt() {
-  constexpr uint32_t kDone = kInOver | kInStopped | kFailed | kTLSFailed;
-  if ((state_bits_ & kDone) != 0) return 1;
+  if (IsInDone()) return 1;
   BaseObjectPtr<TLSSplice> strong_ref{this};
   SSLPointer ssl = KeepAlive(tls_wrap_->ssl_);
 

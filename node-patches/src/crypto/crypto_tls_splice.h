@@ -146,6 +146,7 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   bool HoldError(int err);
   // An error that was held back, and is not hidden by a close_notify before it.
   void FailIfOver();
+  bool IsInDone() const;
   bool IsHolding() const;
   // Tell JS that getState() has changed, from the top of the stack.
   void Notify();

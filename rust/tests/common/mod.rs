@@ -356,6 +356,8 @@ pub struct Rig {
     pub wire_out: VecDeque<u8>,
     /// Most that one read of the stream gives.
     pub segment: usize,
+    /// How often there was no room only to let the loop turn.
+    pub yields: usize,
     /// Whether TCP takes what we flush.
     pub tcp_open: bool,
 
@@ -411,6 +413,7 @@ impl Rig {
             wire_in: VecDeque::new(),
             wire_out: VecDeque::new(),
             segment: 65536,
+            yields: 0,
             tcp_open: true,
             to_us: Pattern::new(1),
             from_us: Pattern::new(2),
@@ -622,7 +625,12 @@ impl Rig {
             return true;
         }
         if self.attached {
-            let buf = unsafe { tls_splice_alloc(self.splice) };
+            let mut buf = unsafe { tls_splice_alloc(self.splice) };
+            if buf.len == 0 {
+                // Enough for this turn.
+                self.yields += 1;
+                buf = unsafe { tls_splice_alloc(self.splice) };
+            }
             assert!(buf.len > 0, "no room although the stream is not paused");
             let n = n.min(buf.len);
             let bytes: Vec<u8> = self.wire_in.drain(..n).collect();

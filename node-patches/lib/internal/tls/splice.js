@@ -141,6 +141,10 @@ const kRun = Symbol('kRun');
 
 function noop() {}
 
+function ignore() {
+  return 0;
+}
+
 // Takes what a socket has read and not passed on. Readable.read() would emit
 // 'data' for it.
 function takeReadable(socket) {
@@ -204,7 +208,7 @@ function pretendReading(socket) {
 function stopReading(socket) {
   const handle = socket._handle;
   handle.readStop();
-  handle.readStart = handle.readStop = () => 0;
+  handle.readStart = handle.readStop = ignore;
   pretendReading(socket);
 }
 

@@ -176,7 +176,7 @@ fn bulk(args: &Args) -> io::Result<String> {
         receives: receives && !stall,
         record: args.get("--record").unwrap_or(16384),
         // Or with many of them it would take too long until each has had a turn.
-        turn: (CHUNK * 16 / connections).clamp(16384, CHUNK),
+        turn: (CHUNK * 16 / connections).clamp(65536, CHUNK),
         rate: args.get("--rate"),
         content: flow::pattern,
         counters: (0..connections).map(|_| Counters::default()).collect(),
