@@ -213,6 +213,21 @@ impl Held {
         }
     }
 
+    /// Takes the first `n` bytes out: all that is held, or no more than
+    /// [`Held::front`].
+    pub fn take(&mut self, n: usize) -> Held {
+        let mut taken = Held::new(self.size);
+        if n == self.len() {
+            std::mem::swap(self, &mut taken);
+            return taken;
+        }
+        let chunk = taken.chunk();
+        chunk.spare_for(true)[..n].copy_from_slice(&self.front()[..n]);
+        chunk.commit(n);
+        self.consume(n);
+        taken
+    }
+
     /// Brings what is held together in the buffer, as much of it as fits: from then
     /// on [`Held::front`] is all of that.
     pub fn gather(&mut self) {
@@ -279,6 +294,22 @@ mod tests {
             held.chunk.is_none(),
             "an empty buffer goes back to the pool"
         );
+    }
+
+    #[test]
+    fn what_is_taken_is_not_held_any_more() {
+        let mut held = Held::default();
+        held.push_before(b"abc");
+        held.chunk().spare()[..3].copy_from_slice(b"def");
+        held.chunk().commit(3);
+        held.consume(1);
+        let taken = held.take(1);
+        assert_eq!((taken.front(), taken.len()), (&b"b"[..], 1));
+        let mut taken = held.take(4);
+        assert!(held.is_empty() && held.len() == 0);
+        assert_eq!((taken.front(), taken.len()), (&b"c"[..], 4));
+        taken.consume(1);
+        assert_eq!(taken.front(), b"def");
     }
 
     #[test]

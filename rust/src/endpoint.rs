@@ -1,4 +1,5 @@
-//! The endpoint: a descriptor of our own to a byte stream or a file.
+//! The endpoint: a descriptor of our own to a byte stream or a file, or a stream of
+//! the caller's.
 
 use std::cell::Cell;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -26,7 +27,7 @@ enum Poll {
     Direct,
     /// Not at all: epoll(7) refuses regular files, /dev/null, block devices. They
     /// are always ready, and block. So the caller reads and writes them on other
-    /// threads.
+    /// threads. And what is the caller's he reads and writes anyway.
     Never,
     /// An epoll descriptor that watches it: libuv's `uv_poll_init` sets
     /// O_NONBLOCK on what it is given, and this one is nobody else's.
@@ -67,9 +68,11 @@ pub const READABLE: u32 = 1;
 /// Interest in POLLOUT.
 pub const WRITABLE: u32 = 2;
 
-/// A pollable byte stream (pipe, FIFO, stream socket, tty), or a file.
+/// A pollable byte stream (pipe, FIFO, stream socket, tty), a file, or a stream of
+/// the caller's.
 pub struct Endpoint {
-    fd: OwnedFd,
+    /// `None` for a stream of the caller's.
+    fd: Option<OwnedFd>,
     socket: bool,
     kind: Kind,
     /// What a device has before each packet; `None` while that is not known.
@@ -386,7 +389,7 @@ impl Endpoint {
             _ => Some(DeviceHeader::None),
         };
         let endpoint = Endpoint {
-            fd: fd_of_own,
+            fd: Some(fd_of_own),
             socket,
             kind,
             header: Cell::new(header),
@@ -399,6 +402,22 @@ impl Endpoint {
         };
         endpoint.ensure_nonblocking()?;
         Ok(endpoint)
+    }
+
+    /// A byte stream that the caller reads and writes, by transfers.
+    pub fn of_caller() -> Endpoint {
+        Endpoint {
+            fd: None,
+            socket: false,
+            kind: Kind::Bytes,
+            header: Cell::new(Some(DeviceHeader::None)),
+            poll: Poll::Never,
+            borrowed: false,
+            restore: Cell::new(false),
+            owned: None,
+            hides_eof: false,
+            guard_sigpipe: false,
+        }
     }
 
     /// How packets are told apart in the TLS stream: as `wanted`, or in the way that
@@ -425,7 +444,7 @@ impl Endpoint {
 
     /// Sets O_NONBLOCK if it is needed and not there (any more).
     fn ensure_nonblocking(&self) -> Result<(), OpenError> {
-        let fd = self.fd.as_raw_fd();
+        let fd = self.fd();
         if self.borrowed && flags_of(fd)? & libc::O_NONBLOCK == 0 {
             set_nonblocking(fd, true)?;
             self.restore.set(true);
@@ -446,10 +465,10 @@ impl Endpoint {
         Ok(Poll::Direct)
     }
 
-    /// The descriptor to poll; -1 if this is a file.
+    /// The descriptor to poll; -1 if transfers take its place.
     pub fn poll_fd(&self) -> RawFd {
         match &self.poll {
-            Poll::Direct => self.fd.as_raw_fd(),
+            Poll::Direct => self.fd(),
             Poll::Never => -1,
             #[cfg(target_os = "linux")]
             Poll::Nested { epoll, .. } => epoll.as_raw_fd(),
@@ -457,13 +476,18 @@ impl Endpoint {
     }
 
     /// Whether it is read and written by transfers, see [`crate::pump`].
-    pub fn is_file(&self) -> bool {
+    pub fn has_transfers(&self) -> bool {
         matches!(self.poll, Poll::Never)
     }
 
-    /// The descriptor to read and write a file with.
+    /// Whether it is a stream of the caller's.
+    pub fn is_of_caller(&self) -> bool {
+        self.fd.is_none()
+    }
+
+    /// The descriptor to read and write it with; -1 if it is the caller's.
     pub fn fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
     /// Sets the interest ([`READABLE`], [`WRITABLE`]); returns what to poll
@@ -491,7 +515,7 @@ impl Endpoint {
                         libc::epoll_ctl(
                             epoll.as_raw_fd(),
                             libc::EPOLL_CTL_MOD,
-                            self.fd.as_raw_fd(),
+                            self.fd(),
                             &raw mut event,
                         );
                     }
@@ -538,13 +562,13 @@ impl Endpoint {
 
     /// read(2) or recv(2), never blocking. `out` must not be empty.
     pub fn read(&self, out: &mut [u8]) -> Io {
-        if self.is_file() {
+        if self.has_transfers() {
             return Io::WouldBlock;
         }
         if let Err(OpenError::System(errno)) = self.ensure_nonblocking() {
             return Io::Failed(errno);
         }
-        let fd = self.fd.as_raw_fd();
+        let fd = self.fd();
         let buf = out.as_mut_ptr().cast::<c_void>();
         retry(|| {
             // SAFETY: `out` is writable for its length.
@@ -560,13 +584,13 @@ impl Endpoint {
 
     /// write(2) or send(2), never blocking, without SIGPIPE.
     pub fn write(&self, bytes: &[u8]) -> Io {
-        if self.is_file() {
+        if self.has_transfers() {
             return Io::WouldBlock;
         }
         if let Err(OpenError::System(errno)) = self.ensure_nonblocking() {
             return Io::Failed(errno);
         }
-        let fd = self.fd.as_raw_fd();
+        let fd = self.fd();
         let buf = bytes.as_ptr().cast::<c_void>();
         if self.socket {
             // SAFETY: `bytes` is readable for its length.
@@ -601,7 +625,7 @@ impl Endpoint {
     fn receive(&self, out: &mut [u8]) -> PacketIo {
         // Its real length, even if it does not fit.
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-        let (fd, buf) = (self.fd.as_raw_fd(), out.as_mut_ptr().cast::<c_void>());
+        let (fd, buf) = (self.fd(), out.as_mut_ptr().cast::<c_void>());
         // SAFETY: `out` is writable for its length.
         match retry(|| unsafe { libc::recv(fd, buf, out.len(), flags) }) {
             Io::Bytes(n) if n > out.len() => PacketIo::Truncated,
@@ -620,7 +644,7 @@ impl Endpoint {
             return false;
         }
         let mut poll = libc::pollfd {
-            fd: self.fd.as_raw_fd(),
+            fd: self.fd(),
             events: SHUT_DOWN,
             revents: 0,
         };
@@ -643,7 +667,7 @@ impl Endpoint {
             // SAFETY: `byte` is writable for the call.
             let report = retry(|| unsafe {
                 libc::recv(
-                    self.fd.as_raw_fd(),
+                    self.fd(),
                     (&raw mut byte).cast(),
                     1,
                     libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT,
@@ -670,7 +694,7 @@ impl Endpoint {
                 iov_len: out.len(),
             },
         ];
-        let fd = self.fd.as_raw_fd();
+        let fd = self.fd();
         // SAFETY: each piece is writable for its length.
         match retry(|| unsafe {
             match layout {
@@ -704,7 +728,7 @@ impl Endpoint {
     /// Writes one packet, never blocking.
     pub fn write_packet(&self, packet: &[u8]) -> Io {
         if self.kind == Kind::Datagrams {
-            let (fd, buf) = (self.fd.as_raw_fd(), packet.as_ptr().cast::<c_void>());
+            let (fd, buf) = (self.fd(), packet.as_ptr().cast::<c_void>());
             // SAFETY: `packet` is readable for its length.
             return retry(|| unsafe { libc::send(fd, buf, packet.len(), SEND_FLAGS) });
         }
@@ -738,7 +762,7 @@ impl Endpoint {
                 iov_len: packet.len(),
             },
         ];
-        let fd = self.fd.as_raw_fd();
+        let fd = self.fd();
         // SAFETY: each piece is readable for its length, and only read.
         retry(|| unsafe {
             match layout {
@@ -754,7 +778,7 @@ impl Endpoint {
         if self.socket {
             // SAFETY: no memory is passed. A failure (ENOTCONN after a reset)
             // means that the peer is gone already.
-            unsafe { libc::shutdown(self.fd.as_raw_fd(), libc::SHUT_WR) };
+            unsafe { libc::shutdown(self.fd(), libc::SHUT_WR) };
         }
     }
 
@@ -769,7 +793,7 @@ impl Drop for Endpoint {
         if self.restore.get() {
             // Best effort: the description may be closed on the other side only,
             // never under us.
-            let _ = set_nonblocking(self.fd.as_raw_fd(), false);
+            let _ = set_nonblocking(self.fd(), false);
         }
     }
 }

@@ -29,12 +29,18 @@ pub const TLS_SPLICE_FRAMING_IP: u32 = 2;
 /// A length of two bytes, big-endian, before each packet.
 pub const TLS_SPLICE_FRAMING_U16BE: u32 = 3;
 
+/// Instead of a descriptor: the endpoint is a byte stream of the caller's, or another
+/// splice. Nothing is polled; `tls_splice_begin_transfer` or `tls_splice_pass` takes
+/// the place of that.
+pub const TLS_SPLICE_FD_NONE: c_int = -2;
+
 /// What `tls_splice_new` is told. `struct_size` comes first in each version.
 #[repr(C)]
 pub struct tls_splice_config {
     /// `sizeof(struct tls_splice_config)`.
     pub struct_size: size_t,
-    /// The endpoint. Borrowed for the call: the pump takes its own descriptor.
+    /// The endpoint. Borrowed for the call: the pump takes its own descriptor. Or
+    /// `TLS_SPLICE_FD_NONE`.
     pub fd: c_int,
     /// `TLS_SPLICE_DECRYPT`, `TLS_SPLICE_ENCRYPT` or both.
     pub directions: u32,
@@ -54,10 +60,11 @@ pub struct tls_splice_buf {
     pub len: size_t,
 }
 
-/// What to do with a file, on another thread than that of the loop.
+/// What to do with a file, on another thread than that of the loop, or with a
+/// stream.
 #[repr(C)]
 pub struct tls_splice_transfer {
-    /// The file. It stays the splice's.
+    /// The file, which stays the splice's; -1 for a stream.
     pub fd: c_int,
     /// What to read into, or to write; the splice's too.
     pub buf: tls_splice_buf,
@@ -126,7 +133,10 @@ pub unsafe extern "C" fn tls_splice_new(
             TLS_SPLICE_FRAMING_U16BE => Some(Framing::U16be),
             _ => return TLS_SPLICE_EARG,
         };
-        let endpoint = Endpoint::open(config.fd, readable, writable);
+        let endpoint = match config.fd {
+            TLS_SPLICE_FD_NONE => Ok(Endpoint::of_caller()),
+            fd => Endpoint::open(fd, readable, writable),
+        };
         match endpoint.and_then(|endpoint| Ok((endpoint.framing(framing)?, endpoint))) {
             Ok((framing, endpoint)) => {
                 let splice = tls_splice::new(Pump::new(endpoint, framing, config.high_water_mark));
@@ -202,8 +212,8 @@ pub unsafe extern "C" fn tls_splice_adopt_fd(splice: *mut tls_splice, fd: c_int)
 }
 
 /// The descriptor to poll for the endpoint's readiness. It stays the splice's.
-/// -1 if the endpoint is a file: then `tls_splice_begin_transfer` takes the place
-/// of polling. -1 too if `splice` is NULL.
+/// -1 if the endpoint is a file or the caller's: then `tls_splice_begin_transfer`
+/// takes the place of polling. -1 too if `splice` is NULL.
 ///
 /// # Safety
 /// `splice` must be NULL or valid.
@@ -237,13 +247,15 @@ pub unsafe extern "C" fn tls_splice_ready(splice: *mut tls_splice, polled: u32) 
     unsafe { with(splice, 0, |pump, _| pump.endpoint().ready(polled)) }
 }
 
-/// Begins a transfer of a file for `event`, which `tls_splice_interest` has
-/// returned: 1 for a read(2) at the file's position, 2 for a write(2).
+/// Begins a transfer for `event`, which `tls_splice_interest` has returned: 1 for a
+/// read(2) at the file's position, 2 for a write(2). To or from a stream of the
+/// caller's it may be begun at any time.
 ///
 /// Until the `tls_splice_end_transfer` that must follow, the memory is only for
 /// the transfer, `tls_splice_interest` does not ask for the event again, what is
 /// undelivered is not to be taken, and the splice is not to be freed. `buf.len` is
-/// 0 if there is nothing to do, and no end then.
+/// 0 if there is nothing to do, and no end then; and, of a stream, once each time
+/// that it has given enough for one turn of the loop.
 ///
 /// # Safety
 /// `splice` must be NULL or valid, `ssl` valid.
@@ -281,6 +293,27 @@ pub unsafe extern "C" fn tls_splice_end_transfer(
     let result = usize::try_from(result).map_err(|_| result.wrapping_neg() as c_int);
     // SAFETY: passed on.
     unsafe { with(splice, (), |pump, _| pump.end_transfer(event, result)) }
+}
+
+/// Hands what `from` has decrypted to `to`, of which it is the source, to be sent on
+/// the session `ssl` of that by `tls_splice_encrypt`. No byte is copied. Returns
+/// whether any was handed over: not if there is none, or `to` has no room. Where they
+/// end, `tls_splice_end_encrypt` tells `to`.
+///
+/// # Safety
+/// Each of `from` and `to` must be NULL or valid, and `ssl` valid.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_pass(
+    from: *mut tls_splice,
+    to: *mut tls_splice,
+    ssl: *mut SSL,
+) -> bool {
+    // SAFETY: passed on. One that is both is busy the second time.
+    unsafe {
+        with(from, false, |from, _| {
+            with(to, false, |to, _| from.pass(to, ssl))
+        })
+    }
 }
 
 /// Starts `direction`, one of those in the config.

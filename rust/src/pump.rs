@@ -2,7 +2,9 @@
 //!
 //! A file is not polled, since it never says that it would block, and is not read
 //! or written here, since it does. Instead the caller asks for a [`Transfer`],
-//! carries it out on another thread, and reports what came of it.
+//! carries it out on another thread, and reports what came of it. So he does for a
+//! stream of his own, or another pump is the endpoint of this one: then
+//! [`Pump::pass`] is the transfer.
 
 use std::cell::Cell;
 use std::os::fd::RawFd;
@@ -77,6 +79,8 @@ struct Decrypt {
     /// Bytes since the loop last turned.
     turn: usize,
     blocked: bool,
+    /// That has been counted.
+    stalled: bool,
     /// All that is held is the beginning of a packet.
     partial: bool,
     stopped: bool,
@@ -87,6 +91,10 @@ struct Encrypt {
     held: Held,
     /// A transfer is reading into what is held.
     reading: bool,
+    /// Most that it can give.
+    offered: usize,
+    /// Bytes of transfers since the loop last turned.
+    turn: usize,
     /// The errno of a transfer.
     error: Option<c_int>,
     track: Track,
@@ -387,12 +395,17 @@ impl Pump {
             // SAFETY: by the contract above.
             let pending = unsafe { tls::pending_ciphertext(ssl) };
             let room = room(self.high_water_mark, pending, false);
-            if room > 0 {
+            // A stream is read over and over in one turn.
+            let enough = encrypt.turn >= TURN_BUDGET && self.endpoint.is_of_caller();
+            if enough {
+                encrypt.turn = 0;
+            } else if room > 0 {
                 let limit = read_limit(room);
                 let spare = &mut encrypt.held.chunk().spare()[..limit];
                 transfer.base = spare.as_mut_ptr();
                 transfer.len = limit;
                 encrypt.reading = true;
+                encrypt.offered = limit;
             }
         }
         transfer
@@ -421,9 +434,52 @@ impl Pump {
             if let Ok(n) = result {
                 encrypt.held.chunk().commit(n);
                 encrypt.eof |= n == 0;
+                encrypt.turn += n;
+            }
+            // Less than asked for: libuv reads no more in this turn.
+            if result != Ok(encrypt.offered) {
+                encrypt.turn = 0;
             }
             encrypt.held.release_if_empty();
         }
+    }
+
+    /// Hands what was decrypted to `to`, whose source this pump is, to be sent on the
+    /// session `ssl` of that. False if there is nothing, or `to` has no room.
+    ///
+    /// # Safety
+    /// `ssl` must be valid.
+    pub unsafe fn pass(&mut self, to: &mut Pump, ssl: *mut SSL) -> bool {
+        let (Some(decrypt), Some(encrypt)) = (&mut self.decrypt, &mut to.encrypt) else {
+            return false;
+        };
+        let failed = self.failure.is_some() || to.failure.is_some();
+        if failed || decrypt.stopped || decrypt.held.is_empty() || !encrypt.wants_source() {
+            return false;
+        }
+        // SAFETY: by the contract above.
+        if room(to.high_water_mark, unsafe { tls::pending_ciphertext(ssl) }, false) == 0 {
+            return false;
+        }
+        let n = match self.framing {
+            Framing::Raw => {
+                decrypt.track.skip(decrypt.held.len());
+                decrypt.held.len()
+            }
+            framing => {
+                let n = decrypt.track.good(framing, decrypt.held.front());
+                let bytes = &decrypt.held.front()[..n];
+                let stats = &mut self.stats;
+                decrypt
+                    .track
+                    .pass(framing, bytes, |packet| stats.count_in(packet.len));
+                n
+            }
+        };
+        self.stats.bytes_in += n as u64;
+        encrypt.held = decrypt.held.take(n);
+        decrypt.stalled = false;
+        true
     }
 
     /// Why the splice failed, if it has.
@@ -438,12 +494,15 @@ impl Pump {
     pub unsafe fn interest(&mut self, ssl: *mut SSL) -> u32 {
         let mut interest = 0;
         if self.failure.is_none() {
-            if self
-                .decrypt
-                .as_ref()
-                .is_some_and(|d| d.blocked && !d.stopped && !d.writing)
-            {
-                interest |= WRITABLE;
+            let of_caller = self.endpoint.is_of_caller();
+            if let Some(decrypt) = self.decrypt.as_mut().filter(|d| d.blocked && !d.stopped) {
+                if !decrypt.writing {
+                    interest |= WRITABLE;
+                }
+                // He has tried by now.
+                if of_caller && !std::mem::replace(&mut decrypt.stalled, true) {
+                    self.stats.stalls_in += 1;
+                }
             }
             if let Some(encrypt) = self.encrypt.as_mut().filter(|e| e.wants_source()) {
                 // SAFETY: by the contract above.
@@ -701,6 +760,7 @@ impl Pump {
                         Err(errno) => Io::Failed(errno),
                     }
                 }
+                None if self.endpoint.has_transfers() => Io::WouldBlock,
                 None => {
                     let limit = read_limit(room);
                     let read = encrypt.read_bytes(&self.endpoint, limit);
@@ -744,7 +804,7 @@ impl Decrypt {
         self.partial = matches!(delivery, Delivery::All) && !self.held.is_empty();
         if matches!(delivery, Delivery::Blocked) {
             self.blocked = true;
-            if !was_blocked && !sink.is_file() {
+            if !was_blocked && !sink.has_transfers() {
                 stats.stalls_in += 1;
             }
         }
@@ -777,6 +837,7 @@ impl Decrypt {
         self.track
             .pass(framing, bytes, |packet| stats.count_in(packet.len));
         self.held.consume(n);
+        self.stalled = false;
         stats.bytes_in += n as u64;
     }
 
