@@ -57,6 +57,11 @@
 // A length of two bytes, big-endian, before each packet.
 #define TLS_SPLICE_FRAMING_U16BE 3
 
+// Instead of a descriptor: the endpoint is a byte stream of the caller's, or another
+// splice. Nothing is polled; `tls_splice_begin_transfer` or `tls_splice_pass` takes
+// the place of that.
+#define TLS_SPLICE_FD_NONE -2
+
 // The longest IP packet: an IPv6 header and what its 16-bit length can say.
 #define MAX_PACKET (40 + (size_t)UINT16_MAX)
 
@@ -103,7 +108,8 @@ struct tls_splice;
 struct tls_splice_config {
   // `sizeof(struct tls_splice_config)`.
   size_t struct_size;
-  // The endpoint. Borrowed for the call: the pump takes its own descriptor.
+  // The endpoint. Borrowed for the call: the pump takes its own descriptor. Or
+  // `TLS_SPLICE_FD_NONE`.
   int fd;
   // `TLS_SPLICE_DECRYPT`, `TLS_SPLICE_ENCRYPT` or both.
   uint32_t directions;
@@ -122,9 +128,10 @@ struct tls_splice_buf {
   size_t len;
 };
 
-// What to do with a file, on another thread than that of the loop.
+// What to do with a file, on another thread than that of the loop, or with a
+// stream.
 struct tls_splice_transfer {
-  // The file. It stays the splice's.
+  // The file, which stays the splice's; -1 for a stream.
   int fd;
   // What to read into, or to write; the splice's too.
   struct tls_splice_buf buf;
@@ -222,8 +229,8 @@ void tls_splice_free(struct tls_splice *splice);
 void tls_splice_adopt_fd(struct tls_splice *splice, int fd);
 
 // The descriptor to poll for the endpoint's readiness. It stays the splice's.
-// -1 if the endpoint is a file: then `tls_splice_begin_transfer` takes the place
-// of polling. -1 too if `splice` is NULL.
+// -1 if the endpoint is a file or the caller's: then `tls_splice_begin_transfer`
+// takes the place of polling. -1 too if `splice` is NULL.
 //
 // # Safety
 // `splice` must be NULL or valid.
@@ -245,13 +252,15 @@ uint32_t tls_splice_interest(struct tls_splice *splice, SSL *ssl);
 // `splice` must be NULL or valid.
 uint32_t tls_splice_ready(struct tls_splice *splice, uint32_t polled);
 
-// Begins a transfer of a file for `event`, which `tls_splice_interest` has
-// returned: 1 for a read(2) at the file's position, 2 for a write(2).
+// Begins a transfer for `event`, which `tls_splice_interest` has returned: 1 for a
+// read(2) at the file's position, 2 for a write(2). To or from a stream of the
+// caller's it may be begun at any time.
 //
 // Until the `tls_splice_end_transfer` that must follow, the memory is only for
 // the transfer, `tls_splice_interest` does not ask for the event again, what is
 // undelivered is not to be taken, and the splice is not to be freed. `buf.len` is
-// 0 if there is nothing to do, and no end then.
+// 0 if there is nothing to do, and no end then; and, of a stream, once each time
+// that it has given enough for one turn of the loop.
 //
 // # Safety
 // `splice` must be NULL or valid, `ssl` valid.
@@ -265,6 +274,15 @@ struct tls_splice_transfer tls_splice_begin_transfer(struct tls_splice *splice,
 // # Safety
 // `splice` must be NULL or valid.
 void tls_splice_end_transfer(struct tls_splice *splice, uint32_t event, ssize_t result);
+
+// Hands what `from` has decrypted to `to`, of which it is the source, to be sent on
+// the session `ssl` of that by `tls_splice_encrypt`. No byte is copied. Returns
+// whether any was handed over: not if there is none, or `to` has no room. Where they
+// end, `tls_splice_end_encrypt` tells `to`.
+//
+// # Safety
+// Each of `from` and `to` must be NULL or valid, and `ssl` valid.
+bool tls_splice_pass(struct tls_splice *from, struct tls_splice *to, SSL *ssl);
 
 // Starts `direction`, one of those in the config.
 //

@@ -493,6 +493,8 @@ impl Endpoint {
     /// Sets the interest ([`READABLE`], [`WRITABLE`]); returns what to poll
     /// [`Endpoint::poll_fd`] for, 0 for nothing.
     pub fn set_interest(&mut self, interest: u32) -> u32 {
+        #[cfg(target_os = "linux")]
+        let fd = self.fd();
         match &mut self.poll {
             Poll::Direct | Poll::Never => interest,
             #[cfg(target_os = "linux")]
@@ -512,12 +514,7 @@ impl Endpoint {
                     // SAFETY: `event` is valid for the call. It cannot fail: the
                     // descriptor was added and both are ours.
                     unsafe {
-                        libc::epoll_ctl(
-                            epoll.as_raw_fd(),
-                            libc::EPOLL_CTL_MOD,
-                            self.fd(),
-                            &raw mut event,
-                        );
+                        libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_MOD, fd, &raw mut event);
                     }
                     *events = wanted;
                 }

@@ -458,7 +458,12 @@ impl Pump {
             return false;
         }
         // SAFETY: by the contract above.
-        if room(to.high_water_mark, unsafe { tls::pending_ciphertext(ssl) }, false) == 0 {
+        if room(
+            to.high_water_mark,
+            unsafe { tls::pending_ciphertext(ssl) },
+            false,
+        ) == 0
+        {
             return false;
         }
         let n = match self.framing {

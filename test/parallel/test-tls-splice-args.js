@@ -53,11 +53,17 @@ run(async () => {
     bad({ fd }, type);
   for (const fd of [-1, 1.5, NaN, Infinity, 2 ** 31, -(2 ** 31) - 1])
     bad({ fd }, range);
-  for (const stream of [null, 1, 'stream', true, {}, [], new PassThrough(),
-                        net.createServer(), process, () => {}]) {
+  for (const stream of [null, 1, 'stream', true, {}, [], net.createServer(),
+                        process, () => {}]) {
     assert.throws(() => socket.spliceTo({ stream }), type);
     if (stream !== 1)
       rejections.push(assert.rejects(socket.pipeToNative(stream), type));
+  }
+  const hint = { ...value, message: /no native handle; use pipe\(\)/ };
+  for (const stream of [new PassThrough(),
+                        new PassThrough({ objectMode: true })]) {
+    bad({ stream }, hint);
+    rejections.push(assert.rejects(socket.pipeToNative(stream), hint));
   }
   bad({ fd: writer, stream: endpoint }, value);
 

@@ -53,11 +53,6 @@ bool IsLibuvStream(StreamBase* stream) {
 
 }  // namespace
 
-struct TLSSplice::FileRequests {
-  uv_fs_t read;
-  uv_fs_t write;
-};
-
 TLSSplice::TLSSplice(Environment* env, Local<Object> object)
     : HandleWrap(env,
                  object,
@@ -70,6 +65,7 @@ TLSSplice::TLSSplice(Environment* env, Local<Object> object)
 }
 
 TLSSplice::~TLSSplice() {
+  Unjoin();
   Detach(spliced_);
   FreePump();
 }
@@ -90,7 +86,7 @@ void TLSSplice::New(const FunctionCallbackInfo<Value>& args) {
 }
 
 // open(fd, directions, highWaterMark, framing, autoClose): 0, a libuv error
-// code, or one of TLS_SPLICE_E*.
+// code, or one of TLS_SPLICE_E*. `fd` can be TLS_SPLICE_FD_NONE.
 void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
@@ -114,9 +110,10 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
 
   uv_loop_t* loop = splice->env()->event_loop();
   const int poll_fd = tls_splice_poll_fd(splice->pump_);
-  if (poll_fd < 0) splice->file_ = std::make_unique<FileRequests>();
-  err = splice->file_ ? uv_idle_init(loop, &splice->idle_)
-                      : uv_poll_init(loop, &splice->poll_, poll_fd);
+  if (poll_fd < 0 && fd != TLS_SPLICE_FD_NONE)
+    splice->file_ = std::make_unique<FileRequests>();
+  err = poll_fd < 0 ? uv_idle_init(loop, &splice->idle_)
+                    : uv_poll_init(loop, &splice->poll_, poll_fd);
   if (err != 0) {
     splice->FreePump();
     return args.GetReturnValue().Set(err);
@@ -130,8 +127,9 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   args.GetReturnValue().Set(0);
 }
 
-// start(tlsWrap, direction, chunks): true, or false if the TLSWrap is not able
-// to. `chunks` are Uint8Arrays that go before all else in that direction.
+// start(tlsWrap, direction, chunks, stream): true, or false if the TLSWrap is
+// not able to. `chunks` are Uint8Arrays that go before all else in that
+// direction; `stream` is the endpoint's handle if it has no file descriptor.
 void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
@@ -163,6 +161,11 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
 
   if (splice->spliced_ == 0) {
     CHECK(!splice->tls_wrap_);
+    if (args[3]->IsObject()) {
+      StreamBase* stream = StreamBase::FromObject(args[3].As<Object>());
+      CHECK(IsLibuvStream(stream));
+      splice->endpoint_ = std::make_unique<EndpointStream>(splice, stream);
+    }
     splice->ClearWeak();
     splice->tls_wrap_.reset(tls_wrap);
     splice->direct_ = IsLibuvStream(tls_wrap->underlying_stream());
@@ -203,23 +206,6 @@ void TLSSplice::Stop(const FunctionCallbackInfo<Value>& args) {
   }
 }
 
-// endOut(): stop reading the source, as if it had ended.
-void TLSSplice::EndOut(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  if (splice->pump_ == nullptr) return;
-  tls_splice_end_encrypt(splice->pump_);
-  splice->out_more_ = true;
-  splice->ScheduleTurn();
-}
-
-// shutdownEndpoint(): end the write side of a socket.
-void TLSSplice::ShutdownEndpoint(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  tls_splice_shutdown_write(splice->pump_);
-}
-
 // release(directions): give them back to the TLSWrap. Returns a Buffer with the
 // cleartext that was not delivered, or undefined.
 void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
@@ -227,6 +213,8 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   CHECK(args[0]->IsUint32());
   const uint32_t directions = args[0].As<Uint32>()->Value() & splice->spliced_;
+  if (splice->endpoint_ && (directions & TLS_SPLICE_DECRYPT) != 0)
+    splice->endpoint_->Disown();
   const size_t len = (directions & TLS_SPLICE_DECRYPT) != 0
                          ? tls_splice_undelivered(splice->pump_)
                          : 0;
@@ -390,10 +378,14 @@ void TLSSplice::Detach(uint32_t directions) {
     wbio_attached_ = false;
     tls_wrap_->splice_out_ = nullptr;
   }
+  if (endpoint_ && (directions & TLS_SPLICE_DECRYPT) != 0) endpoint_->Disown();
+  if (endpoint_ && (directions & TLS_SPLICE_ENCRYPT) != 0)
+    endpoint_->SetReading(false);
   if (spliced_ == 0) {
     if (poll_events_ != 0) uv_poll_stop(&poll_);
     poll_events_ = 0;
     CancelTransfers();
+    endpoint_.reset();
     stream->RemoveStreamListener(this);
     tls_wrap_.reset();
   } else {
@@ -413,6 +405,7 @@ void TLSSplice::FreePump() {
 
 void TLSSplice::Close(Local<Value> close_callback) {
   if (!IsHandleClosing()) {
+    Unjoin();
     Detach(spliced_);
     if (depth_ > 0) tls_splice_cancel(pump_);
     HandleWrap::Close(close_callback);
@@ -475,7 +468,11 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   } else if (rbio_attached_) {
     tls_splice_commit(pump_, nread);
     BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
-    if (nread > 0) tls_wrap->Cycle();
+    if (nread > 0) {
+      on_top_ = true;
+      tls_wrap->Cycle();
+      on_top_ = false;
+    }
   } else {
     previous_listener_->OnStreamRead(nread, buf);
   }
@@ -584,88 +581,6 @@ void TLSSplice::DeliverAfterEOF() {
   Notify();
 }
 
-void TLSSplice::OnPoll(uv_poll_t* handle, int status, int events) {
-  TLSSplice* splice = ContainerOf(&TLSSplice::poll_, handle);
-  Environment* env = splice->env();
-  HandleScope handle_scope(env->isolate());
-  Context::Scope context_scope(env->context());
-  BaseObjectPtr<TLSSplice> strong_ref{splice};
-  // libuv stops at POLLERR; the next read or write says what it is.
-  if (status < 0) {
-    splice->poll_events_ = 0;
-    events = UV_READABLE | UV_WRITABLE;
-  }
-  splice->OnReady(tls_splice_ready(splice->pump_, events));
-}
-
-void TLSSplice::OnReady(int events) {
-  if ((events & UV_WRITABLE) != 0 && (spliced_ & TLS_SPLICE_DECRYPT) != 0) {
-    BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
-    tls_wrap->Cycle();
-    if (spliced_ != 0) DeliverHeldRead();
-  }
-  if ((events & UV_READABLE) != 0) {
-    // This is the top of the stack: the time to change what OpenSSL writes to.
-    if (direct_ && !wbio_attached_ && (spliced_ & TLS_SPLICE_ENCRYPT) != 0) {
-      wbio_attached_ =
-          tls_splice_attach_wbio(pump_, tls_wrap_->ssl_.get()) == TLS_SPLICE_OK;
-    }
-    Encrypt();
-  }
-  UpdateInterest();
-}
-
-void TLSSplice::BeginTransfers(int events) {
-  for (const int event : {UV_READABLE, UV_WRITABLE}) {
-    if ((events & event) == 0) continue;
-    const tls_splice_transfer transfer =
-        tls_splice_begin_transfer(pump_, tls_wrap_->ssl_.get(), event);
-    if (transfer.buf.len == 0) continue;
-    transfers_ |= event;
-    keep_alive_.reset(this);
-    env()->IncreaseWaitingRequestCounter();
-    uv_fs_t* req = event == UV_READABLE ? &file_->read : &file_->write;
-    req->data = this;
-    const uv_buf_t buf = uv_buf_init(reinterpret_cast<char*>(transfer.buf.base),
-                                     transfer.buf.len);
-    // At the position of the file, which this moves on.
-    CHECK_EQ(
-        (event == UV_READABLE ? uv_fs_read : uv_fs_write)(
-            env()->event_loop(), req, transfer.fd, &buf, 1, -1, OnTransfer),
-        0);
-  }
-}
-
-void TLSSplice::CancelTransfers() {
-  // One that has begun is not cancelled; its end is waited for.
-  if ((transfers_ & UV_READABLE) != 0)
-    uv_cancel(reinterpret_cast<uv_req_t*>(&file_->read));
-  if ((transfers_ & UV_WRITABLE) != 0)
-    uv_cancel(reinterpret_cast<uv_req_t*>(&file_->write));
-}
-
-void TLSSplice::OnTransfer(uv_fs_t* req) {
-  TLSSplice* splice = static_cast<TLSSplice*>(req->data);
-  BaseObjectPtr<TLSSplice> strong_ref{splice};
-  Environment* env = splice->env();
-  HandleScope handle_scope(env->isolate());
-  Context::Scope context_scope(env->context());
-  env->DecreaseWaitingRequestCounter();
-  const int event = req == &splice->file_->read ? UV_READABLE : UV_WRITABLE;
-  splice->transfers_ &= ~event;
-  if (splice->transfers_ == 0) splice->keep_alive_.reset();
-  tls_splice_end_transfer(splice->pump_, event, req->result);
-  uv_fs_req_cleanup(req);
-  if (splice->IsHandleClosing()) {
-    splice->FreePump();
-    if (splice->transfers_ == 0 && env->can_call_into_js())
-      splice->MakeCallback(env->onchange_string(), 0, nullptr);
-    return;
-  }
-  if ((splice->state_bits_ & kInStopped) != 0) splice->Notify();
-  splice->OnReady(event);
-}
-
 // Not SetImmediate(): what that is given while it runs, it runs at once.
 void TLSSplice::ScheduleTurn() {
   if (IsHandleClosing()) return;
@@ -690,10 +605,12 @@ void TLSSplice::Turn() {
   kicked_ = true;
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
   in_turn_ = true;
+  on_top_ = true;
   // With nothing decrypted this resumes the stream below.
   tls_wrap->Cycle();
   if (spliced_ != 0) DeliverHeldRead();
   in_turn_ = false;
+  on_top_ = false;
   if (out_more_ || want_tls_) Encrypt();
   if ((spliced_ & TLS_SPLICE_DECRYPT) != 0 && (state_bits_ & kInOver) != 0)
     SetReading(true);
@@ -716,13 +633,19 @@ int TLSSplice::Decrypt() {
   BaseObjectPtr<TLSSplice> strong_ref{this};
   SSLPointer ssl = KeepAlive(tls_wrap_->ssl_);
 
+  constexpr uint32_t kLast =
+      TLS_SPLICE_STEP_OVER | TLS_SPLICE_STEP_STOPPED | TLS_SPLICE_STEP_FAILED;
   int ssl_ret = 1;
-  depth_++;
-  const uint32_t step = tls_splice_decrypt(pump_, ssl.get(), &ssl_ret);
-  depth_--;
-
-  if (IsHandleClosing()) FreePump();
+  uint32_t step;
+  do {
+    depth_++;
+    step = tls_splice_decrypt(pump_, ssl.get(), &ssl_ret);
+    depth_--;
+    if (IsHandleClosing()) FreePump();
+    if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return 1;
+  } while ((step & kLast) == 0 && !stop_requested_ && Deliver());
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return 1;
+  waits_for_peer_ = peer_ != nullptr && tls_splice_is_blocked(pump_);
   CountBytes();
   if (stop_requested_) {
     tls_splice_stop(pump_);
@@ -860,22 +783,6 @@ void TLSSplice::SetReading(bool on) {
   }
 }
 
-void TLSSplice::UpdateInterest() {
-  if (IsHandleClosing() || depth_ > 0 || spliced_ == 0) return;
-  int events = 0;
-  constexpr uint32_t kDone = kFailed | kTLSFailed | kInStopped;
-  if (kicked_ && tls_wrap_->ssl_ && (state_bits_ & kDone) == 0)
-    events = tls_splice_interest(pump_, tls_wrap_->ssl_.get());
-  if (file_) return BeginTransfers(events);
-  if (events == poll_events_) return;
-  poll_events_ = events;
-  if (events == 0) {
-    uv_poll_stop(&poll_);
-  } else {
-    uv_poll_start(&poll_, events, OnPoll);
-  }
-}
-
 void TLSSplice::Notify() {
   if (notify_scheduled_) return;
   notify_scheduled_ = true;
@@ -897,6 +804,8 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   t->Inherit(HandleWrap::GetConstructorTemplate(env));
 
   SetProtoMethod(isolate, t, "open", Open);
+  SetProtoMethod(isolate, t, "join", Join);
+  SetProtoMethod(isolate, t, "holdSink", HoldSink);
   SetProtoMethod(isolate, t, "start", Start);
   SetProtoMethod(isolate, t, "stop", Stop);
   SetProtoMethod(isolate, t, "endOut", EndOut);
@@ -913,6 +822,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   Local<Object> constants = Object::New(isolate);
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_DECRYPT);
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_ENCRYPT);
+  NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_FD_NONE);
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_EACCMODE);
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_ENOTSUP);
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_EFRAMING);
@@ -959,6 +869,8 @@ void TLSSplice::RegisterExternalReferences(
     ExternalReferenceRegistry* registry) {
   registry->Register(New);
   registry->Register(Open);
+  registry->Register(Join);
+  registry->Register(HoldSink);
   registry->Register(Start);
   registry->Register(Stop);
   registry->Register(EndOut);

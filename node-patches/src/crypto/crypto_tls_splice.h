@@ -16,16 +16,18 @@ struct tls_splice_stats;
 namespace node {
 namespace crypto {
 
-// Joins a TLSWrap to a file descriptor, see tlsSocket.spliceTo(). The pump is
-// in deps/tls_splice; this class hands it what arrives from libuv and OpenSSL,
+// Joins a TLSWrap to an endpoint, see tlsSocket.spliceTo(). The pump is in
+// deps/tls_splice; this class hands it what arrives from libuv and OpenSSL,
 // and carries out the steps that it returns. It decides nothing.
 //
 // While a direction is spliced, this object is pushed on the stream below the
 // TLSWrap as a listener, and the TLSWrap points to it.
 //
-// The uv_poll_t watches the file descriptor; a file is read and written with
-// uv_fs_read() and uv_fs_write() instead. Everything else happens on the thread
-// of the event loop.
+// The endpoint is a file descriptor that a uv_poll_t watches; a file, which is
+// read and written with uv_fs_read() and uv_fs_write(); the libuv stream of a
+// net.Socket; or, if it is a TLSSocket, the splice of that, which is joined to
+// this one: see crypto_tls_splice_endpoint.cc. But for those of files
+// everything happens on the thread of the event loop.
 class TLSSplice final : public HandleWrap, public StreamListener {
  public:
   static void Initialize(Environment* env, v8::Local<v8::Object> target);
@@ -95,8 +97,45 @@ class TLSSplice final : public HandleWrap, public StreamListener {
     kStatsCount
   };
 
+  struct FileRequests {
+    uv_fs_t read;
+    uv_fs_t write;
+  };
+
+  // The libuv stream of a net.Socket.
+  class EndpointStream final : public StreamListener {
+   public:
+    EndpointStream(TLSSplice* splice, StreamBase* stream);
+
+    void SetReading(bool on);
+    // Writes what the pump holds. Returns whether there is room for more.
+    bool Write();
+    // What has not been written yet is the stream's, and not waited for.
+    void Disown();
+
+    // Implement StreamListener:
+    uv_buf_t OnStreamAlloc(size_t suggested_size) override;
+    void OnStreamRead(ssize_t nread, const uv_buf_t& buf) override;
+    void OnStreamAfterWrite(WriteWrap* w, int status) override;
+    void OnStreamDestroy() override;
+
+   private:
+    StreamBase* base() { return static_cast<StreamBase*>(stream_); }
+    bool IsSource() const;
+    // The same in another turn of the loop, with a copy of it.
+    int WriteLater(const uv_buf_t& buf);
+
+    TLSSplice* splice_;
+    bool reading_ = false;
+    // What Write() has not finished yet: the length of all of it, too.
+    WriteWrap* pending_ = nullptr;
+    size_t pending_length_ = 0;
+  };
+
   static void New(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Open(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void Join(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void HoldSink(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Start(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Stop(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void EndOut(const v8::FunctionCallbackInfo<v8::Value>& args);
@@ -135,9 +174,17 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   void UpdateInterest();
   // The endpoint is ready for what UpdateInterest() has asked for.
   void OnReady(int events);
+  // Write to the stream, or to the other splice. Returns whether there is room
+  // for more.
+  bool Deliver();
+  bool PassToPeer();
+  void EndSource();
+  void Unjoin();
   // Read or write the file, on the thread pool.
   void BeginTransfers(int events);
   void CancelTransfers();
+  // At the top of the stack: changes what OpenSSL writes to.
+  void AttachWbio();
   void CountBytes();
   // The stream below cannot be written any more.
   void FailTLS(int err);
@@ -155,19 +202,27 @@ class TLSSplice final : public HandleWrap, public StreamListener {
 
   union {
     uv_poll_t poll_;
-    // Of a file. Never started, only there to be closed.
+    // Where nothing is polled. Never started, only there to be closed.
     uv_idle_t idle_;
   };
   // Runs the next turn; nullptr until there is one.
   uv_idle_t* turn_ = nullptr;
   int poll_events_ = 0;
   // Of a file, else nullptr.
-  struct FileRequests;
   std::unique_ptr<FileRequests> file_;
   // UV_READABLE and UV_WRITABLE: of these two, which are under way. They keep
   // the splice alive.
   int transfers_ = 0;
   BaseObjectPtr<TLSSplice> keep_alive_;
+  // Of a stream, else nullptr. Only while there is something spliced.
+  std::unique_ptr<EndpointStream> endpoint_;
+  // JS is still writing to the stream.
+  bool sink_held_ = false;
+  // The one at the other TLSSocket, while it is there.
+  TLSSplice* peer_ = nullptr;
+  bool joined_ = false;
+  // It did not take all.
+  bool waits_for_peer_ = false;
   tls_splice* pump_ = nullptr;
   // As of the last call into the pump.
   std::unique_ptr<tls_splice_stats> stats_;
@@ -193,6 +248,8 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   bool want_tls_ = false;
   bool stop_requested_ = false;
   bool in_turn_ = false;
+  // Called by the event loop, and so from inside of no other call.
+  bool on_top_ = false;
   bool notify_scheduled_ = false;
   // A negative status that the stream below has reported, or 0.
   ssize_t held_read_ = 0;

@@ -20,10 +20,12 @@ const {
 } = primordials;
 
 const EventEmitter = require('events');
+const { Stream } = require('stream');
 const net = require('net');
 const { FastBuffer } = require('internal/buffer');
 const { clearTimeout, setTimeout } = require('timers');
 const { getValidatedFd } = require('internal/fs/utils');
+const { kOnIdle } = require('internal/net');
 const { kTimeout } = require('internal/timers');
 const { isUint8Array } = require('internal/util/types');
 const { addAbortListener } = require('internal/events/abort_listener');
@@ -64,6 +66,7 @@ const {
   spliceConstants: {
     TLS_SPLICE_DECRYPT: kIn,
     TLS_SPLICE_ENCRYPT: kOut,
+    TLS_SPLICE_FD_NONE,
     TLS_SPLICE_EACCMODE,
     TLS_SPLICE_ENOTSUP,
     TLS_SPLICE_EFRAMING,
@@ -102,12 +105,17 @@ const {
     kStatsCount,
   },
 } = internalBinding('tls_wrap');
+const { Pipe } = internalBinding('pipe_wrap');
 const { WriteWrap } = internalBinding('stream_wrap');
+const { TCP } = internalBinding('tcp_wrap');
+const { TTY } = internalBinding('tty_wrap');
 const { getLibuvNow } = internalBinding('timers');
 const { UV_ENOBUFS } = internalBinding('uv');
 
 const isWindows = process.platform === 'win32';
 const kDirections = { __proto__: null, in: kIn, out: kOut, duplex: kIn | kOut };
+// As the TLSSocket at the other end sees it.
+const kMirrored = { __proto__: null, in: 'out', out: 'in', duplex: 'duplex' };
 const kFramings = {
   __proto__: null,
   auto: TLS_SPLICE_FRAMING_AUTO,
@@ -126,10 +134,12 @@ const kSpliceIn = Symbol('kSpliceIn');
 const kSpliceOut = Symbol('kSpliceOut');
 // On a TLSSocket: a splice may have left ciphertext behind that is on its way.
 const kUnflushed = Symbol('kUnflushed');
-// On an endpoint: what reads it.
+// On an endpoint: what reads it, and what writes to it.
 const kReader = Symbol('kReader');
-// Written to a TLSSocket by #beginOut(), and goes no further. An empty write of
-// TLSWrap's is one of the stream below, which may have one of its own by then.
+const kWriter = Symbol('kWriter');
+// Comes after all that has been written before. To a TLSSocket it goes no
+// further: an empty write of TLSWrap's is one of the stream below, which may have
+// one of its own by then.
 const kMarker = new FastBuffer();
 // On a TLSSocket: a timer for the rest of its idle time.
 const kIdleTimer = Symbol('kIdleTimer');
@@ -244,7 +254,9 @@ function resumeReading(socket) {
  */
 class TLSSplice extends EventEmitter {
   #socket;
-  #endpoint;       // The net.Socket of the `stream` option, or null.
+  #endpoint = null;  // The net.Socket of the `stream` option, or null.
+  #peer = null;      // If that is a TLSSocket, the splice of that.
+  #parent = null;    // Of such a one, the splice that it belongs to.
   #native;
   #directions;
   #autoClose;
@@ -255,6 +267,7 @@ class TLSSplice extends EventEmitter {
   #reason = null;
   #error;
   #counters = null;  // Of a splice whose native side may be gone.
+  #isFinishing = false;
   #isOver = false;   // 'close' has been emitted, or is about to be.
   #outcome = null;
   #stopped = null;
@@ -267,7 +280,9 @@ class TLSSplice extends EventEmitter {
   #outEnding = false;
   #outOver = false;
   #endpointChunks = null;  // What it had read; null when it is JS's to read.
+  #endpointRead = false;   // JS was reading it.
   #endpointEndHeld = false;
+  #endpointFailed = false;
   #onFinal = null;
   #tlsError = null;
   #listeners = null;
@@ -276,12 +291,31 @@ class TLSSplice extends EventEmitter {
     super();
     this.#socket = socket;
     this.#native = native;
-    this.#endpoint = options.stream ?? null;
     this.#directions = kDirections[options.direction];
     this.#autoClose = options.autoClose;
     this.#end = options.end;
     this.#signal = options.signal;
     native.onchange = () => this.#update();
+    const { stream } = options;
+    if (stream?.encrypted) {
+      const mirrored = {
+        ...options,
+        direction: kMirrored[options.direction],
+        framing: 'raw',
+        autoClose: false,
+      };
+      const peer = new TLSSplice(stream, openNative(mirrored), {
+        ...mirrored,
+        stream: undefined,
+        signal: undefined,
+      });
+      peer.#parent = this;
+      peer.#quiet = true;
+      native.join(peer.#native);
+      this.#peer = peer;
+    } else if (stream !== undefined) {
+      this.#endpoint = stream;
+    }
   }
 
   /**
@@ -363,9 +397,25 @@ class TLSSplice extends EventEmitter {
   start() {
     if (this.#state === 'running')
       return this;
-    const socket = this.#socket;
     if (this.#state !== 'idle')
       throw new ERR_INVALID_STATE('The splice has ended');
+    this.#check();
+    this.#peer?.#check();
+    this.#listen();
+    try {
+      this.#peer?.#listen();
+    } catch (err) {
+      this.#listeners();
+      throw err;
+    }
+    this.#take();
+    if (this.#state === 'running')
+      this.#peer?.#take();
+    return this;
+  }
+
+  #check() {
+    const socket = this.#socket;
     checkSocket(socket);
     const wantsIn = (this.#directions & kIn) !== 0;
     const wantsOut = (this.#directions & kOut) !== 0;
@@ -375,24 +425,37 @@ class TLSSplice extends EventEmitter {
       throw new ERR_INVALID_STATE('The socket decodes what it reads');
     if (wantsOut && socket.writableEnded)
       throw new ERR_INVALID_STATE('The socket has been ended');
-    if (this.#endpoint) {
-      checkEndpoint(this.#endpoint);
-      if (wantsOut && this.#endpoint[kReader])
+    const endpoint = this.#endpoint;
+    if (endpoint) {
+      checkEndpoint(endpoint);
+      if (wantsIn && endpoint.writableEnded)
+        throw new ERR_INVALID_STATE('The stream has been ended');
+      if (wantsIn && endpoint[kWriter])
+        throw new ERR_INVALID_STATE('The stream is written to by another splice');
+      if (wantsOut && endpoint[kReader])
         throw new ERR_INVALID_STATE('The stream is read by another splice');
     }
+  }
 
+  #take() {
+    const socket = this.#socket;
+    const endpoint = this.#endpoint;
     const aborted = this.#signal?.aborted;
-    this.#listen();
     this.#state = 'running';
-    if (wantsIn)
+    if (endpoint)
+      endpoint[kOnIdle] = onEndpointIdle;
+    if (this.#directions & kIn) {
       socket[kSpliceIn] = this;
-    if (wantsOut) {
+      if (endpoint)
+        endpoint[kWriter] = this;
+    }
+    if (this.#directions & kOut) {
       socket[kSpliceOut] = this;
       // connect() has put it before our own.
       if (socket.write === net.Socket.prototype.write)
         delete socket.write;
-      if (this.#endpoint)
-        this.#endpoint[kReader] = this;
+      if (endpoint)
+        endpoint[kReader] = this;
     }
     // The pump's first turn is one of the event loop's, so that whoever
     // listens to 'secure' can still destroy the socket.
@@ -401,7 +464,6 @@ class TLSSplice extends EventEmitter {
       this.#stop('aborted');
     else if (socket._secureEstablished)
       this.#begin();
-    return this;
   }
 
   // Nothing has happened if it throws: the signal may be anything, and there may
@@ -521,6 +583,7 @@ class TLSSplice extends EventEmitter {
       return this.#fail(new ERR_INVALID_STATE('A stream decodes what it reads'));
     }
     if (this.#endpoint && this.#directions & kOut) {
+      this.#endpointRead = this.#endpoint._handle.reading;
       stopReading(this.#endpoint);
       this.#endpointChunks = takeReadable(this.#endpoint);
       const state = this.#endpoint._readableState;
@@ -539,7 +602,9 @@ class TLSSplice extends EventEmitter {
   #beginIn() {
     const socket = this.#socket;
     const chunks = takeReadable(socket);
-    if (!this.#native.start(socket._handle, kIn, chunks))
+    if (this.#endpoint)
+      this.#flushEndpoint();
+    if (!this.#native.start(socket._handle, kIn, chunks, this.#endpoint?._handle))
       return this.#fail(new ERR_SOCKET_CLOSED());
     this.#inBegun = true;
     pretendReading(socket);
@@ -552,6 +617,18 @@ class TLSSplice extends EventEmitter {
         socket.read(0);
       }
     }
+  }
+
+  // What JS has written to it goes there first.
+  #flushEndpoint() {
+    const endpoint = this.#endpoint;
+    if (endpoint.writableLength === 0 && !endpoint.writableCorked)
+      return;
+    this.#native.holdSink(true);
+    endpoint.write(kMarker, (err) => {
+      if (!err && this.#state === 'running')
+        this.#native.holdSink(false);
+    });
   }
 
   #giveEnd() {
@@ -584,8 +661,10 @@ class TLSSplice extends EventEmitter {
 
   #beginOutNow() {
     const chunks = this.#endpointChunks ?? [];
-    if (!this.#native.start(this.#socket._handle, kOut, chunks))
+    if (!this.#native.start(this.#socket._handle, kOut, chunks,
+                            this.#endpoint?._handle)) {
       return this.#fail(new ERR_SOCKET_CLOSED());
+    }
     this.#outBegun = true;
     if (this.#endpoint)
       this.#endpointChunks = [];
@@ -610,6 +689,7 @@ class TLSSplice extends EventEmitter {
         0: err, 1: syscall, 2: direction, 3: offset,
       } = this.#native.getFailure();
       if (err !== 0) {
+        this.#endpointFailed = syscall === 'read';
         this.#stop('error', new ErrnoException(err, syscall));
       } else if (direction !== undefined) {
         const name = direction === kIn ? 'in' : 'out';
@@ -632,12 +712,11 @@ class TLSSplice extends EventEmitter {
       return;
     this.#inOver = true;
     this.#giveEnd();
-    if (this.#end) {
-      if (this.#endpoint)
-        this.#endpoint.end();
-      else
-        this.#native.shutdownEndpoint();
-    }
+    // What the other splice does about it is up to that.
+    if (this.#peer || this.#parent || (this.#end && !this.#endpoint))
+      this.#native.shutdownEndpoint();
+    else if (this.#end)
+      this.#endpoint.end();
     this.#closeIfOver();
   }
 
@@ -646,55 +725,88 @@ class TLSSplice extends EventEmitter {
     if (this.#outOver)
       return;
     const socket = this.#socket;
+    const over = () => {
+      this.#outOver = true;
+      this.#closeIfOver();
+      if (this.#parent?.#state === 'running')
+        this.#parent.#closeIfOver();
+    };
     if (this.#onFinal) {
       const onFinal = this.#onFinal;
       this.#onFinal = null;
-      this.#outOver = true;
       onFinal();
-      this.#closeIfOver();
+      over();
     } else if (this.#end) {
       if (this.#outEnding)
         return;
       this.#outEnding = true;
       socket.end((err) => {
-        if (err)
-          return;
-        this.#outOver = true;
-        this.#closeIfOver();
+        if (!err)
+          over();
       });
     } else {
-      this.#outOver = true;
       this.#release(kOut);
-      this.#closeIfOver();
+      over();
     }
   }
 
   // Only at the end: a stream that sees its own end may close itself, and the
   // other direction with it.
   #releaseEndpoint() {
-    if (this.#endpoint?.[kReader] === this)
-      this.#endpoint[kReader] = undefined;
+    const endpoint = this.#endpoint;
+    if (endpoint?.[kReader] === this)
+      endpoint[kReader] = undefined;
+    if (endpoint?.[kWriter] === this)
+      endpoint[kWriter] = undefined;
+    // The time that counts as idle starts over.
+    endpoint?._unrefTimer();
     const chunks = this.#endpointChunks;
     if (chunks === null)
       return;
     this.#endpointChunks = null;
-    const endpoint = this.#endpoint;
     let more = endpoint._handle ? stopPretending(endpoint) : false;
+    // One of a server with `pauseOnConnect`, that nobody has asked for bytes.
+    if (!this.#endpointRead && !endpoint._readableState.reading &&
+        !endpoint.readableFlowing) {
+      more = false;
+    }
     for (let i = 0; i < chunks.length; i++) {
       if (!giveToReader(endpoint, chunks[i]))
         more = false;
     }
     if (this.#endpointEndHeld && !endpoint.destroyed)
       guarded(() => endpoint.push(null));
-    if (more)
+    // libuv does not read it any more. Why has been said by the splice.
+    if (this.#endpointFailed)
+      endpoint.destroy();
+    else if (more)
       resumeReading(endpoint);
   }
 
+  get #isDone() {
+    return (this.#inOver || !(this.#directions & kIn)) &&
+           (this.#outOver || !(this.#directions & kOut));
+  }
+
   #closeIfOver() {
-    if ((this.#inOver || !(this.#directions & kIn)) &&
-        (this.#outOver || !(this.#directions & kOut))) {
+    const peer = this.#peer;
+    // The other TLSSocket may have yet to send what it got.
+    const waits = peer && peer.#state !== 'closed' && !peer.#outOver &&
+                  (peer.#directions & kOut) !== 0;
+    if (this.#isDone && !waits)
       this.#close('end');
-    }
+  }
+
+  // The splice of the other TLSSocket has.
+  #onPeerClose() {
+    const peer = this.#peer;
+    if (this.#state === 'closed')
+      this.#finish();
+    else if (this.#isDone)
+      this.#close('end');
+    else if (peer.#reason !== 'end')
+      this.#stop('error', peer.#error ?? new ERR_STREAM_PREMATURE_CLOSE());
+    // Otherwise the native side knows that there is no sink any more.
   }
 
   #onEndpointClose() {
@@ -843,15 +955,25 @@ class TLSSplice extends EventEmitter {
     this.#releaseEndpoint();
     if (this.#endpoint && this.#autoClose)
       this.#endpoint.destroySoon();
+    this.#peer?.#stop('stopped');
     const onFinal = this.#onFinal;
     this.#onFinal = null;
     // An endpoint that has failed is nothing to the end of the socket.
     onFinal?.(socket.destroyed ? error ?? new ERR_SOCKET_CLOSED() : null);
-    const emit = () => process.nextTick(() => this.#emitOutcome());
     if (this.#native.getState() & kTransferring)
-      this.#native.onchange = emit;
-    else
-      emit();
+      this.#native.onchange = () => this.#finish();
+    else if (!this.#peer || this.#peer.#state === 'closed')
+      this.#finish();
+    this.#parent?.#onPeerClose();
+  }
+
+  #finish() {
+    if (this.#isFinishing)
+      return;
+    this.#isFinishing = true;
+    if (this.#peer && this.#autoClose)
+      this.#peer.#socket.destroySoon();
+    process.nextTick(() => this.#emitOutcome());
   }
 
   #emitOutcome() {
@@ -886,14 +1008,38 @@ function checkEndpoint(stream) {
     throw new ERR_SOCKET_CLOSED();
   if (stream.connecting || !stream._handle)
     throw new ERR_INVALID_STATE('The stream is not connected');
+  const { _handle: handle } = stream;
+  if (!(handle instanceof TCP || handle instanceof Pipe ||
+        handle instanceof TTY)) {
+    throw new ERR_INVALID_ARG_VALUE('options.stream', stream,
+                                    'has no native handle; use pipe()');
+  }
   if (stream.readableEncoding !== null)
     throw new ERR_INVALID_STATE('The stream decodes what it reads');
-  if (stream.writableLength !== 0)
-    throw new ERR_INVALID_STATE('The stream has writes pending');
   if (stream[kSession] || stream[kBoundSession])
     throw new ERR_INVALID_STATE('The stream belongs to an HTTP/2 session');
   if (stream.parser)
     throw new ERR_INVALID_STATE('The stream belongs to an HTTP parser');
+}
+
+// It would send in the clear what was received encrypted, or round in circles.
+function checkIsOther(socket, { fd, stream }) {
+  const name = stream === undefined ? 'options.fd' : 'options.stream';
+  if (stream === socket)
+    throw new ERR_INVALID_ARG_VALUE(name, stream, 'is the socket itself');
+  const runsOver = (stream, handle) => {
+    for (let below = stream._handle; below; below = below._parent) {
+      if (below === handle)
+        return true;
+    }
+    return false;
+  };
+  if (fd === socket._handle.fd ||
+      (stream !== undefined && (runsOver(socket, stream._handle) ||
+                                runsOver(stream, socket._handle)))) {
+    throw new ERR_INVALID_ARG_VALUE(name, stream ?? fd,
+                                    'is what the TLS connection runs over');
+  }
 }
 
 function validateOptions(options) {
@@ -924,13 +1070,12 @@ function validateOptions(options) {
       throw new ERR_INVALID_ARG_VALUE('options.fd', fd,
                                       'cannot be combined with a stream');
     }
-    if (!(stream instanceof net.Socket))
+    if (!(stream instanceof net.Socket)) {
+      if (stream instanceof Stream) {
+        throw new ERR_INVALID_ARG_VALUE('options.stream', stream,
+                                        'has no native handle; use pipe()');
+      }
       throw new ERR_INVALID_ARG_TYPE('options.stream', 'net.Socket', stream);
-    // TODO(tls-splice): the streams without a file descriptor of their own,
-    // once the pump writes to libuv streams.
-    if (stream.encrypted) {
-      throw new ERR_INVALID_ARG_VALUE('options.stream', stream,
-                                      'is not supported yet');
     }
   }
   return {
@@ -938,18 +1083,11 @@ function validateOptions(options) {
   };
 }
 
-function openNative(socket, options) {
+function openNative(options) {
   const { stream, direction, framing } = options;
-  const fd = stream === undefined ? options.fd : stream._handle.fd;
   const name = stream === undefined ? 'options.fd' : 'options.stream';
-  const value = stream ?? fd;
-  if (!(fd >= 0))
-    throw new ERR_INVALID_ARG_VALUE(name, value, 'has no file descriptor');
-  // It would send in the clear what was received encrypted.
-  if (fd === socket._handle.fd) {
-    throw new ERR_INVALID_ARG_VALUE(name, value,
-                                    'is what the TLS connection runs over');
-  }
+  const value = stream ?? options.fd;
+  const fd = stream === undefined ? options.fd : TLS_SPLICE_FD_NONE;
   const native = new NativeSplice();
   const err = native.open(fd, kDirections[direction], options.highWaterMark,
                           kFramings[framing],
@@ -990,9 +1128,12 @@ function spliceTo(options) {
   if (isWindows)
     throw new ERR_FEATURE_UNAVAILABLE_ON_PLATFORM('tlsSocket.spliceTo()');
   checkSocket(this);
-  if (validated.stream !== undefined)
+  if (validated.stream?.encrypted)
+    checkSocket(validated.stream);
+  else if (validated.stream !== undefined)
     checkEndpoint(validated.stream);
-  return new TLSSplice(this, openNative(this, validated), validated);
+  checkIsOther(this, validated);
+  return new TLSSplice(this, openNative(validated), validated);
 }
 
 /**
@@ -1040,26 +1181,32 @@ function flush(socket, callback) {
 }
 
 // The idle timeout of a spliced socket has run out, as far as JS can tell, which
-// does not see what moves in native code. `told` is when that was the last time
-// when 'timeout' was emitted for it.
-function onIdle(socket, emit, told) {
+// does not see what moves in native code. Emits 'timeout', now or when it really
+// has; `told` is the last time when that was done. Returns false if there is no
+// splice.
+function onIdle(socket, spliceIn, spliceOut, told) {
+  clearTimeout(socket[kIdleTimer]);
+  if (!spliceIn && !spliceOut)
+    return false;
   const { timeout, [kTimeout]: timer } = socket;
   const begun = timer?._idleStart;
-  const last = MathMax(socket[kSpliceIn]?.[kLastMove] ?? 0,
-                       socket[kSpliceOut]?.[kLastMove] ?? 0);
+  const last = MathMax(spliceIn?.[kLastMove] ?? 0, spliceOut?.[kLastMove] ?? 0);
   const rest = last + timeout - getLibuvNow();
   if (rest <= 0 && last !== told) {
     told = last;
-    emit();
+    socket.emit('timeout');
   }
   socket[kIdleTimer] = setTimeout(() => {
     // Not if it was set or has been started anew.
-    if (socket.timeout === timeout && timer?._idleStart === begun &&
-        (socket[kSpliceIn] || socket[kSpliceOut])) {
-      onIdle(socket, emit, told);
-    }
+    if (socket.timeout === timeout && timer?._idleStart === begun)
+      socket[kOnIdle](told);
   }, rest > 0 ? rest : timeout);
   socket[kIdleTimer].unref();
+  return true;
+}
+
+function onEndpointIdle(told) {
+  return onIdle(this, this[kReader], this[kWriter], told);
 }
 
 // Adds the methods, and what a spliced socket does otherwise.
@@ -1110,13 +1257,8 @@ function install(TLSSocket) {
     this[kUnflushed] = false;
     return ReflectApply(base._destroy, this, [err, callback]);
   };
-  prototype._onTimeout = function _onTimeout() {
-    clearTimeout(this[kIdleTimer]);
-    const emit = () => ReflectApply(base._onTimeout, this, []);
-    if (this[kSpliceIn] || this[kSpliceOut])
-      onIdle(this, emit);
-    else
-      emit();
+  prototype[kOnIdle] = function(told) {
+    return onIdle(this, this[kSpliceIn], this[kSpliceOut], told);
   };
 }
 

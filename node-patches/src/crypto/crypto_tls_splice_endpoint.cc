@@ -1,0 +1,322 @@
+// The endpoint of a TLSSplice: when it is read and written, and how.
+
+#include "async_wrap-inl.h"
+#include "crypto/crypto_tls_splice.h"
+#include "env-inl.h"
+#include "stream_base-inl.h"
+#include "tls_splice.h"
+#include "util-inl.h"
+#include "v8.h"
+
+#include <cstring>
+
+namespace node {
+
+using v8::ArrayBuffer;
+using v8::BackingStore;
+using v8::BackingStoreInitializationMode;
+using v8::Context;
+using v8::FunctionCallbackInfo;
+using v8::HandleScope;
+using v8::Local;
+using v8::Object;
+using v8::Value;
+
+namespace crypto {
+
+void TLSSplice::UpdateInterest() {
+  if (IsHandleClosing() || depth_ > 0 || spliced_ == 0) return;
+  int events = 0;
+  constexpr uint32_t kDone = kFailed | kTLSFailed | kInStopped;
+  if (kicked_ && tls_wrap_->ssl_ && (state_bits_ & kDone) == 0)
+    events = tls_splice_interest(pump_, tls_wrap_->ssl_.get());
+  if (file_) return BeginTransfers(events);
+  if (endpoint_) return endpoint_->SetReading((events & UV_READABLE) != 0);
+  if (joined_) {
+    if (peer_ != nullptr && (events & UV_READABLE) != 0 &&
+        peer_->waits_for_peer_) {
+      peer_->waits_for_peer_ = false;
+      peer_->ScheduleTurn();
+    }
+    return;
+  }
+  if (events == poll_events_) return;
+  poll_events_ = events;
+  if (events == 0) {
+    uv_poll_stop(&poll_);
+  } else {
+    uv_poll_start(&poll_, events, OnPoll);
+  }
+}
+
+void TLSSplice::OnPoll(uv_poll_t* handle, int status, int events) {
+  TLSSplice* splice = ContainerOf(&TLSSplice::poll_, handle);
+  Environment* env = splice->env();
+  HandleScope handle_scope(env->isolate());
+  Context::Scope context_scope(env->context());
+  BaseObjectPtr<TLSSplice> strong_ref{splice};
+  // libuv stops at POLLERR; the next read or write says what it is.
+  if (status < 0) {
+    splice->poll_events_ = 0;
+    events = UV_READABLE | UV_WRITABLE;
+  }
+  splice->OnReady(tls_splice_ready(splice->pump_, events));
+}
+
+void TLSSplice::OnReady(int events) {
+  if ((events & UV_WRITABLE) != 0 && (spliced_ & TLS_SPLICE_DECRYPT) != 0) {
+    BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
+    on_top_ = true;
+    tls_wrap->Cycle();
+    on_top_ = false;
+    if (spliced_ != 0) DeliverHeldRead();
+  }
+  if ((events & UV_READABLE) != 0) {
+    AttachWbio();
+    Encrypt();
+  }
+  UpdateInterest();
+}
+
+void TLSSplice::AttachWbio() {
+  if (!direct_ || wbio_attached_ || (spliced_ & TLS_SPLICE_ENCRYPT) == 0 ||
+      !tls_wrap_->ssl_) {
+    return;
+  }
+  wbio_attached_ =
+      tls_splice_attach_wbio(pump_, tls_wrap_->ssl_.get()) == TLS_SPLICE_OK;
+}
+
+bool TLSSplice::Deliver() {
+  if (endpoint_) return !sink_held_ && endpoint_->Write();
+  return peer_ != nullptr && PassToPeer();
+}
+
+// endOut(): stop reading the source, as if it had ended.
+void TLSSplice::EndOut(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  splice->EndSource();
+}
+
+void TLSSplice::EndSource() {
+  if (pump_ == nullptr) return;
+  tls_splice_end_encrypt(pump_);
+  out_more_ = true;
+  ScheduleTurn();
+}
+
+// shutdownEndpoint(): end the write side of a socket, or the source of the
+// other splice. A net.Socket JS ends itself.
+void TLSSplice::ShutdownEndpoint(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  if (splice->peer_ != nullptr) splice->peer_->EndSource();
+  tls_splice_shutdown_write(splice->pump_);
+}
+
+void TLSSplice::BeginTransfers(int events) {
+  for (const int event : {UV_READABLE, UV_WRITABLE}) {
+    if ((events & event) == 0) continue;
+    const tls_splice_transfer transfer =
+        tls_splice_begin_transfer(pump_, tls_wrap_->ssl_.get(), event);
+    if (transfer.buf.len == 0) continue;
+    transfers_ |= event;
+    keep_alive_.reset(this);
+    env()->IncreaseWaitingRequestCounter();
+    uv_fs_t* req = event == UV_READABLE ? &file_->read : &file_->write;
+    req->data = this;
+    const uv_buf_t buf = uv_buf_init(reinterpret_cast<char*>(transfer.buf.base),
+                                     transfer.buf.len);
+    // At the position of the file, which this moves on.
+    CHECK_EQ(
+        (event == UV_READABLE ? uv_fs_read : uv_fs_write)(
+            env()->event_loop(), req, transfer.fd, &buf, 1, -1, OnTransfer),
+        0);
+  }
+}
+
+void TLSSplice::CancelTransfers() {
+  // One that has begun is not cancelled; its end is waited for.
+  if ((transfers_ & UV_READABLE) != 0)
+    uv_cancel(reinterpret_cast<uv_req_t*>(&file_->read));
+  if ((transfers_ & UV_WRITABLE) != 0)
+    uv_cancel(reinterpret_cast<uv_req_t*>(&file_->write));
+}
+
+void TLSSplice::OnTransfer(uv_fs_t* req) {
+  TLSSplice* splice = static_cast<TLSSplice*>(req->data);
+  BaseObjectPtr<TLSSplice> strong_ref{splice};
+  Environment* env = splice->env();
+  HandleScope handle_scope(env->isolate());
+  Context::Scope context_scope(env->context());
+  env->DecreaseWaitingRequestCounter();
+  const int event = req == &splice->file_->read ? UV_READABLE : UV_WRITABLE;
+  splice->transfers_ &= ~event;
+  if (splice->transfers_ == 0) splice->keep_alive_.reset();
+  tls_splice_end_transfer(splice->pump_, event, req->result);
+  uv_fs_req_cleanup(req);
+  if (splice->IsHandleClosing()) {
+    splice->FreePump();
+    if (splice->transfers_ == 0 && env->can_call_into_js())
+      splice->MakeCallback(env->onchange_string(), 0, nullptr);
+    return;
+  }
+  if ((splice->state_bits_ & kInStopped) != 0) splice->Notify();
+  splice->OnReady(event);
+}
+
+// join(splice): what one of the two decrypts the other encrypts.
+void TLSSplice::Join(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  TLSSplice* peer;
+  ASSIGN_OR_RETURN_UNWRAP(&peer, args[0].As<Object>());
+  CHECK_NE(splice, peer);
+  splice->peer_ = peer;
+  peer->peer_ = splice;
+  splice->joined_ = peer->joined_ = true;
+}
+
+void TLSSplice::Unjoin() {
+  if (peer_ == nullptr) return;
+  peer_->peer_ = nullptr;
+  peer_ = nullptr;
+}
+
+bool TLSSplice::PassToPeer() {
+  TLSSplice* to = peer_;
+  constexpr uint32_t kDone = kOutOver | kOutStopped | kTLSFailed;
+  if (!to->kicked_ || (to->spliced_ & TLS_SPLICE_ENCRYPT) == 0 ||
+      (to->state_bits_ & kDone) != 0 || !to->tls_wrap_->ssl_ ||
+      !tls_splice_pass(pump_, to->pump_, to->tls_wrap_->ssl_.get())) {
+    return false;
+  }
+  if (on_top_ && to->direct_) {
+    to->AttachWbio();
+    to->Encrypt();
+  } else {
+    // It may be in a call of OpenSSL's, or calls into JS.
+    to->out_more_ = true;
+    to->ScheduleTurn();
+  }
+  return (spliced_ & TLS_SPLICE_DECRYPT) != 0;
+}
+
+// holdSink(on): whether the stream is not to be written to yet.
+void TLSSplice::HoldSink(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  CHECK(args[0]->IsBoolean());
+  splice->sink_held_ = args[0]->IsTrue();
+  if (!splice->sink_held_ && splice->spliced_ != 0) splice->ScheduleTurn();
+}
+
+TLSSplice::EndpointStream::EndpointStream(TLSSplice* splice, StreamBase* stream)
+    : splice_(splice) {
+  stream->PushStreamListener(this);
+}
+
+void TLSSplice::EndpointStream::SetReading(bool on) {
+  if (on == reading_ || stream_ == nullptr) return;
+  reading_ = on;
+  // One that is closing cannot be read; JS says that it has closed.
+  if (on) {
+    base()->ReadStart();
+  } else {
+    base()->ReadStop();
+  }
+}
+
+bool TLSSplice::EndpointStream::IsSource() const {
+  return (splice_->spliced_ & TLS_SPLICE_ENCRYPT) != 0;
+}
+
+uv_buf_t TLSSplice::EndpointStream::OnStreamAlloc(size_t suggested_size) {
+  if (!IsSource()) return previous_listener_->OnStreamAlloc(suggested_size);
+  const tls_splice_transfer transfer = tls_splice_begin_transfer(
+      splice_->pump_, splice_->tls_wrap_->ssl_.get(), UV_READABLE);
+  return uv_buf_init(reinterpret_cast<char*>(transfer.buf.base),
+                     transfer.buf.len);
+}
+
+void TLSSplice::EndpointStream::OnStreamRead(ssize_t nread,
+                                             const uv_buf_t& buf) {
+  if (!IsSource()) return previous_listener_->OnStreamRead(nread, buf);
+  if (nread == UV_ENOBUFS && buf.len == 0) {
+    // Enough for this turn; libuv goes on in the next. Or somebody else has
+    // resumed the stream.
+    if (!reading_) base()->ReadStop();
+    return;
+  }
+  BaseObjectPtr<TLSSplice> strong_ref{splice_};
+  // libuv has stopped.
+  if (nread < 0) reading_ = false;
+  if (nread == 0) nread = UV_EAGAIN;
+  if (nread == UV_EOF) nread = 0;
+  tls_splice_end_transfer(splice_->pump_, UV_READABLE, nread);
+  if (nread != UV_EAGAIN) splice_->OnReady(UV_READABLE);
+}
+
+bool TLSSplice::EndpointStream::Write() {
+  if (stream_ == nullptr || pending_ != nullptr || !base()->IsAlive() ||
+      base()->IsClosing()) {
+    return false;
+  }
+  const tls_splice_transfer transfer = tls_splice_begin_transfer(
+      splice_->pump_, splice_->tls_wrap_->ssl_.get(), UV_WRITABLE);
+  const size_t length = transfer.buf.len;
+  if (length == 0) return false;
+  uv_buf_t buf =
+      uv_buf_init(reinterpret_cast<char*>(transfer.buf.base), length);
+  uv_buf_t* left = &buf;
+  size_t count = 1;
+  int err = base()->TryWrite(&left, &count);
+  if (err == 0 && count > 0) {
+    err = WriteLater(*left);
+    if (err == 0) {
+      pending_length_ = length;
+      return false;
+    }
+  }
+  tls_splice_end_transfer(splice_->pump_, UV_WRITABLE, err == 0 ? length : err);
+  return true;
+}
+
+int TLSSplice::EndpointStream::WriteLater(const uv_buf_t& buf) {
+  Environment* env = splice_->env();
+  HandleScope handle_scope(env->isolate());
+  std::unique_ptr<BackingStore> copy = ArrayBuffer::NewBackingStore(
+      env->isolate(), buf.len, BackingStoreInitializationMode::kUninitialized);
+  memcpy(copy->Data(), buf.base, buf.len);
+  uv_buf_t copied = uv_buf_init(static_cast<char*>(copy->Data()), buf.len);
+  StreamWriteResult res =
+      base()->Write(&copied, 1, nullptr, Local<Object>(), true);
+  if (res.err != 0) return res.err;
+  res.wrap->SetBackingStore(std::move(copy));
+  pending_ = res.wrap;
+  return 0;
+}
+
+void TLSSplice::EndpointStream::Disown() {
+  if (pending_ == nullptr) return;
+  pending_ = nullptr;
+  tls_splice_end_transfer(splice_->pump_, UV_WRITABLE, pending_length_);
+}
+
+void TLSSplice::EndpointStream::OnStreamAfterWrite(WriteWrap* w, int status) {
+  if (w != pending_) return previous_listener_->OnStreamAfterWrite(w, status);
+  BaseObjectPtr<TLSSplice> strong_ref{splice_};
+  pending_ = nullptr;
+  tls_splice_end_transfer(
+      splice_->pump_, UV_WRITABLE, status == 0 ? pending_length_ : status);
+  splice_->OnReady(UV_WRITABLE);
+}
+
+void TLSSplice::EndpointStream::OnStreamDestroy() {
+  Disown();
+  reading_ = false;
+}
+
+}  // namespace crypto
+}  // namespace node
