@@ -306,7 +306,7 @@ mod tests {
         let taken = held.take(1);
         assert_eq!((taken.front(), taken.len()), (&b"b"[..], 1));
         let mut taken = held.take(4);
-        assert!(held.is_empty() && held.len() == 0);
+        assert!(held.is_empty());
         assert_eq!((taken.front(), taken.len()), (&b"c"[..], 4));
         taken.consume(1);
         assert_eq!(taken.front(), b"def");

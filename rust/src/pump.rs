@@ -458,12 +458,8 @@ impl Pump {
             return false;
         }
         // SAFETY: by the contract above.
-        if room(
-            to.high_water_mark,
-            unsafe { tls::pending_ciphertext(ssl) },
-            false,
-        ) == 0
-        {
+        let pending = unsafe { tls::pending_ciphertext(ssl) };
+        if room(to.high_water_mark, pending, false) == 0 {
             return false;
         }
         let n = match self.framing {
