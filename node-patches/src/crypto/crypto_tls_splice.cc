@@ -645,7 +645,7 @@ int TLSSplice::Decrypt() {
     if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return 1;
   } while ((step & kLast) == 0 && !stop_requested_ && Deliver());
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return 1;
-  waits_for_peer_ = peer_ != nullptr && tls_splice_is_blocked(pump_);
+  waits_for_peer_ = joined_ && tls_splice_is_blocked(pump_);
   CountBytes();
   if (stop_requested_) {
     tls_splice_stop(pump_);

@@ -179,6 +179,7 @@ class TLSSplice final : public HandleWrap, public StreamListener {
   bool Deliver();
   bool PassToPeer();
   void EndSource();
+  void WakePeer();
   void Unjoin();
   // Read or write the file, on the thread pool.
   void BeginTransfers(int events);

@@ -33,11 +33,8 @@ void TLSSplice::UpdateInterest() {
   if (file_) return BeginTransfers(events);
   if (endpoint_) return endpoint_->SetReading((events & UV_READABLE) != 0);
   if (joined_) {
-    if (peer_ != nullptr && (events & UV_READABLE) != 0 &&
-        peer_->waits_for_peer_) {
-      peer_->waits_for_peer_ = false;
-      peer_->ScheduleTurn();
-    }
+    if ((events & UV_READABLE) != 0 || (state_bits_ & kOutOver) != 0)
+      WakePeer();
     return;
   }
   if (events == poll_events_) return;
@@ -89,7 +86,15 @@ void TLSSplice::AttachWbio() {
 
 bool TLSSplice::Deliver() {
   if (endpoint_) return !sink_held_ && endpoint_->Write();
-  return peer_ != nullptr && PassToPeer();
+  if (!joined_) return false;
+  if (peer_ != nullptr && (peer_->state_bits_ & kOutOver) == 0)
+    return PassToPeer();
+  // As a socket whose other side does not read any more.
+  const tls_splice_transfer transfer =
+      tls_splice_begin_transfer(pump_, tls_wrap_->ssl_.get(), UV_WRITABLE);
+  if (transfer.buf.len == 0) return false;
+  tls_splice_end_transfer(pump_, UV_WRITABLE, UV_EPIPE);
+  return true;
 }
 
 // endOut(): stop reading the source, as if it had ended.
@@ -178,15 +183,22 @@ void TLSSplice::Join(const FunctionCallbackInfo<Value>& args) {
   splice->joined_ = peer->joined_ = true;
 }
 
+void TLSSplice::WakePeer() {
+  if (peer_ == nullptr || !peer_->waits_for_peer_) return;
+  peer_->waits_for_peer_ = false;
+  peer_->ScheduleTurn();
+}
+
 void TLSSplice::Unjoin() {
   if (peer_ == nullptr) return;
+  WakePeer();
   peer_->peer_ = nullptr;
   peer_ = nullptr;
 }
 
 bool TLSSplice::PassToPeer() {
   TLSSplice* to = peer_;
-  constexpr uint32_t kDone = kOutOver | kOutStopped | kTLSFailed;
+  constexpr uint32_t kDone = kOutStopped | kTLSFailed;
   if (!to->kicked_ || (to->spliced_ & TLS_SPLICE_ENCRYPT) == 0 ||
       (to->state_bits_ & kDone) != 0 || !to->tls_wrap_->ssl_ ||
       !tls_splice_pass(pump_, to->pump_, to->tls_wrap_->ssl_.get())) {

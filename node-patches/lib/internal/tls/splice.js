@@ -910,9 +910,10 @@ class TLSSplice extends EventEmitter {
     const inOver = (state & kInOver) || !(this.#directions & kIn);
     const outOver = (state & kOutOver) || !(this.#directions & kOut);
     if (!err && inOver && outOver) {
+      this.#outOver = true;
       if (this.#directions & kIn)
         this.#onInOver();
-      this.#close('end');
+      this.#closeIfOver();
     } else {
       this.#close('destroyed', err);
     }
