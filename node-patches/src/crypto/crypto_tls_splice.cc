@@ -243,6 +243,9 @@ void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
   const ssize_t nread = splice->released_read_;
   splice->released_read_ = 0;
   if (!tls_wrap->ssl_ || tls_wrap->splice_in_ != nullptr) return;
+  // JS may be called with the error of another connection in the queue, which
+  // SSL_get_error() would take for one of this.
+  ERR_clear_error();
   tls_wrap->Cycle();
   if (nread < 0 && tls_wrap->ssl_ && tls_wrap->splice_in_ == nullptr)
     tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
