@@ -310,7 +310,7 @@ void tls_splice_push_before(struct tls_splice *splice,
 // `splice` must be NULL or valid.
 void tls_splice_stop(struct tls_splice *splice);
 
-// Stops reading the source, as if it had ended.
+// Stops reading the source, as if it had ended; also before the start.
 //
 // # Safety
 // `splice` must be NULL or valid.

@@ -362,7 +362,7 @@ pub unsafe extern "C" fn tls_splice_stop(splice: *mut tls_splice) {
     unsafe { with(splice, (), |pump, _| pump.stop()) }
 }
 
-/// Stops reading the source, as if it had ended.
+/// Stops reading the source, as if it had ended; also before the start.
 ///
 /// # Safety
 /// `splice` must be NULL or valid.

@@ -182,6 +182,8 @@ pub struct Pump {
     encrypt: Option<Encrypt>,
     rbio: Option<Rbio>,
     wbio: Option<Wbio>,
+    /// The source has ended before encryption was started.
+    ended: bool,
     framing: Framing,
     high_water_mark: usize,
     failure: Option<Failure>,
@@ -198,6 +200,7 @@ impl Pump {
             encrypt: None,
             rbio: None,
             wbio: None,
+            ended: false,
             framing,
             high_water_mark,
             failure: None,
@@ -218,6 +221,8 @@ impl Pump {
         if direction & TLS_SPLICE_ENCRYPT != 0 && self.encrypt.is_none() {
             self.encrypt = Some(Encrypt {
                 held: self.source_buffer(),
+                eof: self.ended,
+                told_to_end: self.ended,
                 ..Encrypt::default()
             });
         }
@@ -242,9 +247,10 @@ impl Pump {
         }
     }
 
-    /// Stops reading the source; what was read is still encrypted, then `encrypt`
-    /// says OVER.
+    /// Stops reading the source, or does not begin with it; what was read is still
+    /// encrypted, then `encrypt` says OVER.
     pub fn end_encrypt(&mut self) {
+        self.ended = true;
         if let Some(encrypt) = &mut self.encrypt {
             encrypt.told_to_end |= !encrypt.eof;
             encrypt.eof = true;
@@ -479,7 +485,7 @@ impl Pump {
         };
         self.stats.bytes_in += n as u64;
         encrypt.held = decrypt.held.take(n);
-        decrypt.stalled = false;
+        decrypt.stalled &= !decrypt.held.is_empty();
         true
     }
 
@@ -838,7 +844,7 @@ impl Decrypt {
         self.track
             .pass(framing, bytes, |packet| stats.count_in(packet.len));
         self.held.consume(n);
-        self.stalled = false;
+        self.stalled &= !self.held.is_empty();
         stats.bytes_in += n as u64;
     }
 

@@ -439,13 +439,18 @@ for (const which of ['a', 'b', 'ab']) {
     const first = await over(which.includes('a'));
     const second = await over(which.includes('b'));
     const done = first.server.pipeToNative(second.client);
-    const received = Promise.all([receive(second.server), receive(first.client)]);
+    const there = receive(second.server);
+    const back = receive(first.client);
     await Promise.all([
-      send(first.client, MiB, { seed: 1 }), send(second.server, MiB, { seed: 2 }),
+      send(first.client, MiB, { seed: 1, end: false }),
+      send(second.server, MiB, { seed: 2, end: false }),
+      there.receiver.reached(MiB),
+      back.receiver.reached(MiB),
     ]);
-    const { 0: there, 1: back } = await received;
-    there.check(MiB, 1);
-    back.check(MiB, 2);
+    first.client.end();
+    second.server.end();
+    (await there).check(MiB, 1);
+    (await back).check(MiB, 2);
     assert.strictEqual((await done).reason, 'end');
   });
 }

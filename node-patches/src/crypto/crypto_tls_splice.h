@@ -110,7 +110,8 @@ class TLSSplice final : public HandleWrap, public StreamListener {
     void SetReading(bool on);
     // Writes what the pump holds. Returns whether there is room for more.
     bool Write();
-    // What has not been written yet is the stream's, and not waited for.
+    // The byte that has not been written yet is the stream's, and not waited
+    // for.
     void Disown();
 
     // Implement StreamListener:
@@ -122,14 +123,14 @@ class TLSSplice final : public HandleWrap, public StreamListener {
    private:
     StreamBase* base() { return static_cast<StreamBase*>(stream_); }
     bool IsSource() const;
-    // The same in another turn of the loop, with a copy of it.
-    int WriteLater(const uv_buf_t& buf);
+    // When it has been written there is room again. One byte: of more nobody
+    // would know, if it fails, how many had been.
+    int WriteByte(uint8_t byte);
 
     TLSSplice* splice_;
     bool reading_ = false;
-    // What Write() has not finished yet: the length of all of it, too.
+    // Of that byte.
     WriteWrap* pending_ = nullptr;
-    size_t pending_length_ = 0;
   };
 
   static void New(const v8::FunctionCallbackInfo<v8::Value>& args);

@@ -8,8 +8,6 @@
 #include "util-inl.h"
 #include "v8.h"
 
-#include <cstring>
-
 namespace node {
 
 using v8::ArrayBuffer;
@@ -275,35 +273,41 @@ bool TLSSplice::EndpointStream::Write() {
       base()->IsClosing()) {
     return false;
   }
-  const tls_splice_transfer transfer = tls_splice_begin_transfer(
-      splice_->pump_, splice_->tls_wrap_->ssl_.get(), UV_WRITABLE);
-  const size_t length = transfer.buf.len;
-  if (length == 0) return false;
-  uv_buf_t buf =
-      uv_buf_init(reinterpret_cast<char*>(transfer.buf.base), length);
+  const auto begin = [this] {
+    return tls_splice_begin_transfer(
+               splice_->pump_, splice_->tls_wrap_->ssl_.get(), UV_WRITABLE)
+        .buf;
+  };
+  const auto end = [this](ssize_t result) {
+    tls_splice_end_transfer(splice_->pump_, UV_WRITABLE, result);
+  };
+  tls_splice_buf held = begin();
+  if (held.len == 0) return false;
+  uv_buf_t buf = uv_buf_init(reinterpret_cast<char*>(held.base), held.len);
   uv_buf_t* left = &buf;
   size_t count = 1;
   int err = base()->TryWrite(&left, &count);
   if (err == 0 && count > 0) {
-    err = WriteLater(*left);
-    if (err == 0) {
-      pending_length_ = length;
-      return false;
+    if (left->len < held.len) {
+      end(held.len - left->len);
+      held = begin();
     }
+    err = WriteByte(*held.base);
+    if (err == 0) return false;
   }
-  tls_splice_end_transfer(splice_->pump_, UV_WRITABLE, err == 0 ? length : err);
+  end(err == 0 ? held.len : err);
   return true;
 }
 
-int TLSSplice::EndpointStream::WriteLater(const uv_buf_t& buf) {
+int TLSSplice::EndpointStream::WriteByte(uint8_t byte) {
   Environment* env = splice_->env();
   HandleScope handle_scope(env->isolate());
   std::unique_ptr<BackingStore> copy = ArrayBuffer::NewBackingStore(
-      env->isolate(), buf.len, BackingStoreInitializationMode::kUninitialized);
-  memcpy(copy->Data(), buf.base, buf.len);
-  uv_buf_t copied = uv_buf_init(static_cast<char*>(copy->Data()), buf.len);
+      env->isolate(), 1, BackingStoreInitializationMode::kUninitialized);
+  *static_cast<uint8_t*>(copy->Data()) = byte;
+  uv_buf_t buf = uv_buf_init(static_cast<char*>(copy->Data()), 1);
   StreamWriteResult res =
-      base()->Write(&copied, 1, nullptr, Local<Object>(), true);
+      base()->Write(&buf, 1, nullptr, Local<Object>(), true);
   if (res.err != 0) return res.err;
   res.wrap->SetBackingStore(std::move(copy));
   pending_ = res.wrap;
@@ -313,7 +317,7 @@ int TLSSplice::EndpointStream::WriteLater(const uv_buf_t& buf) {
 void TLSSplice::EndpointStream::Disown() {
   if (pending_ == nullptr) return;
   pending_ = nullptr;
-  tls_splice_end_transfer(splice_->pump_, UV_WRITABLE, pending_length_);
+  tls_splice_end_transfer(splice_->pump_, UV_WRITABLE, 1);
 }
 
 void TLSSplice::EndpointStream::OnStreamAfterWrite(WriteWrap* w, int status) {
@@ -321,7 +325,7 @@ void TLSSplice::EndpointStream::OnStreamAfterWrite(WriteWrap* w, int status) {
   BaseObjectPtr<TLSSplice> strong_ref{splice_};
   pending_ = nullptr;
   tls_splice_end_transfer(
-      splice_->pump_, UV_WRITABLE, status == 0 ? pending_length_ : status);
+      splice_->pump_, UV_WRITABLE, status == 0 ? 1 : status);
   splice_->OnReady(UV_WRITABLE);
 }
 

@@ -904,7 +904,8 @@ class TLSSplice extends EventEmitter {
     const state = this.#native.getState();
     if (state & kTLSFailed || this.#tlsError !== null ||
         (err && !this.#inBegun && !this.#outBegun)) {
-      this.#close('error', err ?? this.#tlsError ?? new ERR_SOCKET_CLOSED());
+      this.#close('error', err ?? this.#tlsError ?? (this.#parent ?
+        new ERR_STREAM_PREMATURE_CLOSE() : new ERR_SOCKET_CLOSED()));
       return;
     }
     const inOver = (state & kInOver) || !(this.#directions & kIn);
