@@ -36,7 +36,7 @@ const proxy = https.createServer({
   allowHalfOpen: true,
 }, (request, response) => response.writeHead(405, { Allow: 'CONNECT' }).end());
 
-proxy.on('connect', async ({ url }, client, head) => {
+proxy.on('connect', async ({ url }, /** @type {import('node:tls').TLSSocket} */ client, head) => {
   // Whoever waits below is told. But an 'error' that nobody listens to would
   // end the process.
   client.on('error', () => {});
@@ -66,7 +66,7 @@ proxy.on('connect', async ({ url }, client, head) => {
   }
 });
 
-proxy.listen(args.port, args.host, () => {
-  const { address, port } = proxy.address();
+proxy.listen(Number(args.port), args.host, () => {
+  const { address, port } = /** @type {net.AddressInfo} */ (proxy.address());
   console.log(`listening on ${address}:${port}`);
 });

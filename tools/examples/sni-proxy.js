@@ -65,7 +65,7 @@ const proxy = tls.createServer({
 }, serve);
 proxy.on('tlsClientError', (err, { remoteAddress }) => console.error(`${remoteAddress} refused: ${err.message}`));
 
-proxy.listen(args.port, args.host, () => {
-  const { address, port } = proxy.address();
+proxy.listen(Number(args.port), args.host, () => {
+  const { address, port } = /** @type {import('node:net').AddressInfo} */ (proxy.address());
   console.log(`listening on ${address}:${port}`);
 });

@@ -55,7 +55,7 @@ const server = tls.createServer({
   allowHalfOpen: true,
 }, serve);
 
-server.listen(args.port, args.host, () => {
-  const { address, port } = server.address();
+server.listen(Number(args.port), args.host, () => {
+  const { address, port } = /** @type {net.AddressInfo} */ (server.address());
   console.log(`listening on ${address}:${port}`);
 });

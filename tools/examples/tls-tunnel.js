@@ -54,7 +54,7 @@ const tunnel = net.createServer({ allowHalfOpen: true }, (client) => {
   splice.start();
 });
 
-tunnel.listen(args.unix ? { path: args.unix } : { host: args.host, port: args.port }, () => {
+tunnel.listen(args.unix ? { path: args.unix } : { host: args.host, port: Number(args.port) }, () => {
   const address = tunnel.address();
   console.log(`listening on ${typeof address === 'string' ? address : `${address.address}:${address.port}`}`);
 });

@@ -25,7 +25,8 @@ if (!port) {
 }
 
 // The request as it was before it was parsed.
-function requestHead({ method, url, httpVersion, rawHeaders }) {
+function requestHead(request) {
+  const { method, url, httpVersion, rawHeaders } = request;
   let text = `${method} ${url} HTTP/${httpVersion}\r\n`;
   for (let i = 0; i < rawHeaders.length; i += 2)
     text += `${rawHeaders[i]}: ${rawHeaders[i + 1]}\r\n`;
@@ -41,7 +42,7 @@ const proxy = https.createServer({
   shouldUpgradeCallback: ({ headers }) => headers.upgrade?.toLowerCase() === 'websocket',
 }, (request, response) => response.writeHead(426, { Connection: 'Upgrade', Upgrade: 'websocket' }).end());
 
-proxy.on('upgrade', async (request, client, head) => {
+proxy.on('upgrade', async (request, /** @type {import('node:tls').TLSSocket} */ client, head) => {
   const name = `${client.remoteAddress}:${client.remotePort} ${request.url}`;
   const server = net.connect({ host, port: Number(port), allowHalfOpen: true });
   // Whoever waits below is told. But an 'error' that nobody listens to would
@@ -70,7 +71,7 @@ proxy.on('upgrade', async (request, client, head) => {
   }
 });
 
-proxy.listen(args.port, args.host, () => {
-  const { address, port } = proxy.address();
+proxy.listen(Number(args.port), args.host, () => {
+  const { address, port } = /** @type {net.AddressInfo} */ (proxy.address());
   console.log(`listening on ${address}:${port}`);
 });
