@@ -217,11 +217,12 @@ async function useNginx(to, url, curl) {
   all.forEach((_, i) => assert.strictEqual(shaOf(`got${i}`), shaOf('random')));
 }
 
-// A client that goes away in the middle of a download.
-async function vanish(url, curl) {
-  const child = start('a', ['sh', '-ec', `exec curl -sS -N --limit-rate 1k ${curl} ${url}/random | (head -c 1000 >got0; echo begun; cat >/dev/null)`]);
-  await child.next(/begun/);
+// A client that goes away in the middle of a download: nothing of it stays behind. `port` is the nginx's.
+async function vanish(url, curl, port) {
+  const child = start('a', ['curl', '-sSN', '--limit-rate', '1k', ...curl.split(' '), `${url}/random`]);
+  await child.next(/^/);
   await child.kill();
+  await ok('while ss -Htn state connected "dport = :$1 or sport = :$1" exclude time-wait | grep -q .; do :; done', port);
 }
 
 test('sni-proxy: curl to two nginx, by name', async () => {
@@ -235,6 +236,7 @@ test('sni-proxy: curl to two nginx, by name', async () => {
   for (const name of ['a.example', 'b.example']) {
     await useNginx(name, url(name), curl(name));
     await proxy.next(new RegExp(` ${name} sent [1-9]\\d{6,} bytes and got \\d+$`));
+    await vanish(url(name), curl(name), name === 'a.example' ? '8081' : '8082');
   }
   for (const [name, code, reason] of [
     // Nobody listens there.
@@ -263,8 +265,11 @@ test('https-proxy: curl to nginx, by HTTP and by HTTPS', async () => {
   const curl = `--proxy https://localhost:${proxy.port} --proxy-cacert front.pem -p`;
   await useNginx('a.example', 'http://127.0.0.1:8080', curl);
   await proxy.next(/^127\.0\.0\.1:8080 got [1-9]\d{6,} bytes and sent \d+$/);
-  await useNginx('a.example', 'https://a.example:8081', `${curl} --connect-to a.example:8081:localhost:8081 --cacert back.pem`);
+  await vanish('http://127.0.0.1:8080', curl, '8080');
+  const secure = `${curl} --connect-to a.example:8081:localhost:8081 --cacert back.pem`;
+  await useNginx('a.example', 'https://a.example:8081', secure);
   await proxy.next(/^localhost:8081 got [1-9]\d{6,} bytes and sent \d+$/);
+  await vanish('https://a.example:8081', secure, '8081');
 
   const connectCode = async (url) => (await shell(`curl -sS -o /dev/null -w '%{http_connect}' ${curl} ${url}`)).output;
   assert.match(await connectCode('http://127.0.0.1:8083'), /502/);
