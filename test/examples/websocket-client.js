@@ -7,8 +7,9 @@ const assert = require('assert');
 const { createHash, randomBytes } = require('crypto');
 
 const { 2: url } = process.argv;
-const messages = url.endsWith('/bye') ? [] : [0, 1, 125, 126, 65535, 65536, 3 << 20, 1].map((size) => randomBytes(size));
-const socket = new WebSocket(url);
+const kSizes = [0, 1, 125, 126, 65535, 65536, 3 << 20, 1];
+const messages = url.endsWith('/bye') ? [] : kSizes.map((size) => randomBytes(size));
+const socket = new globalThis.WebSocket(url);
 socket.binaryType = 'arraybuffer';
 socket.onerror = ({ error }) => { throw error; };
 socket.onopen = () => messages.forEach((message) => socket.send(message));

@@ -18,7 +18,8 @@ async def connection(socket):
             await socket.send(hashlib.sha256(message).hexdigest())
     except ConnectionClosed:
         pass
-    print(f"{socket.request.path} {socket.request.headers['Host']} closed {socket.close_code} {socket.close_reason}", flush=True)
+    request = socket.request
+    print(request.path, request.headers["Host"], "closed", socket.close_code, socket.close_reason, flush=True)
 
 
 async def main():

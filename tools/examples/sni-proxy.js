@@ -29,7 +29,10 @@ const ca = fs.readFileSync(args.ca);
 const names = new Map(routes.map((route) => {
   const [, name, host, port] = route.match(/^(.+)=(.+):(\d+)$/);
   const file = path.join(args.certs, name);
-  const context = tls.createSecureContext({ key: fs.readFileSync(`${file}.key`), cert: fs.readFileSync(`${file}.pem`) });
+  const context = tls.createSecureContext({
+    key: fs.readFileSync(`${file}.key`),
+    cert: fs.readFileSync(`${file}.pem`),
+  });
   return [name.toLowerCase(), { context, host, port: Number(port) }];
 }));
 

@@ -21,7 +21,7 @@ const { values: args } = parseArgs({ options: {
 } });
 const [, host, port] = /^(.+):(\d+)$/.exec(args.connect) ?? [];
 if (!port || !(args.port || args.unix)) {
-  console.error('usage: node tls-tunnel.js --port PORT|--unix FILE --connect HOST:PORT [--ca FILE] [--servername NAME]');
+  console.error('usage: node tls-tunnel.js --port N|--unix FILE --connect HOST:PORT [--ca FILE] [--servername NAME]');
   process.exit(2);
 }
 

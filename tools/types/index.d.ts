@@ -14,16 +14,16 @@ declare module 'tls' {
         spliceTo(options: TLSSpliceOptions): TLSSplice;
         /**
          * Splices the socket to a file descriptor or stream until both sides have ended. The promise is rejected if the
-         * splice fails, and the socket destroyed; also if the splice cannot be started, and then the socket is left as it
-         * is.
+         * splice fails, and the socket destroyed; also if the splice cannot be started, and then the socket is left as
+         * it is.
          */
         pipeToNative(target: number | Socket, options?: TLSSpliceCommonOptions): Promise<TLSSpliceStats>;
     }
 
     interface ConnectionOptions {
         /**
-         * Whether the socket may go on sending after the peer has ended. Node.js has had it for long, @types/node has not;
-         * proxies need it.
+         * Whether the socket may go on sending after the peer has ended. Node.js has had it for long, @types/node has
+         * not; proxies need it.
          * @default false
          */
         allowHalfOpen?: boolean | undefined;
@@ -37,8 +37,8 @@ declare module 'tls' {
 
     interface TLSSpliceCommonOptions {
         /**
-         * `'in'`: what the TLS peer sends goes to the endpoint. `'out'`: what the endpoint yields is sent to the TLS peer.
-         * `'duplex'`: both.
+         * `'in'`: what the TLS peer sends goes to the endpoint. `'out'`: what the endpoint yields is sent to the TLS
+         * peer. `'duplex'`: both.
          * @default 'duplex'
          */
         direction?: TLSSpliceDirection | undefined;
@@ -133,8 +133,8 @@ declare module 'tls' {
     }
 
     /**
-     * Joins a socket to another file or stream of the operating system, its endpoint, and moves cleartext between the two
-     * without running JavaScript for each chunk. Made by {@link TLSSocket.spliceTo}.
+     * Joins a socket to another file or stream of the operating system, its endpoint, and moves cleartext between the
+     * two without running JavaScript for each chunk. Made by {@link TLSSocket.spliceTo}.
      */
     class TLSSplice extends EventEmitter<TLSSpliceEventMap> implements AsyncDisposable {
         private constructor();
