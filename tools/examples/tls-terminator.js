@@ -1,8 +1,10 @@
 'use strict';
 
-// Takes TLS off: each connection is joined to a Unix socket, in native code.
+// Takes TLS off: each connection is joined to a Unix socket, or one of TCP, in
+// native code.
 //
 //   node tls-terminator.js --unix app.sock --key key.pem --cert cert.pem
+//   node tls-terminator.js --tcp [HOST:]PORT --key key.pem --cert cert.pem
 
 const fs = require('node:fs');
 const net = require('node:net');
@@ -14,13 +16,17 @@ const { values: args } = parseArgs({ options: {
   host: { type: 'string', default: '127.0.0.1' },
   port: { type: 'string', default: '8443' },
   unix: { type: 'string', default: 'app.sock' },
+  tcp: { type: 'string' },
   key: { type: 'string', default: 'key.pem' },
   cert: { type: 'string', default: 'cert.pem' },
 } });
+// A port alone is one of this machine's.
+const [port, host] = args.tcp?.split(/:(?=\d+$)/).reverse() ?? [];
+const target = port ? { host, port: Number(port) } : { path: args.unix };
 
 async function serve(client) {
   const name = `${client.remoteAddress}:${client.remotePort}`;
-  const upstream = net.connect({ path: args.unix, allowHalfOpen: true });
+  const upstream = net.connect({ ...target, allowHalfOpen: true });
   // Whoever waits below is told. But an 'error' that nobody listens to would
   // end the process.
   client.on('error', () => {});
@@ -49,7 +55,7 @@ const server = tls.createServer({
   allowHalfOpen: true,
 }, serve);
 
-server.listen(args.port, args.host, () => {
-  const { address, port } = server.address();
+server.listen(Number(args.port), args.host, () => {
+  const { address, port } = /** @type {net.AddressInfo} */ (server.address());
   console.log(`listening on ${address}:${port}`);
 });

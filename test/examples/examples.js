@@ -1,0 +1,373 @@
+'use strict';
+
+// usage: test/examples/run [WORD]: the tests with WORD in their name, or all
+
+const assert = require('assert');
+const { createHash, randomBytes } = require('crypto');
+const fs = require('fs');
+const os = require('os');
+const path = require('path');
+
+const { ip, kRepo, killAll, run, start } = require('../tun/net');
+
+const kNode = process.execPath;
+const kSize = 8 << 20;
+const work = fs.mkdtempSync(path.join(os.tmpdir(), 'examples-'));
+// All names below are relative to it: the path of a Unix socket must not be long.
+process.chdir(work);
+
+const tests = [];
+function test(name, body) {
+  tests.push({ name, body });
+}
+
+// --- Programs -------------------------------------------------------------------------------------------------------
+
+const examples = [];
+
+// One of tools/examples, up; `address` is where it listens. Only the warning about spliceTo() is expected of it.
+async function example(name, ...args) {
+  const script = `${kRepo}/tools/examples/${name}.js`;
+  const started = start('a', [kNode, '--disable-warning=ExperimentalWarning', script, ...args]);
+  examples.push(started);
+  [, started.address] = await started.next(/^listening on (.+)/);
+  [started.port] = /\d*$/.exec(started.address);
+  return started;
+}
+
+// To its end, whatever that is; it must not take one of the examples with it.
+async function shell(script, ...args) {
+  const child = start('a', ['sh', '-ec', script, 'sh', ...args]);
+  const code = await child.exited;
+  return { code, output: child.output };
+}
+
+// To its good end; the output.
+async function ok(script, ...args) {
+  const { code, output } = await shell(script, ...args);
+  assert.strictEqual(code, 0, `${script} ${args}: ${code} ${output}`);
+  return output;
+}
+
+function sha(bytes) {
+  return createHash('sha256').update(bytes).digest('hex');
+}
+
+function shaOf(file) {
+  return sha(fs.readFileSync(file));
+}
+
+// A CA for each side: who is to verify one of the two does not know the other.
+function authority(name) {
+  run('a', ['openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-noenc', '-days', '2',
+            '-keyout', `${name}.key`, '-out', `${name}.pem`, '-subj', `/CN=${name}`,
+            '-addext', 'basicConstraints=critical,CA:TRUE', '-addext', 'keyUsage=critical,keyCertSign']);
+}
+
+function certificate(ca, folder, name, alternatives = `DNS:${name}`) {
+  fs.mkdirSync(folder, { recursive: true });
+  run('a', ['openssl', 'req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-noenc', '-days', '2',
+            '-keyout', `${folder}/${name}.key`, '-out', `${folder}/${name}.pem`, '-subj', `/CN=${name}`,
+            '-CA', `${ca}.pem`, '-CAkey', `${ca}.key`,
+            '-addext', `subjectAltName=${alternatives}`, '-addext', 'basicConstraints=critical,CA:FALSE']);
+}
+
+const kOwn = ['--port', '0', '--key', 'front/localhost.key', '--cert', 'front/localhost.pem'];
+
+// It says so once it listens; so does Redis.
+async function nginx(name, servers) {
+  fs.mkdirSync(`${name}/up`, { recursive: true });
+  fs.writeFileSync(`${name}/name`, name);
+  fs.writeFileSync(`${name}/nginx.conf`, `
+    daemon off;
+    master_process off;
+    pid nginx.pid;
+    error_log stderr notice;
+    events {}
+    http {
+      access_log off;
+      client_max_body_size 0;
+      client_body_temp_path up;
+      proxy_temp_path up;
+      fastcgi_temp_path up;
+      uwsgi_temp_path up;
+      scgi_temp_path up;
+      ssl_certificate ${work}/back/${name}.pem;
+      ssl_certificate_key ${work}/back/${name}.key;
+      root ${work};
+      ${servers.map((listen) => `server {
+        listen 127.0.0.1:${listen};
+        location = /name { root ${work}/${name}; }
+        location /up/ { root ${work}/${name}; dav_methods PUT; }
+      }`).join('\n')}
+    }`);
+  const child = start('a', ['nginx', '-p', `${work}/${name}`, '-c', `${work}/${name}/nginx.conf`, '-e', 'stderr']);
+  await child.next(/using the "epoll" event method/);
+  return child;
+}
+
+async function redis() {
+  const child = start('a', ['redis-server', '--port', '6379', '--bind', '127.0.0.1', '--unixsocket', 'redis.sock',
+                            '--save', '']);
+  await child.next(/Ready to accept connections unix/);
+  return child;
+}
+
+// --- Redis ----------------------------------------------------------------------------------------------------------
+
+const kKeys = 10000;
+
+// Data of its own to the server and back, as large values, as a pipeline, and one after the other. `cli` is how
+// redis-cli gets there.
+async function useRedis(cli) {
+  fs.writeFileSync('value', randomBytes(1 << 20));
+  await ok(`${cli} -x set value <value`);
+  await ok(`${cli} --raw get value | head -c -1 >got`);
+  assert.strictEqual(shaOf('got'), shaOf('value'));
+  // Not only to those who have sent it.
+  await ok('redis-cli -s redis.sock --raw get value | head -c -1 >got');
+  assert.strictEqual(shaOf('got'), shaOf('value'));
+
+  const values = Array.from({ length: kKeys }, (_, i) => randomBytes(i % 100).toString('hex'));
+  fs.writeFileSync('pipeline', values.map((value, i) => `SET key${i} "${value}"\r\n`).join(''));
+  assert.match(await ok(`${cli} --pipe <pipeline`), new RegExp(`errors: 0, replies: ${kKeys}$`, 'm'));
+  fs.writeFileSync('commands', values.map((_, i) => `GET key${i}\n`).join(''));
+  await ok(`${cli} --raw <commands >got`);
+  assert.strictEqual(shaOf('got'), sha(values.map((value) => `${value}\n`).join('')));
+  await ok(`${cli} flushall`);
+}
+
+const viaTLS = (port) => `redis-cli --tls --cacert front.pem --sni localhost -h 127.0.0.1 -p ${port}`;
+
+test('tls-terminator: redis-cli --tls to Redis on a TCP port', async () => {
+  await redis();
+  const terminator = await example('tls-terminator', ...kOwn, '--tcp', '127.0.0.1:6379');
+  await useRedis(viaTLS(terminator.port));
+  await terminator.next(/ sent [1-9]\d{6,} bytes and got \d+$/);
+});
+
+test('tls-terminator: redis-cli --tls to Redis on a Unix socket', async () => {
+  await redis();
+  const terminator = await example('tls-terminator', ...kOwn, '--unix', 'redis.sock');
+  await useRedis(viaTLS(terminator.port));
+});
+
+test('tls-terminator: a server that comes and goes', async () => {
+  const terminator = await example('tls-terminator', ...kOwn, '--tcp', '6379');
+  const ping = `${viaTLS(terminator.port)} ping`;
+  assert.notStrictEqual((await shell(ping)).code, 0);
+  await terminator.next(/failed: connect ECONNREFUSED|failed: $/);
+  const server = await redis();
+  assert.strictEqual(await ok(ping), 'PONG\n');
+  // A client that is waiting for an answer when the server dies.
+  const waiting = shell(`${viaTLS(terminator.port)} blpop nothing 0`);
+  await ok('until redis-cli -s redis.sock client list | grep -q cmd=blpop; do :; done');
+  await server.kill();
+  assert.match((await waiting).output, /Server closed the connection|Connection reset/);
+  await redis();
+  assert.strictEqual(await ok(ping), 'PONG\n');
+});
+
+test('tls-tunnel: redis-cli without TLS, through tls-terminator, to Redis', async () => {
+  await redis();
+  const { port } = await example('tls-terminator', ...kOwn, '--tcp', '127.0.0.1:6379');
+  const tunnel = await example('tls-tunnel', '--port', '0', '--connect', `localhost:${port}`, '--ca', 'front.pem');
+  await useRedis(`redis-cli -p ${tunnel.port}`);
+  await tunnel.next(/is over \(end\), sent [1-9]\d{6,} bytes and got \d+$/);
+  await example('tls-tunnel', '--unix', 'tunnel.sock', '--connect', `127.0.0.1:${port}`, '--ca', 'front.pem');
+  await useRedis('redis-cli -s tunnel.sock');
+});
+
+test('tls-tunnel: a server that is not there, or not the right one', async () => {
+  await nginx('a.example', ['8080']);
+  const { port } = await example('tls-terminator', ...kOwn, '--tcp', '127.0.0.1:8080');
+  for (const [reason, ...args] of [
+    [/unable to verify the first certificate/, '--connect', `localhost:${port}`, '--ca', 'back.pem'],
+    [/unable to verify the first certificate/, '--connect', `localhost:${port}`],
+    [/does not match certificate's altnames/,
+     '--connect', `localhost:${port}`, '--ca', 'front.pem', '--servername', 'a.example'],
+    [/ECONNREFUSED|connection 1 failed: $/, '--connect', 'localhost:9', '--ca', 'front.pem'],
+    [/ENOTFOUND|EAI_AGAIN/, '--connect', 'nobody.invalid:9', '--ca', 'front.pem'],
+    // It does not speak TLS.
+    [/wrong version number|packet length too long/, '--connect', 'localhost:8080', '--ca', 'front.pem'],
+  ]) {
+    const tunnel = await example('tls-tunnel', '--port', '0', ...args);
+    assert.notStrictEqual((await shell(`redis-cli -p ${tunnel.port} ping`)).code, 0);
+    const { 0: line } = await tunnel.next(/^connection 1 failed.*/);
+    assert.match(line, reason);
+    await tunnel.next(/^connection 1 is over \((error|destroyed)\), sent 0 bytes and got 0$/);
+    assert.strictEqual((await shell(`redis-cli -p ${tunnel.port} ping`)).code, 1);
+    await tunnel.next(/^connection 2 is over/);
+  }
+});
+
+// --- HTTP -----------------------------------------------------------------------------------------------------------
+
+// Down and up, checked by checksum. `to` is the nginx, `url` how curl asks for it, `curl` what it is told besides.
+async function useNginx(to, url, curl) {
+  assert.strictEqual(await ok(`curl -fsS ${curl} ${url}/name`), to);
+  await ok(`curl -fsS ${curl} -o got ${url}/random`);
+  assert.strictEqual(shaOf('got'), shaOf('random'));
+  const name = `up/${randomBytes(8).toString('hex')}`;
+  await ok(`curl -fsS ${curl} -T random ${url}/${name}`);
+  assert.strictEqual(shaOf(`${to}/${name}`), shaOf('random'));
+  // Several at a time, each with a connection of its own.
+  const all = Array.from({ length: 8 }, (_, i) => ok(`curl -fsS ${curl} -o got${i} ${url}/random`));
+  await Promise.all(all);
+  all.forEach((_, i) => assert.strictEqual(shaOf(`got${i}`), shaOf('random')));
+}
+
+// A client that goes away in the middle of a download: nothing of it stays behind. `port` is the nginx's.
+async function vanish(url, curl, port) {
+  const child = start('a', ['curl', '-sSN', '--limit-rate', '1k', ...curl.split(' '), `${url}/random`]);
+  await child.next(/^/);
+  await child.kill();
+  await ok(`
+    connected() { ss -Htn state connected exclude time-wait "( dport = :$1 or sport = :$1 )"; }
+    for i in $(seq 2000); do
+      left=$(connected "$1")
+      [ "$left" ] || exit 0
+    done
+    echo "$left"
+    exit 1`, port);
+}
+
+test('sni-proxy: curl to two nginx, by name', async () => {
+  await nginx('a.example', ['8081 ssl']);
+  const b = await nginx('b.example', ['8082 ssl']);
+  const proxy = await example('sni-proxy', '--port', '0', '--certs', 'front', '--ca', 'back.pem',
+                              'a.example=127.0.0.1:8081', 'b.example=localhost:8082',
+                              'c.example=127.0.0.1:8083', 'd.example=127.0.0.1:8082');
+  const curl = (name) => `--cacert front.pem --resolve ${name}:${proxy.port}:127.0.0.1`;
+  const url = (name) => `https://${name}:${proxy.port}`;
+  for (const name of ['a.example', 'b.example']) {
+    await useNginx(name, url(name), curl(name));
+    await proxy.next(new RegExp(` ${name} sent [1-9]\\d{6,} bytes and got \\d+$`));
+    await vanish(url(name), curl(name), name === 'a.example' ? '8081' : '8082');
+  }
+  for (const [name, reason] of [
+    // Nobody listens there.
+    ['c.example', /c\.example failed: .*ECONNREFUSED/],
+    // That one has a certificate for b.example.
+    ['d.example', /d\.example failed: .*does not match certificate's altnames/],
+    ['e.example', /refused: .*no suitable signature algorithm|refused: .*no shared cipher/],
+  ]) {
+    const result = await shell(`curl -sS ${curl(name)} ${url(name)}/name`);
+    assert.notStrictEqual(result.code, 0, `${name}: ${result.output}`);
+    await proxy.next(reason);
+  }
+  // Without a name.
+  assert.strictEqual((await shell(`curl -sSk https://127.0.0.1:${proxy.port}/name`)).code, 35);
+  await proxy.next(/refused: /);
+  // One that has been there.
+  await b.kill();
+  assert.notStrictEqual((await shell(`curl -sS ${curl('b.example')} ${url('b.example')}/name`)).code, 0);
+  await proxy.next(/b\.example failed: .*ECONNREFUSED|b\.example failed: $/);
+  assert.strictEqual(await ok(`curl -fsS ${curl('a.example')} ${url('a.example')}/name`), 'a.example');
+});
+
+test('https-proxy: curl to nginx, by HTTP and by HTTPS', async () => {
+  await nginx('a.example', ['8080', '8081 ssl']);
+  const proxy = await example('https-proxy', ...kOwn, '--allow', '8080', '--allow', '8081', '--allow', '8083');
+  const curl = `--proxy https://localhost:${proxy.port} --proxy-cacert front.pem -p`;
+  await useNginx('a.example', 'http://127.0.0.1:8080', curl);
+  await proxy.next(/^127\.0\.0\.1:8080 got [1-9]\d{6,} bytes and sent \d+$/);
+  await vanish('http://127.0.0.1:8080', curl, '8080');
+  const secure = `${curl} --connect-to a.example:8081:localhost:8081 --cacert back.pem`;
+  await useNginx('a.example', 'https://a.example:8081', secure);
+  await proxy.next(/^localhost:8081 got [1-9]\d{6,} bytes and sent \d+$/);
+  await vanish('https://a.example:8081', secure, '8081');
+
+  const connectCode = async (url) => (await shell(`curl -sS -o /dev/null -w '%{http_connect}' ${curl} ${url}`)).output;
+  assert.match(await connectCode('http://127.0.0.1:8083'), /502/);
+  assert.match(await connectCode('http://nobody.invalid:8083'), /502/);
+  assert.match(await connectCode('http://[::1]:8083'), /502/);
+  assert.match(await connectCode('http://127.0.0.1:8084'), /403/);
+  const code = await ok(`curl -sS -o /dev/null -w '%{http_code}' --cacert front.pem https://localhost:${proxy.port}`);
+  assert.strictEqual(code, '405');
+});
+
+// --- WebSocket ------------------------------------------------------------------------------------------------------
+
+const kHere = `${kRepo}/test/examples`;
+
+test('websocket-proxy: clients of Python and of Node, to a server of Python', async () => {
+  const server = start('a', ['python3', `${kHere}/websocket-server.py`, '8090']);
+  await server.next(/^listening/);
+  const proxy = await example('websocket-proxy', ...kOwn, '--connect', '127.0.0.1:8090');
+  const url = `wss://localhost:${proxy.port}`;
+  const clients = [
+    (path) => ok('exec python3 "$@"', `${kHere}/websocket-client.py`, url + path, 'front.pem'),
+    (path) => ok('NODE_EXTRA_CA_CERTS=front.pem exec "$@"', kNode, `${kHere}/websocket-client.js`, url + path),
+  ];
+  for (const client of clients) {
+    assert.strictEqual(await client('/some?thing'), 'closed 4002 done\n');
+    // The handshake has come through as it was.
+    await server.next(new RegExp(`^/some\\?thing localhost:${proxy.port} closed 4002 done$`));
+    await proxy.next(/ \/some\?thing sent [1-9]\d{6,} bytes and got [1-9]\d{6,}$/);
+  }
+  // Several at a time.
+  await Promise.all([...clients, ...clients].map((client) => client('/')));
+  assert.strictEqual(await clients[1]('/bye'), 'closed 4001 bye\n');
+  await server.next(/^\/bye localhost:\d+ closed 4001 $/);
+});
+
+test('websocket-proxy: what it does not pass on', async () => {
+  const proxy = await example('websocket-proxy', ...kOwn, '--connect', '127.0.0.1:8090');
+  const code = (...headers) => ok(`exec curl -sS --http1.1 -o /dev/null -w '%{http_code}' --cacert front.pem "$@"`,
+                                  `https://localhost:${proxy.port}`, ...headers.flatMap((header) => ['-H', header]));
+  assert.strictEqual(await code(), '426');
+  assert.strictEqual(await code('Connection: Upgrade', 'Upgrade: h2c'), '426');
+  // Nobody listens there.
+  assert.strictEqual(await code('Connection: Upgrade', 'Upgrade: websocket'), '502');
+  await proxy.next(/ \/ failed: connect ECONNREFUSED 127\.0\.0\.1:8090$/);
+});
+
+// --- All of them ----------------------------------------------------------------------------------------------------
+
+test('the examples say how they are used', async () => {
+  for (const name of ['sni-proxy', 'tls-tunnel', 'websocket-proxy']) {
+    const started = start('a', [kNode, `${kRepo}/tools/examples/${name}.js`]);
+    assert.strictEqual(await started.exited, 2, started.output);
+    assert.match(started.output, new RegExp(`^usage: node ${name}\\.js .*\\n$`));
+  }
+});
+
+async function main() {
+  ip('a', 'link set lo up');
+  fs.writeFileSync('random', randomBytes(kSize));
+  authority('front');
+  authority('back');
+  certificate('front', 'front', 'localhost', 'DNS:localhost,IP:127.0.0.1');
+  for (const name of ['a.example', 'b.example', 'c.example', 'd.example'])
+    certificate('front', 'front', name);
+  for (const name of ['a.example', 'b.example'])
+    certificate('back', 'back', name);
+  const word = process.argv[2] ?? '';
+  let passed = 0;
+  let failed = 0;
+  for (const { name, body } of tests) {
+    if (!name.includes(word))
+      continue;
+    const begin = process.hrtime.bigint();
+    try {
+      await body();
+      for (const { child, name, output } of examples) {
+        assert.strictEqual(child.exitCode, null, `${name}: ${output}`);
+        assert.doesNotMatch(output, /^ +at |Warning|unhandled/im, name);
+      }
+      passed++;
+      console.log(`ok - ${name} (${Math.round(Number(process.hrtime.bigint() - begin) / 1e6)} ms)`);
+    } catch (err) {
+      failed++;
+      console.log(`not ok - ${name}\n${err.stack.replace(/^/gm, '    ')}`);
+    }
+    examples.length = 0;
+    await killAll();
+  }
+  process.chdir('/');
+  fs.rmSync(work, { recursive: true });
+  console.log(`${passed} passed, ${failed} failed`);
+  process.exitCode = failed === 0 ? 0 : 1;
+}
+main();
