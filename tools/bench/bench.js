@@ -59,6 +59,10 @@ function options() {
 const args = options();
 const millis = args.quick ? 300 : 600;
 const running = new Set();
+// For rows about memory. How large the young generation has grown, and how far
+// other threads have come with what gc() begins, is luck, and several KiB for each
+// connection.
+const exactMemory = ['--expose-gc', '--max-semi-space-size=1', '--single-threaded'];
 
 // Of the whole process group, which each contender has to itself.
 function kill(child) {
@@ -92,6 +96,7 @@ async function prepare(dir, row) {
   const [port, plain] = await freePorts(2);
   const upstream = {
     tcp: () => `tcp:${plain}`,
+    tls: () => `tls:${plain}`,
     unix: () => `unix:${dir}/socket`,
     fifo() {
       execFileSync('mkfifo', [`${dir}/in`, `${dir}/out`]);
@@ -100,7 +105,7 @@ async function prepare(dir, row) {
     // Of its own, since the one before may not be gone yet.
     tun: () => `tun:${deviceName()}`,
   }[row.endpoint]();
-  return { dir, port, upstream, cert, key, delay: row.delay, node: row.gc && ['--expose-gc'] };
+  return { dir, port, upstream, cert, key, delay: row.delay, node: row.gc && exactMemory };
 }
 
 // A process and its children: some leave the work to those.
@@ -157,8 +162,10 @@ async function tryToMeasure(row, name, { trace = false } = {}) {
   const forwarder = start(row.endpoint === 'tun' ? withDevice(deviceName(), command) : command,
                           ['ignore', fd, fd, 'ignore', ...contender.isNode ? ['ipc'] : []]);
   fs.closeSync(fd);
-  const generator = start([load, ...row.load, '--port', to.port, '--plain', to.upstream, '--pid', forwarder.pid,
-                           '--ms', trace ? 200 : millis * (row.longer ?? 1)], ['pipe', 'pipe', 'inherit']);
+  const generator = start([
+    load, ...row.load, '--port', to.port, '--plain', to.upstream, '--cert', cert, '--key', key,
+    '--pid', forwarder.pid, '--ms', trace ? 200 : millis * (row.longer ?? 1),
+  ], ['pipe', 'pipe', 'inherit']);
   const marks = [];
   let early = true;
   let tracer;
@@ -199,7 +206,7 @@ async function tryToMeasure(row, name, { trace = false } = {}) {
 }
 
 function figures(result, last, calls) {
-  const { seconds, bytes, cpu, load_cpu: loadCpu, slowest, rss, idle_rss: idleRss, peak } = result;
+  const { seconds, bytes, cpu, load_cpu: loadCpu, slowest, memory, idle_memory: idleMemory, peak } = result;
   const { median, p99, each, packets } = result;
   const all = {
     // CPU-seconds per GB, MB/s, and what the load generator itself has used.
@@ -208,7 +215,7 @@ function figures(result, last, calls) {
     load: loadCpu / bytes * 1e9,
     slowest,
     peak: peak / 2 ** 20,
-    held: (rss - idleRss) / stalled,
+    held: (memory - idleMemory) / stalled,
     median,
     p99,
     each,

@@ -1,7 +1,7 @@
 'use strict';
 
 // What is compared: each is a process that takes TLS off (or puts it on)
-// between a TCP port and an endpoint.
+// between a TCP port and an endpoint, which may have TLS of its own.
 
 const fs = require('node:fs');
 const path = require('node:path');
@@ -14,12 +14,14 @@ const floor = path.join(process.env.BENCH_NATIVE, 'floor');
 const floorTun = path.join(process.env.BENCH_NATIVE, 'floor-tun');
 const load = path.join(process.env.BENCH_NATIVE, 'load');
 
-// Given `dir` (its own folder), `port`, `upstream` ("tcp:PORT", "unix:PATH",
-// "fifo:FOLDER" or "tun:NAME"), `cert`, `key` and `node` (flags), each returns a
-// command. `version` is a command too, whose output has the version in it. The
-// others only know TCP.
+// Given `dir` (its own folder), `port`, `upstream` ("tcp:PORT", "tls:PORT",
+// "unix:PATH", "fifo:FOLDER" or "tun:NAME"), `cert`, `key` and `node` (flags),
+// each returns a command. `version` is a command too, whose output has the version
+// in it. The others only know TCP, and some of them TLS. Of that the load generator
+// speaks but one version and cipher suite, as server and as client.
 const files = ({ cert, key }) => ['--cert', cert, '--key', key];
-const host = ({ upstream }) => upstream.replace('tcp:', '127.0.0.1:');
+const host = ({ upstream }) => upstream.replace(/^(tcp|tls):/, '127.0.0.1:');
+const isTLS = ({ upstream }) => upstream.startsWith('tls:');
 
 function node(binary, pump) {
   return {
@@ -69,6 +71,7 @@ const contenders = {
         ssl_certificate ${to.cert};
         ssl_certificate_key ${to.key};
         proxy_pass ${host(to)};
+        proxy_ssl ${isTLS(to) ? 'on' : 'off'};
       }
     }`, (file, dir) => ['nginx', '-p', dir, '-c', file, '-e', 'stderr'], ['nginx', '-v']),
   'haproxy': configured('haproxy.cfg', (to) => `
@@ -84,7 +87,7 @@ const contenders = {
       bind 127.0.0.1:${to.port} ssl crt ${to.dir}/both.pem
       default_backend back
     backend back
-      server one ${host(to)}
+      server one ${host(to)} ${isTLS(to) ? 'ssl verify none' : ''}
     `, (file) => ['haproxy', '-db', '-f', file], ['haproxy', '-v']),
   'hitch': configured('hitch.conf', (to) => `
     frontend = "[127.0.0.1]:${to.port}"

@@ -1,6 +1,6 @@
 'use strict';
 
-// The TLS terminator that the benchmark measures, on Node: each connection is
+// The forwarder that the benchmark measures, on Node: each TLS connection is
 // joined to one to the endpoint, by the pump that is asked for. It answers
 // each message with what has happened since the one before.
 
@@ -23,6 +23,7 @@ const { values: args } = parseArgs({ options: {
 } });
 
 const [kind, address] = args.upstream.split(':');
+const cert = fs.readFileSync(args.cert);
 const handles = new Set();
 let joining = 0;
 
@@ -49,11 +50,18 @@ const pumps = {
   },
 };
 
+// One of each for all splices, so that none of their memory is this program's.
+function ignore() {}
+
+function forget() {
+  handles.delete(this);
+}
+
 function splice(client, options) {
   const handle = client.spliceTo(options);
   handles.add(handle);
-  handle.on('error', () => {});
-  handle.on('close', () => handles.delete(handle));
+  handle.on('error', ignore);
+  handle.on('close', forget);
   handle.start();
 }
 
@@ -133,12 +141,21 @@ function openFifos() {
   ];
 }
 
+async function connectTLS() {
+  // The server has the same certificate.
+  const socket = tls.connect({ port: address, host: '127.0.0.1', servername: 'localhost', ca: cert });
+  socket.setNoDelay();
+  socket.on('error', () => {});
+  await once(socket, 'secureConnect');
+  return [socket, socket];
+}
+
 async function connect() {
   const options = kind === 'unix' ? { path: address } : { port: address, host: '127.0.0.1', noDelay: true };
   const socket = net.connect(options);
   socket.on('error', () => {});
   // Node must not read from a socket whose descriptor somebody else reads.
-  if (args.pump === 'splice-fd' || args.pump === 'none')
+  if (args.pump === 'splice-fd')
     socket.pause();
   await once(socket, 'connect');
   return [socket, socket];
@@ -150,7 +167,8 @@ async function serve(client) {
   try {
     if (kind === 'tun')
       return tunnels[args.pump](client, Number(process.env.TUN_FD));
-    const [sink, source] = kind === 'fifo' ? openFifos() : await connect();
+    const connectors = { fifo: openFifos, tls: connectTLS };
+    const [sink, source] = await (connectors[kind] ?? connect)();
     pumps[args.pump](client, sink, source);
   } finally {
     joining--;
@@ -164,7 +182,9 @@ let loop = performance.eventLoopUtilization();
 process.on('message', function report() {
   if (joining > 0)
     return setTimeout(report, 1);
-  // What is garbage already should not count as memory that is held.
+  // What is garbage already should not count as memory that is held. Finalizers
+  // that the first one leaves to do make more of it.
+  globalThis.gc?.();
   globalThis.gc?.();
   const stats = [...handles].map((handle) => handle.stats);
   process.send({
@@ -179,6 +199,6 @@ process.on('message', function report() {
 
 tls.createServer({
   key: fs.readFileSync(args.key),
-  cert: fs.readFileSync(args.cert),
+  cert,
   noDelay: true,
 }, serve).listen(args.port, '127.0.0.1', 1024);

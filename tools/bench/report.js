@@ -57,6 +57,15 @@ function table(head, body) {
   return [line(head), `|${head.map((_, i) => (i ? '---:|' : '---|')).join('')}`, ...body.map(line)].join('\n');
 }
 
+function verdict({ met, binding, floor }, unit) {
+  const notes = [];
+  if (!met && floor !== undefined)
+    notes.push(`the floor: ${number(floor, 2)}${unit}`);
+  if (!binding)
+    notes.push('does not bind');
+  return (met ? 'met' : 'MISSED') + (notes.length ? ` (${notes.join('; ')})` : '');
+}
+
 function markdown({ machine, versions, date, rounds, millis }, medians, targets) {
   const parts = [
     `${date}, ${machine.cpus} CPUs (${machine.cpu}), ${machine.memory}, Linux ${machine.kernel}, ${machine.system}, ` +
@@ -73,9 +82,8 @@ function markdown({ machine, versions, date, rounds, millis }, medians, targets)
   }
   if (targets.length) {
     parts.push('### Targets', table(['', 'measured', 'target', ''], targets.map(
-      ({ what, value, limit, unit, atLeast, binding, met }) => [
-        what, number(value, 2) + unit, `${atLeast ? 'at least' : 'at most'} ${limit}${unit}`,
-        (met ? 'met' : 'MISSED') + (binding ? '' : ' (does not bind)'),
+      ({ what, value, limit, unit, atLeast, ...target }) => [
+        what, number(value, 2) + unit, `${atLeast ? 'at least' : 'at most'} ${limit}${unit}`, verdict(target, unit),
       ])));
   }
   return parts.join('\n\n');
@@ -114,7 +122,7 @@ function svg(width, height, body) {
 
 // A group of bars for each row.
 function bars(medians) {
-  const groups = ['decrypt', 'encrypt', 'small', 'duplex'].filter((row) => medians[row]);
+  const groups = ['decrypt', 'encrypt', 'small', 'duplex', 'tls-to-tls'].filter((row) => medians[row]);
   const [left, barHeight, width] = [90, 15, 760];
   const body = [];
   let y = 28;

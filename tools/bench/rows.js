@@ -21,12 +21,17 @@ row('encrypt', 'encrypt, 16 KiB records', bulk('encrypt'), everybody, { syscalls
 row('small', 'decrypt, 1400 B records', bulk('decrypt', '--record', 1400), everybody, { syscalls: true });
 row('duplex', 'duplex, 16 KiB records', bulk('duplex'), everybody, { syscalls: true });
 
+// From one TLS connection to another: the same bytes are decrypted and encrypted.
+const proxies = ['floor', 'splice', 'pipe', 'pipeline', 'nginx', 'haproxy'];
+row('tls-to-tls', 'TLS to TLS, 16 KiB records', bulk('decrypt'), proxies, { endpoint: 'tls', syscalls: true });
+row('tls-to-tls-duplex', 'TLS to TLS, duplex, 16 KiB records', bulk('duplex'), proxies, { endpoint: 'tls' });
+
 const ways = ['decrypt', 'encrypt'];
 for (const direction of ways) {
   row(`pipe-${direction}`, `${direction}, 16 KiB records, pipe`, bulk(direction),
-      ['floor', 'splice-fd', 'pipe'], { endpoint: 'fifo' });
+      ['floor', 'splice-fd', 'pipe'], { endpoint: 'fifo', rounds: 3 });
   row(`unix-${direction}`, `${direction}, 16 KiB records, Unix socket`, bulk(direction),
-      ['floor', 'splice-fd', 'pipe'], { endpoint: 'unix' });
+      ['floor', 'splice-fd', 'pipe'], { endpoint: 'unix', rounds: 3 });
 }
 
 row('paced', 'duplex, 200 Mbit/s each way in 1400 B records',
@@ -40,7 +45,7 @@ for (const way of ways) {
       ['floor', 'splice', 'pipe', 'pipe-fs'], { endpoint: 'tun', syscalls: true });
   row(`tun-${way}-paced`, `${way}, 200 Mbit/s of IP packets of 1400 B, TUN device`,
       packetLoad(way, '--record', 1400, '--rate', 200e6 / 8),
-      ['floor', 'splice', 'pipe', 'pipe-fs'], { endpoint: 'tun' });
+      ['floor', 'splice', 'pipe', 'pipe-fs'], { endpoint: 'tun', rounds: 3 });
 }
 
 row('delay', 'duplex, 16 KiB records, with the event loop watched', bulk('duplex'),
@@ -55,7 +60,7 @@ for (const n of scales) {
 }
 
 row('idle', 'idle connections', ['--load', 'idle', '--connections', 1000], ['none', 'splice', 'splice-fd', 'pipe'],
-    { gc: true, rounds: 3 });
+    { gc: true });
 
 const stalled = 64;
 const highWaterMark = 262144;
@@ -82,9 +87,23 @@ for (const gigabytes of [1, 100]) {
 // it was not measured.
 function targets(of) {
   const list = [];
-  const add = (what, value, limit, { unit = 'x', binding = true, atLeast = false } = {}) => {
-    if (!Number.isNaN(value))
-      list.push({ what, value, limit, unit, binding, met: atLeast ? value >= limit : value <= limit, atLeast });
+  // `floor` is what the floor has in place of the splice. It is told where it
+  // misses the target, too.
+  const add = (what, value, limit, { unit = 'x', binding = true, atLeast = false, floor = NaN } = {}) => {
+    if (Number.isNaN(value))
+      return;
+    const meets = (value) => (atLeast ? value >= limit : value <= limit);
+    list.push({ what, value, limit, unit, binding, met: meets(value), atLeast,
+                floor: Number.isNaN(floor) || meets(floor) ? undefined : floor });
+  };
+  // To the best of the others. `bindsWithFloor` is for targets that bind only where
+  // the floor meets them.
+  const addRatio = (what, figure, row, own, others, limit, { binding = true, bindsWithFloor = false } = {}) => {
+    const best = Math.min(...others.map((name) => of(row, name, figure)).filter((value) => !Number.isNaN(value)));
+    if (!Number.isFinite(best))
+      return;
+    const floor = of(row, 'floor', figure) / best;
+    add(what, of(row, own, figure) / best, limit, { binding: binding && (!bindsWithFloor || floor <= limit), floor });
   };
   const cost = (row, name) => of(row, name, 'cost');
   for (const splice of ['splice', 'splice-fd']) {
@@ -95,14 +114,11 @@ function targets(of) {
       ['duplex', 1.10, 1.00, 0.50],
     ]) {
       const what = `${rows[row].title}, CPU of ${splice} to`;
-      const own = cost(row, splice);
-      add(`${what} the floor's`, own / cost(row, 'floor'), toFloor);
-      const best = Math.min(...peers.map((name) => cost(row, name)).filter((value) => !Number.isNaN(value)));
-      // No target where the floor itself is above it.
-      if (Number.isFinite(best))
-        add(`${what} the best peer's`, own / best, toPeer, { binding: cost(row, 'floor') / best <= toPeer });
-      add(`${what} pipe()'s`, own / cost(row, 'pipe'), toPipe);
+      addRatio(`${what} the floor's`, 'cost', row, splice, ['floor'], toFloor);
+      addRatio(`${what} the best peer's`, 'cost', row, splice, peers, toPeer, { bindsWithFloor: true });
+      addRatio(`${what} pipe()'s`, 'cost', row, splice, ['pipe'], toPipe);
     }
+    addRatio(`paced, CPU of ${splice} to the floor's`, 'cost', 'paced', splice, ['floor'], 1.10, { binding: false });
     add(`paced, event loop's use of ${splice} to pipe()'s`,
         of('paced', splice, 'loop') / of('paced', 'pipe', 'loop'), 0.25);
     add(`saturated, event-loop delay p99 with ${splice}`, of('delay', splice, 'delay'), 5, { unit: ' ms' });
@@ -119,20 +135,27 @@ function targets(of) {
           { unit: ' KiB' });
     }
   }
+  for (const row of ['decrypt', 'encrypt', 'duplex'])
+    addRatio(`${rows[row].title}, CPU of splice to that of splice-fd`, 'cost', row, 'splice', ['splice-fd'], 1.05);
+  for (const row of ['tls-to-tls', 'tls-to-tls-duplex']) {
+    const what = `${rows[row].title}, CPU of splice to`;
+    addRatio(`${what} the floor's`, 'cost', row, 'splice', ['floor'], 1.10, { binding: false });
+    addRatio(`${what} nginx's`, 'cost', row, 'splice', ['nginx'], 1.00);
+    addRatio(`${what} pipe()'s`, 'cost', row, 'splice', ['pipe'], 0.55);
+  }
   for (const [endpoint, name] of [['pipe', 'a pipe'], ['unix', 'a Unix socket']]) {
     for (const way of ways) {
+      const what = `${way}, ${name}, CPU of splice-fd to`;
       const row = `${endpoint}-${way}`;
-      add(`${way}, ${name}, CPU of splice-fd to pipe()'s`, cost(row, 'splice-fd') / cost(row, 'pipe'), 0.5);
-      add(`${way}, ${name}, CPU of splice-fd to the floor's`, cost(row, 'splice-fd') / cost(row, 'floor'), 1.1,
-          { binding: false });
+      addRatio(`${what} pipe()'s`, 'cost', row, 'splice-fd', ['pipe'], 0.5);
+      addRatio(`${what} the floor's`, 'cost', row, 'splice-fd', ['floor'], 1.1, { binding: false });
     }
   }
   for (const way of ways) {
     for (const [row, binding] of [[`tun-${way}`, true], [`tun-${way}-paced`, false]]) {
-      const packetCost = (name) => of(row, name, 'packetCost');
       const what = `${rows[row].title}, CPU of splice to`;
-      add(`${what} the floor's`, packetCost('splice') / packetCost('floor'), 1.10, { binding });
-      add(`${what} pipe()'s`, packetCost('splice') / packetCost('pipe'), 0.25, { binding });
+      addRatio(`${what} the floor's`, 'packetCost', row, 'splice', ['floor'], 1.10, { binding });
+      addRatio(`${what} pipe()'s`, 'packetCost', row, 'splice', ['pipe'], 0.25, { binding });
     }
   }
   add('512 connections, throughput to that of 8', of('scale-512', 'splice', 'rate') / of('scale-8', 'splice', 'rate'),

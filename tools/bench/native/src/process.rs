@@ -9,9 +9,9 @@ use std::io;
 pub struct Usage {
     /// User and system time, in nanoseconds.
     pub cpu: u64,
-    /// Resident memory, in bytes.
-    pub rss: u64,
-    /// The most that it ever was.
+    /// In RAM, in bytes, without what is a file's: which code has run is not a question of memory.
+    pub memory: u64,
+    /// The most that was ever in RAM, files included.
     pub peak: u64,
 }
 
@@ -20,7 +20,7 @@ pub fn usage(root: i32) -> io::Result<Usage> {
     let mut sum = Usage::default();
     for pid in tree(root)? {
         sum.cpu += cpu(pid)?;
-        sum.rss += field(pid, "smaps_rollup", "Rss:")?;
+        sum.memory += field(pid, "smaps_rollup", "Anonymous:")?;
         sum.peak += field(pid, "status", "VmHWM:")?;
     }
     Ok(sum)

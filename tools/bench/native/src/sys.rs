@@ -82,11 +82,13 @@ pub fn exact_timers() {
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
 }
 
-/// The cleartext side of a forwarder, as both ends of it name it.
+/// What a forwarder connects to, as both ends of it name it.
 #[derive(Clone, Debug)]
 pub enum Endpoint {
     /// A port of 127.0.0.1.
     Tcp(u16),
+    /// The same, with TLS.
+    Tls(u16),
     /// The path of a socket.
     Unix(String),
     /// A folder with two FIFOs: `in` takes what the TLS peer sends, `out` has what it is sent.
@@ -101,6 +103,7 @@ impl std::str::FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, ()> {
         match text.split_once(':').ok_or(())? {
             ("tcp", port) => Ok(Endpoint::Tcp(port.parse().map_err(|_| ())?)),
+            ("tls", port) => Ok(Endpoint::Tls(port.parse().map_err(|_| ())?)),
             ("unix", path) => Ok(Endpoint::Unix(path.into())),
             ("fifo", path) => Ok(Endpoint::Fifo(path.into())),
             ("tun", name) => Ok(Endpoint::Tun(name.into())),
@@ -137,10 +140,10 @@ impl Ends {
 }
 
 impl Endpoint {
-    /// What a forwarder does: connects. A device is there from the beginning.
+    /// What a forwarder does: connects, without a handshake. A device is there from the beginning.
     pub fn connect(&self) -> io::Result<Ends> {
         match self {
-            Endpoint::Tcp(port) => Ends::socket(connect_tcp(*port)?),
+            Endpoint::Tcp(port) | Endpoint::Tls(port) => Ends::socket(connect_tcp(*port)?),
             Endpoint::Unix(path) => Ends::socket(UnixStream::connect(path)?),
             Endpoint::Fifo(dir) => {
                 let mut open = OpenOptions::new();

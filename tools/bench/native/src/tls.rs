@@ -25,31 +25,30 @@ extern "C" {
 /// The one cipher suite of all measurements.
 pub const CIPHER: &str = "TLS_AES_256_GCM_SHA384";
 
-fn context() -> Result<SslContextBuilder, ErrorStack> {
+/// It reads up to `read_ahead` bytes of ciphertext at once, or else one record.
+fn context(read_ahead: Option<usize>) -> Result<SslContextBuilder, ErrorStack> {
     let mut ctx = SslContext::builder(SslMethod::tls())?;
     ctx.set_min_proto_version(Some(SslVersion::TLS1_3))?;
     ctx.set_ciphersuites(CIPHER)?;
-    Ok(ctx)
-}
-
-/// A server's context, which reads up to `read_ahead` bytes of ciphertext at once.
-pub fn server(cert: &str, key: &str, read_ahead: usize) -> Result<SslContext, ErrorStack> {
-    let mut ctx = context()?;
-    ctx.set_certificate_chain_file(cert)?;
-    ctx.set_private_key_file(key, SslFiletype::PEM)?;
-    ctx.set_read_ahead(true);
-    let ctx = ctx.build();
-    // SAFETY: the context is valid.
-    unsafe {
-        let ctx = ptr::from_ref::<SslContextRef>(&ctx).cast_mut().cast();
-        SSL_CTX_set_default_read_buffer_len(ctx, read_ahead);
+    if let Some(len) = read_ahead {
+        ctx.set_read_ahead(true);
+        // SAFETY: the context is valid.
+        unsafe { SSL_CTX_set_default_read_buffer_len(ctx.as_ptr(), len) };
     }
     Ok(ctx)
 }
 
+/// A server's context.
+pub fn server(cert: &str, key: &str, read_ahead: Option<usize>) -> Result<SslContext, ErrorStack> {
+    let mut ctx = context(read_ahead)?;
+    ctx.set_certificate_chain_file(cert)?;
+    ctx.set_private_key_file(key, SslFiletype::PEM)?;
+    Ok(ctx.build())
+}
+
 /// A client's context. It does not verify certificates: this is about what comes after.
-pub fn client() -> Result<SslContext, ErrorStack> {
-    Ok(context()?.build())
+pub fn client(read_ahead: Option<usize>) -> Result<SslContext, ErrorStack> {
+    Ok(context(read_ahead)?.build())
 }
 
 /// What the BIO works on.

@@ -137,7 +137,11 @@ fn main() -> io::Result<()> {
     let tun = args.need::<Endpoint>("--upstream").connect()?;
     let (cert, key): (String, String) = (args.need("--cert"), args.need("--key"));
     // Four records of 16 KiB with what TLS adds.
-    let ctx = tls::server(&cert, &key, args.get("--read-ahead").unwrap_or(66 << 10))?;
+    let ctx = tls::server(
+        &cert,
+        &key,
+        Some(args.get("--read-ahead").unwrap_or(66 << 10)),
+    )?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.need("--port")))?;
     loop {
         let (stream, _) = listener.accept()?;

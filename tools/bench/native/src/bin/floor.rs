@@ -1,4 +1,4 @@
-//! The floor: about the least that a TLS terminator can do in user space with OpenSSL, on one
+//! The floor: about the least that a TLS forwarder can do in user space with OpenSSL, on one
 //! thread. What it leaves out (timeouts, limits, handshakes that do not wait) costs next to nothing.
 //!
 //! Decryption reads as much ciphertext as fits OpenSSL's buffer, and writes the content of many
@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 
 use openssl::ssl::SslContext;
 use tls_splice_bench::args::Args;
-use tls_splice_bench::sys::{self, Endpoint, Ends, Epoll};
+use tls_splice_bench::sys::{self, Endpoint, Ends, Epoll, Event};
 use tls_splice_bench::tls::{self, Read, Tls};
 
 /// What a direction needs next.
@@ -26,7 +26,21 @@ enum Step {
     Over,
 }
 
-struct Relay {
+/// Decrypts until there is nothing more, or no room.
+fn read(tls: &mut Tls, buf: &mut [u8]) -> io::Result<(usize, Step)> {
+    let mut len = 0;
+    while len < buf.len() {
+        match tls.read(&mut buf[len..])? {
+            Read::Bytes(n) => len += n,
+            Read::Blocked => return Ok((len, Step::Blocked)),
+            Read::End => return Ok((len, Step::Over)),
+        }
+    }
+    Ok((len, Step::More))
+}
+
+/// From TLS to cleartext and back.
+struct Terminator {
     tls: Tls,
     ends: Ends,
     source_drained: bool,
@@ -35,10 +49,9 @@ struct Relay {
     held: Vec<u8>,
     decrypt_ended: bool,
     encrypt_ended: bool,
-    queued: bool,
 }
 
-impl Relay {
+impl Terminator {
     fn decrypt(&mut self, scratch: &mut [u8]) -> io::Result<Step> {
         if !self.held.is_empty() {
             if self.sink_full {
@@ -54,21 +67,8 @@ impl Relay {
         if self.decrypt_ended {
             return Ok(Step::Over);
         }
-        let mut len = 0;
-        let mut step = Step::More;
-        while len < scratch.len() {
-            match self.tls.read(&mut scratch[len..])? {
-                Read::Bytes(n) => len += n,
-                Read::Blocked => {
-                    step = Step::Blocked;
-                    break;
-                }
-                Read::End => {
-                    self.decrypt_ended = true;
-                    break;
-                }
-            }
-        }
+        let (len, step) = read(&mut self.tls, scratch)?;
+        self.decrypt_ended = step == Step::Over;
         if len > 0 {
             let n = sys::write(self.ends.sink(), &scratch[..len])?.unwrap_or(0);
             self.held.extend_from_slice(&scratch[n..len]);
@@ -111,23 +111,132 @@ impl Relay {
     }
 }
 
+/// From TLS to TLS and back.
+struct Proxy {
+    ends: [Tls; 2],
+    ended: [bool; 2],
+}
+
+impl Proxy {
+    fn forward(&mut self, way: usize, scratch: &mut [u8]) -> io::Result<Step> {
+        let [client, server] = &mut self.ends;
+        let (from, to) = if way == 0 {
+            (client, server)
+        } else {
+            (server, client)
+        };
+        if !to.flush()? {
+            return Ok(Step::Blocked);
+        }
+        if self.ended[way] {
+            return Ok(Step::Over);
+        }
+        let (len, step) = read(from, scratch)?;
+        if len > 0 {
+            to.write(&scratch[..len])?;
+        }
+        if step == Step::Over {
+            self.ended[way] = true;
+            to.shutdown();
+        }
+        Ok(if to.flush()? { step } else { Step::Blocked })
+    }
+}
+
+enum Pair {
+    Terminator(Terminator),
+    Proxy(Proxy),
+}
+
+impl Pair {
+    fn register(&mut self, epoll: &Epoll, token: u64) -> io::Result<()> {
+        match self {
+            Pair::Terminator(Terminator { tls, ends, .. }) => {
+                epoll.add(tls.fd(), token)?;
+                epoll.add(ends.source(), token | 1)?;
+                ends.sink
+                    .as_ref()
+                    .map_or(Ok(()), |sink| epoll.add(sink.as_raw_fd(), token | 1))
+            }
+            Pair::Proxy(Proxy { ends, .. }) => {
+                epoll.add(ends[0].fd(), token)?;
+                epoll.add(ends[1].fd(), token | 1)
+            }
+        }
+    }
+
+    fn take_event(&mut self, event: &Event) {
+        let tls = match (self, event.token & 1) {
+            (Pair::Terminator(relay), 0) => &mut relay.tls,
+            (Pair::Terminator(relay), _) => {
+                relay.source_drained &= !event.readable;
+                relay.sink_full &= !event.writable;
+                return;
+            }
+            (Pair::Proxy(relay), end) => &mut relay.ends[end as usize],
+        };
+        event.readable.then(|| tls.readable());
+        event.writable.then(|| tls.writable());
+    }
+
+    fn step(&mut self, scratch: &mut [u8], sizes: &Sizes) -> io::Result<[Step; 2]> {
+        let decrypt = &mut scratch[..sizes.decrypt];
+        Ok(match self {
+            Pair::Terminator(relay) => [
+                relay.decrypt(decrypt)?,
+                relay.encrypt(&mut scratch[..sizes.encrypt])?,
+            ],
+            Pair::Proxy(relay) => [relay.forward(0, decrypt)?, relay.forward(1, decrypt)?],
+        })
+    }
+}
+
+/// Of the buffers.
+struct Sizes {
+    decrypt: usize,
+    encrypt: usize,
+}
+
+struct Relay {
+    pair: Pair,
+    queued: bool,
+}
+
+struct Contexts {
+    server: SslContext,
+    client: SslContext,
+}
+
 /// Tokens: the listener's, then two for each relay.
 const LISTENER: u64 = u64::MAX;
 
-fn accept(listener: &TcpListener, ctx: &SslContext, upstream: &Endpoint) -> io::Result<Relay> {
+fn accept(listener: &TcpListener, ctx: &Contexts, upstream: &Endpoint) -> io::Result<Relay> {
     let (stream, _) = listener.accept()?;
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
-    let mut tls = Tls::new(ctx, stream.into(), true)?;
+    let mut tls = Tls::new(&ctx.server, stream.into(), true)?;
     tls.handshake()?;
+    let ends = upstream.connect()?;
+    let pair = if let Endpoint::Tls(_) = upstream {
+        let mut server = Tls::new(&ctx.client, ends.source, false)?;
+        server.handshake()?;
+        Pair::Proxy(Proxy {
+            ends: [tls, server],
+            ended: [false; 2],
+        })
+    } else {
+        Pair::Terminator(Terminator {
+            tls,
+            ends,
+            source_drained: false,
+            sink_full: false,
+            held: Vec::new(),
+            decrypt_ended: false,
+            encrypt_ended: false,
+        })
+    };
     Ok(Relay {
-        tls,
-        ends: upstream.connect()?,
-        source_drained: false,
-        sink_full: false,
-        held: Vec::new(),
-        decrypt_ended: false,
-        encrypt_ended: false,
+        pair,
         queued: false,
     })
 }
@@ -135,18 +244,23 @@ fn accept(listener: &TcpListener, ctx: &SslContext, upstream: &Endpoint) -> io::
 fn main() -> io::Result<()> {
     let args = Args::new();
     let upstream: Endpoint = args.need("--upstream");
-    let decrypt_size = args.get("--decrypt").unwrap_or(64 << 10);
-    let encrypt_size = args.get("--encrypt").unwrap_or(256 << 10);
+    let sizes = Sizes {
+        decrypt: args.get("--decrypt").unwrap_or(64 << 10),
+        encrypt: args.get("--encrypt").unwrap_or(256 << 10),
+    };
     let (cert, key): (String, String) = (args.need("--cert"), args.need("--key"));
     // Four records of 16 KiB with what TLS adds.
-    let read_ahead = args.get("--read-ahead").unwrap_or(66 << 10);
-    let ctx = tls::server(&cert, &key, read_ahead)?;
+    let read_ahead = Some(args.get("--read-ahead").unwrap_or(66 << 10));
+    let ctx = Contexts {
+        server: tls::server(&cert, &key, read_ahead)?,
+        client: tls::client(read_ahead)?,
+    };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.need("--port")))?;
     listener.set_nonblocking(true)?;
     let mut epoll = Epoll::new()?;
     epoll.add(listener.as_raw_fd(), LISTENER)?;
 
-    let mut scratch = vec![0; decrypt_size.max(encrypt_size)];
+    let mut scratch = vec![0; sizes.decrypt.max(sizes.encrypt)];
     let mut relays: Vec<Option<Relay>> = Vec::new();
     let mut queue = VecDeque::new();
     loop {
@@ -157,17 +271,11 @@ fn main() -> io::Result<()> {
                 accepting = true;
                 continue;
             }
-            let (index, is_tls) = ((event.token >> 1) as usize, event.token & 1 == 0);
+            let index = (event.token >> 1) as usize;
             let Some(relay) = &mut relays[index] else {
                 continue;
             };
-            if is_tls {
-                event.readable.then(|| relay.tls.readable());
-                event.writable.then(|| relay.tls.writable());
-            } else {
-                relay.source_drained &= !event.readable;
-                relay.sink_full &= !event.writable;
-            }
+            relay.pair.take_event(&event);
             if !std::mem::replace(&mut relay.queued, true) {
                 queue.push_back(index);
             }
@@ -175,12 +283,7 @@ fn main() -> io::Result<()> {
         while accepting {
             match accept(&listener, &ctx, &upstream) {
                 Ok(mut relay) => {
-                    let token = (relays.len() as u64) << 1;
-                    epoll.add(relay.tls.fd(), token)?;
-                    epoll.add(relay.ends.source(), token | 1)?;
-                    if let Some(sink) = &relay.ends.sink {
-                        epoll.add(sink.as_raw_fd(), token | 1)?;
-                    }
+                    relay.pair.register(&epoll, (relays.len() as u64) << 1)?;
                     relays.push(Some(relay));
                 }
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => accepting = false,
@@ -195,10 +298,7 @@ fn main() -> io::Result<()> {
                 continue;
             };
             relay.queued = false;
-            let steps = relay
-                .decrypt(&mut scratch[..decrypt_size])
-                .and_then(|step| Ok([step, relay.encrypt(&mut scratch[..encrypt_size])?]));
-            match steps {
+            match relay.pair.step(&mut scratch, &sizes) {
                 Ok([Step::Over, Step::Over]) => relays[index] = None,
                 Ok(steps) => {
                     if steps.contains(&Step::More) {

@@ -25,45 +25,78 @@ fn error<T>(text: impl Display) -> io::Result<T> {
     Err(io::Error::other(text.to_string()))
 }
 
-/// Where the forwarder connects to.
-enum Upstream {
+/// How the forwarder is listened for.
+enum Listener {
     Tcp(TcpListener),
+    Tls(TcpListener, SslContext),
     Unix(UnixListener),
     /// Open from the beginning: a FIFO that nobody reads cannot be opened for writing.
     Fifo(OwnedFd, OwnedFd),
 }
 
+/// Where the forwarder connects to.
+struct Upstream {
+    endpoint: Endpoint,
+    listener: Listener,
+}
+
 impl Upstream {
-    fn listen(endpoint: &Endpoint) -> io::Result<Self> {
-        Ok(match endpoint {
-            Endpoint::Tcp(port) => Upstream::Tcp(TcpListener::bind((Ipv4Addr::LOCALHOST, *port))?),
-            Endpoint::Unix(path) => Upstream::Unix(UnixListener::bind(path)?),
+    fn listen(args: &Args) -> io::Result<Self> {
+        let endpoint = args.need("--plain");
+        let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+        let listener = match &endpoint {
+            Endpoint::Tcp(port) => Listener::Tcp(bind(*port)?),
+            Endpoint::Tls(port) => {
+                let (cert, key): (String, String) = (args.need("--cert"), args.need("--key"));
+                // What it had read ahead would be lost when the kernel begins to drop.
+                Listener::Tls(bind(*port)?, tls::server(&cert, &key, None)?)
+            }
+            Endpoint::Unix(path) => Listener::Unix(UnixListener::bind(path)?),
             Endpoint::Fifo(dir) => {
                 let open = |name| sys::open_fifo(&Path::new(dir).join(name)).map(OwnedFd::from);
-                Upstream::Fifo(open("in")?, open("out")?)
+                Listener::Fifo(open("in")?, open("out")?)
             }
             Endpoint::Tun(_) => return error("nobody connects to a device"),
-        })
+        };
+        Ok(Upstream { endpoint, listener })
     }
 
-    fn accept(&self) -> io::Result<Ends> {
-        match self {
-            Upstream::Tcp(listener) => {
-                sys::poll(listener.as_raw_fd(), libc::POLLIN)?;
-                let stream = listener.accept()?.0;
-                stream.set_nodelay(true)?;
-                Ends::socket(stream)
+    fn accept(&self) -> io::Result<End> {
+        let ends = match &self.listener {
+            Listener::Tcp(listener) => Ends::socket(accept_tcp(listener)?)?,
+            Listener::Tls(listener, ctx) => {
+                return Ok(End::Tls(handshake(ctx, accept_tcp(listener)?, true)?));
             }
-            Upstream::Unix(listener) => {
+            Listener::Unix(listener) => {
                 sys::poll(listener.as_raw_fd(), libc::POLLIN)?;
-                Ends::socket(listener.accept()?.0)
+                Ends::socket(listener.accept()?.0)?
             }
-            Upstream::Fifo(source, sink) => {
+            Listener::Fifo(source, sink) => {
                 let (source, sink) = (source.try_clone()?, Some(sink.try_clone()?));
-                Ok(Ends { source, sink })
+                Ends { source, sink }
             }
-        }
+        };
+        Ok(End::Plain(self.endpoint.clone(), ends))
     }
+
+    /// Whether what arrives is counted as ciphertext while it is dropped.
+    fn is_tls(&self) -> bool {
+        matches!(self.endpoint, Endpoint::Tls(_))
+    }
+}
+
+fn accept_tcp(listener: &TcpListener) -> io::Result<TcpStream> {
+    sys::poll(listener.as_raw_fd(), libc::POLLIN)?;
+    let stream = listener.accept()?.0;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn handshake(ctx: &SslContext, stream: TcpStream, is_server: bool) -> io::Result<Tls> {
+    sys::set_nonblocking(stream.as_raw_fd())?;
+    let mut tls = Tls::new(ctx, stream.into(), is_server)?;
+    tls.handshake()?;
+    Ok(tls)
 }
 
 /// To a forwarder that may only just have been started.
@@ -83,15 +116,11 @@ fn connect(port: u16) -> io::Result<TcpStream> {
 
 /// The TLS end of one more connection.
 fn join_tls(ctx: &SslContext, port: u16) -> io::Result<Tls> {
-    let stream = connect(port)?;
-    sys::set_nonblocking(stream.as_raw_fd())?;
-    let mut tls = Tls::new(ctx, stream.into(), false)?;
-    tls.handshake()?;
-    Ok(tls)
+    handshake(ctx, connect(port)?, false)
 }
 
 /// Both ends of one more connection.
-fn join(ctx: &SslContext, port: u16, upstream: &Upstream) -> io::Result<(Tls, Ends)> {
+fn join(ctx: &SslContext, port: u16, upstream: &Upstream) -> io::Result<(Tls, End)> {
     Ok((join_tls(ctx, port)?, upstream.accept()?))
 }
 
@@ -133,7 +162,7 @@ struct Moment {
     time: Instant,
     usage: Usage,
     own_cpu: u64,
-    /// What the plain side has received, and what it has sent: bytes, or packets.
+    /// What the plain side has received, and what it has sent: cleartext, or packets.
     moved: [Vec<u64>; 2],
 }
 
@@ -145,13 +174,6 @@ impl Moment {
             own_cpu: process::own_cpu()?,
             moved,
         })
-    }
-
-    fn of(pid: i32, plain: &Side) -> io::Result<Self> {
-        let counters = || plain.counters.iter();
-        let received = counters().map(|counters| counters.received.load(Relaxed));
-        let sent = counters().map(|counters| counters.sent.load(Relaxed));
-        Moment::now(pid, [received.collect(), sent.collect()])
     }
 }
 
@@ -165,8 +187,7 @@ fn json(fields: &[(&str, f64)]) -> String {
 
 /// Bulk data: as much as possible, or at a rate.
 fn bulk(args: &Args) -> io::Result<String> {
-    let endpoint: Endpoint = args.need("--plain");
-    let upstream = Upstream::listen(&endpoint)?;
+    let upstream = Upstream::listen(args)?;
     let direction: String = args.need("--direction");
     let (decrypt, encrypt) = (direction != "encrypt", direction != "decrypt");
     let connections: usize = args.get("--connections").unwrap_or(1);
@@ -186,12 +207,12 @@ fn bulk(args: &Args) -> io::Result<String> {
     let pid = args.need("--pid");
     let warm_up = Duration::from_millis(args.get("--warm-up").unwrap_or(120));
 
-    let ctx = tls::client()?;
+    let ctx = tls::client(None)?;
     let mut ends = (Vec::new(), Vec::new());
     for _ in 0..connections {
         let (tls, accepted) = join(&ctx, args.need("--port"), &upstream)?;
         ends.0.push(End::Tls(tls));
-        ends.1.push(End::Plain(endpoint.clone(), accepted));
+        ends.1.push(accepted);
     }
     // Before anything is sent.
     if stall {
@@ -199,6 +220,31 @@ fn bulk(args: &Args) -> io::Result<String> {
     }
     let idle = process::usage(pid)?;
 
+    // Of each connection. What is sent differs from what arrives by what is on the way, which is
+    // about the same at the beginning and at the end.
+    let moved = || -> [Vec<u64>; 2] {
+        let sent = |side: &Side| {
+            side.counters
+                .iter()
+                .map(|each| each.sent.load(Relaxed))
+                .collect()
+        };
+        let arrived = || {
+            plain
+                .counters
+                .iter()
+                .map(|each| each.received.load(Relaxed))
+                .collect()
+        };
+        let received = if upstream.is_tls() {
+            sent(client)
+        } else {
+            arrived()
+        };
+        [received, sent(plain)]
+    };
+    // Of a record that the change to DISCARD cuts in two only a part counts.
+    let lost = 17_000 * connections as u64;
     let phase = AtomicU8::new(VERIFY);
     let (first, last) = thread::scope(|scope| -> io::Result<(Moment, Moment)> {
         let run = |ends, side| {
@@ -229,29 +275,25 @@ fn bulk(args: &Args) -> io::Result<String> {
                 }
             }
             mark()?;
-            let first = Moment::of(pid, plain)?;
+            let first = Moment::now(pid, moved())?;
             if let Some(bytes) = args.get::<u64>("--bytes") {
-                let goal = plain.received() + plain.sent() + bytes;
-                while plain.received() + plain.sent() < goal {
+                let total = || moved().iter().flatten().sum::<u64>();
+                let goal = total() + bytes;
+                while total() < goal {
                     thread::sleep(Duration::from_millis(1));
                 }
             } else if !stall {
                 thread::sleep(Duration::from_millis(args.need("--ms")));
             }
-            let last = Moment::of(pid, plain)?;
+            let last = Moment::now(pid, moved())?;
             mark()?;
             phase.store(DRAIN, Relaxed);
             if !stall {
-                if decrypt {
+                let ways = [(client, plain, upstream.is_tls()), (plain, client, true)];
+                for (sender, receiver, is_ciphertext) in ways {
                     until("not all that was sent has arrived", || {
-                        plain.received() == client.sent()
-                    })?;
-                }
-                if encrypt {
-                    // Of a record that the change to DISCARD cuts in two only a part counts.
-                    let lost = 17_000 * connections as u64;
-                    until("not all that was sent has arrived", || {
-                        client.received() + lost >= plain.sent()
+                        let (sent, received) = (sender.sent(), receiver.received());
+                        received == sent || (is_ciphertext && received + lost >= sent)
                     })?;
                 }
             }
@@ -263,14 +305,11 @@ fn bulk(args: &Args) -> io::Result<String> {
     })?;
 
     let seconds = (last.time - first.time).as_secs_f64();
-    let moved = |way: usize| -> Vec<u64> {
-        last.moved[way]
-            .iter()
-            .zip(&first.moved[way])
-            .map(|(last, first)| last - first)
-            .collect()
+    let moved = |way: usize| {
+        let both = last.moved[way].iter().zip(&first.moved[way]);
+        both.map(|(last, first)| last - first)
     };
-    let each: Vec<u64> = moved(0).iter().zip(moved(1)).map(|(a, b)| a + b).collect();
+    let each: Vec<u64> = moved(0).zip(moved(1)).map(|(a, b)| a + b).collect();
     let bytes: u64 = each.iter().sum();
     let slowest = each.iter().min().copied().unwrap_or(0) as f64;
     Ok(json(&[
@@ -282,8 +321,8 @@ fn bulk(args: &Args) -> io::Result<String> {
         ),
         ("cpu", (last.usage.cpu - first.usage.cpu) as f64 / 1e9),
         ("load_cpu", (last.own_cpu - first.own_cpu) as f64 / 1e9),
-        ("rss", last.usage.rss as f64),
-        ("idle_rss", idle.rss as f64),
+        ("memory", last.usage.memory as f64),
+        ("idle_memory", idle.memory as f64),
         ("peak", last.usage.peak as f64),
     ]))
 }
@@ -297,7 +336,7 @@ fn ip(args: &Args) -> io::Result<String> {
     let rate: Option<f64> = args.get("--rate");
     let pid = args.need("--pid");
     let warm_up = Duration::from_millis(args.get("--warm-up").unwrap_or(120));
-    let mut tls = join_tls(&tls::client()?, args.need("--port"))?;
+    let mut tls = join_tls(&tls::client(None)?, args.need("--port"))?;
     let device = Device::find(&name)?;
     if decrypt {
         packets::verify_decrypt(&device, &mut tls)?;
@@ -378,9 +417,12 @@ fn ip(args: &Args) -> io::Result<String> {
 
 /// One byte there and back, over and over.
 fn ping_pong(args: &Args) -> io::Result<String> {
-    let upstream = Upstream::listen(&args.need("--plain"))?;
+    let upstream = Upstream::listen(args)?;
     let pid = args.need("--pid");
-    let (mut tls, ends) = join(&tls::client()?, args.need("--port"), &upstream)?;
+    let (mut tls, end) = join(&tls::client(None)?, args.need("--port"), &upstream)?;
+    let End::Plain(_, ends) = end else {
+        return error("only cleartext comes back");
+    };
     thread::spawn(move || -> io::Result<()> {
         let mut byte = [0];
         loop {
@@ -430,21 +472,22 @@ fn ping_pong(args: &Args) -> io::Result<String> {
 
 /// Connections on which nothing ever moves: what each of them costs.
 fn idle(args: &Args) -> io::Result<String> {
-    let upstream = Upstream::listen(&args.need("--plain"))?;
+    let upstream = Upstream::listen(args)?;
     let (port, pid) = (args.need("--port"), args.need("--pid"));
     let connections: usize = args.need("--connections");
-    let ctx = tls::client()?;
+    let ctx = tls::client(None)?;
     let mut ends = Vec::new();
-    let mut rss = Vec::new();
+    let mut memory = Vec::new();
     // What the first ones bring into memory is not theirs alone.
     for count in [connections / 10, connections] {
         for _ in 0..count {
             ends.push(join(&ctx, port, &upstream)?);
         }
         mark()?;
-        rss.push(process::usage(pid)?.rss as f64);
+        memory.push(process::usage(pid)?.memory as f64);
     }
-    Ok(json(&[("each", (rss[1] - rss[0]) / connections as f64)]))
+    let each = (memory[1] - memory[0]) / connections as f64;
+    Ok(json(&[("each", each)]))
 }
 
 fn main() -> ExitCode {
