@@ -460,7 +460,8 @@ impl Pump {
             return false;
         };
         let failed = self.failure.is_some() || to.failure.is_some();
-        if failed || decrypt.stopped || decrypt.held.is_empty() || !encrypt.wants_source() {
+        let has_none = decrypt.stopped || decrypt.writing || decrypt.held.is_empty();
+        if failed || has_none || !encrypt.wants_source() {
             return false;
         }
         // SAFETY: by the contract above.

@@ -41,6 +41,23 @@ const scenarios = {
     server.unref();
   },
 
+  // A stream holds the process itself, and so does another TLSSocket.
+  async unrefStream() {
+    const { client, server } = await tlsPair();
+    const { 0: endpoint, 1: other } = await socketPair();
+    server.spliceTo({ stream: endpoint }).start().unref();
+    for (const socket of [client, server, other])
+      socket.unref();
+  },
+
+  async unrefTLS() {
+    const { client, server } = await tlsPair();
+    const { client: far, server: endpoint } = await tlsPair();
+    server.spliceTo({ stream: endpoint }).start().unref();
+    for (const socket of [client, server, far])
+      socket.unref();
+  },
+
   // unref() before start(), and ref() undone
   async unrefFirst() {
     const { client, server } = await tlsPair();

@@ -55,7 +55,7 @@ struct Endpoint {
 impl Endpoint {
     fn open(input: &mut Input) -> Endpoint {
         let nonblocking = input.flag();
-        let (owned, kind, far): (OwnedFd, _, Option<OwnedFd>) = match input.byte() % 10 {
+        let (owned, kind, far): (OwnedFd, _, Option<OwnedFd>) = match input.byte() % 11 {
             0..=2 => {
                 let (near, far) = UnixStream::pair().unwrap();
                 near.set_nonblocking(nonblocking).unwrap();
@@ -90,6 +90,14 @@ impl Endpoint {
                 let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
                 let owned = unsafe { OwnedFd::from_raw_fd(fd) };
                 (owned, Kind::Unsupported, None)
+            }
+            9 => {
+                return Endpoint {
+                    fd: TLS_SPLICE_FD_NONE,
+                    kind: Kind::Stream,
+                    far: None,
+                    _owned: None,
+                }
             }
             _ => return Endpoint::invalid(input),
         };
@@ -416,6 +424,7 @@ impl World {
                     tls_splice_cancel(ptr::null_mut());
                     tls_splice_adopt_fd(ptr::null_mut(), -1);
                 };
+                self.pass(i);
             }
             _ => {
                 let stream = &self.stream;
@@ -429,6 +438,21 @@ impl World {
         unsafe { ossl::ERR_clear_error() };
         for handle in self.handles.iter_mut().flatten() {
             handle.check();
+        }
+    }
+
+    /// From one of the two to the other, or to itself.
+    fn pass(&mut self, i: usize) {
+        let ssl = self.ours.0;
+        let [from, to] = [i, 1 - i].map(|i| self.handles[i].as_ref().map(|handle| handle.splice));
+        let Some(from) = from else {
+            return;
+        };
+        unsafe {
+            assert!(!tls_splice_pass(from, from, ssl));
+            if tls_splice_pass(from, to.unwrap_or(ptr::null_mut()), ssl) {
+                self.handles[1 - i].as_mut().unwrap().moved |= TLS_SPLICE_ENCRYPT;
+            }
         }
     }
 
@@ -573,7 +597,7 @@ impl Handle {
         }
         let transfer = unsafe { tls_splice_begin_transfer(splice, ssl, event) };
         if transfer.buf.len > 0 {
-            assert!(transfer.fd >= 0 && !transfer.buf.base.is_null());
+            assert!(transfer.fd >= -1 && !transfer.buf.base.is_null());
             assert!(self.transfers.iter().all(|(begun, _)| *begun != event));
             self.transfers.push((event, transfer.buf.len));
             if event == READABLE {

@@ -526,6 +526,7 @@ class TLSSplice extends EventEmitter {
    */
   ref() {
     this.#native.ref();
+    this.#stream?.ref();
     return this;
   }
 
@@ -535,6 +536,7 @@ class TLSSplice extends EventEmitter {
    */
   unref() {
     this.#native.unref();
+    this.#stream?.unref();
     return this;
   }
 
@@ -545,6 +547,10 @@ class TLSSplice extends EventEmitter {
       state: this.#state,
       stats: this.stats,
     }, { ...options, depth: options.depth == null ? null : options.depth - 1 })}`;
+  }
+
+  get #stream() {
+    return this.#endpoint ?? this.#peer?.#socket;
   }
 
   // Runs to the end, for pipeToNative().
