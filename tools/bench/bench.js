@@ -326,7 +326,9 @@ async function main() {
   if (args.save) {
     const dir = path.join(repo, 'tools/bench/results');
     fs.mkdirSync(dir, { recursive: true });
-    report.save(dir, { about, medians: summary, targets: outcome, results });
+    const run = { about, medians: summary, targets: outcome, results };
+    report.save(dir, run);
+    report.writeBrief(path.join(repo, 'README.md'), run);
   }
   if (args.check && outcome.some(({ binding, met }) => binding && !met))
     process.exitCode = 1;

@@ -66,6 +66,31 @@ function verdict({ met, binding, floor }, unit) {
   return (met ? 'met' : 'MISSED') + (notes.length ? ` (${notes.join('; ')})` : '');
 }
 
+// The figures that most people want: a line for each row, one column per contender.
+const inBrief = ['decrypt', 'encrypt', 'small', 'duplex', 'tls-to-tls'];
+const inBriefOf = ['splice', 'pipe', 'floor', 'nginx', 'haproxy', 'hitch', 'socat', 'stunnel'];
+
+function brief({ machine, versions, rounds }, medians) {
+  const cost = (row, name) => number(medians[row]?.[name]?.cost, 2);
+  return [
+    `CPU-seconds of the forwarding process per GB, medians of ${rounds}: ${machine.cpus} CPUs (${machine.cpu}), ` +
+    `Linux ${machine.kernel}, node ${versions.node.replace(/^v/, '')}, openssl ${versions.openssl}, ` +
+    `nginx ${versions.nginx}, TLS 1.3, loopback.`,
+    table(['', ...inBriefOf.map((name) => ({ splice: '**spliced**', pipe: '`pipe()`' })[name] ?? name)],
+          inBrief.map((row) => [rows[row].title, ...inBriefOf.map((name) => cost(row, name))])),
+  ].join('\n\n');
+}
+
+// Puts it into README.md, between its two marks.
+function writeBrief(file, run) {
+  if (!inBrief.every((row) => run.medians[row]))
+    return;
+  const [begin, end] = ['<!-- tools/bench/run --save -->', '<!-- end -->'];
+  const old = fs.readFileSync(file, 'utf8');
+  const from = old.indexOf(begin) + begin.length;
+  fs.writeFileSync(file, `${old.slice(0, from)}\n${brief(run.about, run.medians)}\n${old.slice(old.indexOf(end, from))}`);
+}
+
 function markdown({ machine, versions, date, rounds, millis }, medians, targets) {
   const parts = [
     `${date}, ${machine.cpus} CPUs (${machine.cpu}), ${machine.memory}, Linux ${machine.kernel}, ${machine.system}, ` +
@@ -189,4 +214,4 @@ function save(dir, run) {
     write('records.svg', lines(run.medians));
 }
 
-module.exports = { markdown, save };
+module.exports = { markdown, save, writeBrief };
