@@ -43,15 +43,20 @@ const kConfig = {
   role: ['server', 'client', 'listener'],
   // What is below the TLS; js is a Duplex in JavaScript.
   under: ['tcp', 'unix', 'tls', 'js'],
-  endpoint: ['unix', 'tcp', 'fifo'],
+  endpoint: ['unix', 'tcp', 'fifo', 'tls'],
   // How the endpoint is given to the splice.
   by: ['stream', 'fd'],
   halfOpen: [true, false],
   endpointHalfOpen: [true, false],
+  // Of an endpoint that is a TLSSocket
+  endpointVersion: ['TLSv1.3', 'TLSv1.2'],
+  endpointRole: ['server', 'client', 'listener'],
+  endpointUnder: ['tcp', 'unix', 'tls', 'js'],
   // setMaxSendFragment() of both sides
   fragment: [0, 512, 4096],
   // Whether the program starts before the handshake is done.
   early: [false, true],
+  endpointEarly: [false, true],
   // Whether a listener to 'error' is there, or `finished` is looked at.
   listen: ['events', 'finished'],
   // How all of it ends: each splice is stopped, or runs until both sides have
@@ -62,8 +67,8 @@ const kConfig = {
 const kHighWaterMarks = [262144, 1, 1000, 16384, 70000, 2 ** 30];
 
 const kFaults = [
-  'peer destroy', 'peer reset', 'peer garbage', 'far destroy', 'far reset',
-  'endpoint destroy', 'socket destroy', 'socket destroy error',
+  'peer destroy', 'peer reset', 'peer garbage', 'far destroy', 'far reset', 'far garbage',
+  'endpoint destroy', 'endpoint destroy error', 'socket destroy', 'socket destroy error',
 ];
 
 function size(random) {
@@ -90,7 +95,11 @@ const kOps = [
   [1, 'p.end'],
   [1, 'f.end'],
   [0.4, 's.end'],
-  [0.2, 'e.end'],
+  [0.3, 'e.end'],
+  [0.7, 's.cork'],
+  [1, 's.uncork'],
+  [0.7, 'e.cork'],
+  [1, 'e.uncork'],
   [3, 'p.pause'],
   [3, 'p.resume'],
   [3, 'f.pause'],
@@ -103,7 +112,7 @@ const kOps = [
   [7, 'stop', (random) => [random.below(2), random.chance(0.5)]],
   [1, 'abort', (random) => [random.below(2)]],
   [0.7, 'closeFd'],
-  [1.5, 'renegotiate'],
+  [1.5, 'renegotiate', (random) => [random.below(2)]],
   [10, 'turns', (random) => [1 + random.below(random.pick([2, 5, 30]))]],
   [4, 'quiet'],
   [2, 'ref', (random) => [random.below(2)]],
@@ -135,7 +144,8 @@ function keyUpdates(random) {
     config: {
       ...plainest(),
       role: 'listener',
-      endpoint: random.pick(['unix', 'tcp']),
+      endpoint: random.pick(['unix', 'tcp', 'tls']),
+      endpointVersion: random.pick(kConfig.endpointVersion),
       openssl: true,
     },
     ops,
@@ -157,7 +167,12 @@ function generate(seed, number) {
   const config = {};
   for (const [name, values] of Object.entries(kConfig))
     config[name] = random.pick(values);
+  if (random.chance(0.25))
+    config.endpoint = 'tls';
+  if (config.endpoint === 'tls')
+    config.by = 'stream';
   config.early = random.chance(0.15);
+  config.endpointEarly = random.chance(0.15);
   config.fragment = random.chance(0.8) ? 0 : config.fragment;
   config.endpointHalfOpen = random.chance(0.8);
   config.halfOpen = random.chance(0.7);
