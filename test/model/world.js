@@ -888,6 +888,9 @@ class World {
   // What comes for a stream that JavaScript has ended, or Node without allowHalfOpen.
   #isForEnded({ code, syscall }) {
     const endpoint = this.#config.by === 'stream' ? this.#endpoint : null;
+    // It has ended both ways, and closes itself.
+    if (code === 'ERR_STREAM_PREMATURE_CLOSE')
+      return this.#endpointEnded && this.#F.ended && !endpoint?.encrypted;
     return code === 'EPIPE' && syscall === 'write' &&
       (endpoint?.writableEnded || (endpoint?.encrypted && this.#socket.writableEnded));
   }
