@@ -247,6 +247,21 @@ const endpoints = {
 
   tcp: (direction) => endpoints.unix(direction, 'tcp'),
 
+  // By its descriptor, which the pump reads and writes itself.
+  async 'tcp fd'() {
+    const { 0: other, 1: stream } = await socketPair('tcp', { pauseOnConnect: true });
+    defer(() => { stream.destroy(); other.destroy(); });
+    const { fd } = stream._handle;
+    return {
+      target: { fd },
+      fd,
+      other,
+      isOpen: () => !stream.destroyed,
+      left: () => stream,
+      end: () => stream.end(),
+    };
+  },
+
   // Another TLSSocket. The faults befall the connection under it.
   async tls() {
     const { client: other, server: stream } = await openTLS();
@@ -514,6 +529,29 @@ async function sourceFails(kind, code, { autoClose, after = kAfter, direction = 
   await talk(client, server);
 }
 
+// Fails in what waits for a sink that has stalled: the rest of what libuv has
+// taken, of which it writes a part.
+async function stalledSinkFails(kind, code) {
+  const { client, server } = await openTLS();
+  const endpoint = await endpoints[kind]('in');
+  const splice = server.spliceTo({ ...endpoint.target, direction: 'in' });
+  const outcome = outcomeOf(splice);
+  splice.start();
+  endpoint.other.pause();
+  const sending = send(client, kSize, { seed: kSeedIn, end: false });
+  await settled(() => server.bytesRead);
+  inject(endpoint.fd, 'write', code, { after: 5000 });
+  const atSink = receive(endpoint.other);
+  const { bytesIn } = await outcome(code, 'write');
+  assert.strictEqual(server.destroyed, false);
+  endpoint.end();
+  (await atSink).check(bytesIn, kSeedIn);
+  const rest = receive(server, head(bytesIn, kSeedIn));
+  await sending;
+  client.end();
+  (await rest).check(kSize, kSeedIn);
+}
+
 // pipeToNative() rejects, and destroys the socket.
 async function pipeFails(kind, code, direction) {
   const { client, server } = await openTLS();
@@ -644,16 +682,19 @@ for (const { 0: direction, 1: code } of [['in', 'EPIPE'], ['out', 'ECONNRESET']]
   test(`tls, ${direction}: ${code} of the other with pipeToNative()`, () => pipeFails('tls', code, direction));
 
 const kErrors = {
-  fifo: { write: ['EPIPE', 'EIO'], read: ['EIO'] },
-  blocking: { write: ['EPIPE', 'ECONNRESET', 'ENOBUFS'], read: ['ECONNRESET', 'ENOBUFS'] },
-  unix: { write: ['EPIPE', 'ECONNRESET'], read: ['ECONNRESET', 'ENOBUFS'] },
-  tcp: { write: ['EPIPE', 'ECONNRESET', 'ETIMEDOUT'], read: ['ECONNRESET', 'ENOBUFS', 'ETIMEDOUT'] },
-  file: { write: ['ENOSPC', 'EIO', 'EFBIG'], read: ['EIO'] },
+  'fifo': { write: ['EPIPE', 'EIO'], read: ['EIO'] },
+  'blocking': { write: ['EPIPE', 'ECONNRESET', 'ENOBUFS'], read: ['ECONNRESET', 'ENOBUFS'] },
+  'unix': { write: ['EPIPE', 'ECONNRESET'], read: ['ECONNRESET', 'ENOBUFS'] },
+  'tcp': { write: ['EPIPE', 'ECONNRESET', 'ETIMEDOUT'], read: ['ECONNRESET', 'ENOBUFS', 'ETIMEDOUT'] },
+  'tcp fd': { write: ['EPIPE', 'ECONNRESET', 'ENOBUFS'], read: ['ECONNRESET', 'ENOBUFS'] },
+  'file': { write: ['ENOSPC', 'EIO', 'EFBIG'], read: ['EIO'] },
 };
 
 for (const [kind, { write, read }] of Object.entries(kErrors)) {
+  // A descriptor that has another owner is not given away.
+  const autoCloses = kind === 'tcp fd' ? [false] : [false, true];
   for (const code of write) {
-    for (const autoClose of [false, true]) {
+    for (const autoClose of autoCloses) {
       const title = autoClose ? ', autoClose' : '';
       test(`${kind}, in: ${code}${title}`, () => sinkFails(kind, code, { autoClose }));
     }
@@ -661,7 +702,7 @@ for (const [kind, { write, read }] of Object.entries(kErrors)) {
     test(`${kind}, in: ${code} with pipeToNative()`, () => pipeFails(kind, code, 'in'));
   }
   for (const code of read) {
-    for (const autoClose of [false, true]) {
+    for (const autoClose of autoCloses) {
       const title = autoClose ? ', autoClose' : '';
       test(`${kind}, out: ${code}${title}`, () => sourceFails(kind, code, { autoClose }));
     }
@@ -669,7 +710,10 @@ for (const [kind, { write, read }] of Object.entries(kErrors)) {
     test(`${kind}, out: ${code} with pipeToNative()`, () => pipeFails(kind, code, 'out'));
   }
 }
-for (const kind of ['blocking', 'unix', 'tcp']) {
+// TCP would take all of it.
+for (const kind of ['fifo', 'blocking', 'unix'])
+  test(`${kind}, in: EPIPE after a stall`, () => stalledSinkFails(kind, 'EPIPE'));
+for (const kind of ['blocking', 'unix', 'tcp', 'tcp fd']) {
   // One of the directions fails: both are over.
   test(`${kind}, duplex: ECONNRESET at the sink`, () => sinkFails(kind, 'ECONNRESET', { direction: 'duplex' }));
   test(`${kind}, duplex: ECONNRESET at the source`, () => sourceFails(kind, 'ECONNRESET', { direction: 'duplex' }));
