@@ -67,7 +67,8 @@ const kConfig = {
 const kHighWaterMarks = [262144, 1, 1000, 16384, 70000, 2 ** 30];
 
 const kFaults = [
-  'peer destroy', 'peer reset', 'peer garbage', 'far destroy', 'far reset', 'far garbage',
+  'peer destroy', 'peer destroy reading', 'peer reset', 'peer garbage',
+  'far destroy', 'far destroy reading', 'far reset', 'far garbage',
   'endpoint destroy', 'endpoint destroy error', 'socket destroy', 'socket destroy error',
 ];
 

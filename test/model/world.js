@@ -738,7 +738,10 @@ class World {
       return;
 
     const refusal = this.#refusal(options, stream);
-    const autoClose = options.autoClose && !live && refusal === undefined && (stream !== undefined || endpoint === 'fifo');
+    // JSStreamSocket does not bear that TLS is ended during its handshake, spliced
+    // or not.
+    const autoClose = options.autoClose && !live && refusal === undefined && this.#endpointSecure &&
+      (stream !== undefined || endpoint === 'fifo');
     const splice = new Splice({ ...options, autoClose });
     const { end, highWaterMark, signal, pipe } = options;
     if (signal)
@@ -1068,6 +1071,10 @@ class World {
         this.#tlsFault = true;
         this.#peer.destroy();
         return;
+      case 'peer destroy reading':
+        this.#tlsFault = true;
+        this.#peer.once('data', () => this.#peer.destroy()).resume();
+        return;
       case 'peer reset':
         this.#tlsFault = true;
         reset(this.#raw);
@@ -1086,6 +1093,14 @@ class World {
           else
             stream.destroy();
         }
+        return;
+      case 'far destroy reading':
+        // As soon as it has got a bit more.
+        this.#farFault = true;
+        this.#farReader.once('data', () => {
+          this.#farReader.destroy();
+          this.#farWriter.destroy();
+        }).resume();
         return;
       case 'far garbage':
         if (this.#farRaw) {
