@@ -185,7 +185,8 @@ function generate(seed, number) {
     ops.push(randomOp(random));
   if (random.chance(0.45)) {
     const at = random.below(ops.length + 1);
-    ops.splice(at, 0, ['fault', random.pick(kFaults)]);
+    const kind = random.pick(kFaults);
+    ops.splice(at, 0, ['fault', kind, ...(kind.endsWith('reading') ? [1 + random.below(8)] : [])]);
   }
   // Records of a byte each take their time.
   if (ops.some(({ 0: name, 1: options }) => name === 'start' && options.highWaterMark === 1)) {

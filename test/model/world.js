@@ -614,7 +614,7 @@ class World {
         }
         return;
       }
-      case 'fault': return this.#fault(args[0]);
+      case 'fault': return this.#fault(...args);
       default: throw new Error(`no such op: ${name}`);
     }
   }
@@ -1064,7 +1064,18 @@ class World {
     await this.#until('s_client has updated its keys', () => count(/>>> .*KeyUpdate/) > sent);
   }
 
-  #fault(kind) {
+  // When it has got so many chunks more. What is behind them it has not.
+  #destroyReading(reader, chunks, writer = reader) {
+    reader.on('data', () => {
+      if (--chunks === 0) {
+        reader.destroy();
+        writer.destroy();
+      }
+    });
+    reader.resume();
+  }
+
+  #fault(kind, chunks) {
     const socket = this.#socket;
     switch (kind) {
       case 'peer destroy':
@@ -1073,7 +1084,7 @@ class World {
         return;
       case 'peer destroy reading':
         this.#tlsFault = true;
-        this.#peer.once('data', () => this.#peer.destroy()).resume();
+        this.#destroyReading(this.#peer, chunks);
         return;
       case 'peer reset':
         this.#tlsFault = true;
@@ -1095,12 +1106,8 @@ class World {
         }
         return;
       case 'far destroy reading':
-        // As soon as it has got a bit more.
         this.#farFault = true;
-        this.#farReader.once('data', () => {
-          this.#farReader.destroy();
-          this.#farWriter.destroy();
-        }).resume();
+        this.#destroyReading(this.#farReader, chunks, this.#farWriter);
         return;
       case 'far garbage':
         if (this.#farRaw) {
