@@ -92,15 +92,15 @@ const kOps = [
   [14, 'p.write', (random) => [size(random)]],
   [14, 'f.write', (random) => [size(random)]],
   [5, 's.write', (random) => [size(random)]],
-  [2, 'e.write', (random) => [size(random)]],
+  [3, 'e.write', (random) => [size(random)]],
   [1, 'p.end'],
   [1, 'f.end'],
-  [0.4, 's.end'],
-  [0.3, 'e.end'],
-  [0.7, 's.cork'],
+  [0.4, 's.end', (random) => [random.chance(0.5)]],
+  [0.3, 'e.end', (random) => [random.chance(0.5)]],
+  [1, 's.cork'],
   [1, 's.uncork'],
-  [0.7, 'e.cork'],
-  [1, 'e.uncork'],
+  [1.2, 'e.cork'],
+  [1.2, 'e.uncork'],
   [3, 'p.pause'],
   [3, 'p.resume'],
   [3, 'f.pause'],
@@ -255,6 +255,8 @@ function* simplerOps([name, ...args]) {
       if (less > 0 && less < n)
         yield [name, less];
     }
+  } else if (name.endsWith('.end') && args[0]) {
+    yield [name, false];
   } else if (name === 'stop') {
     if (args[1])
       yield [name, args[0], false];

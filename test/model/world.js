@@ -576,11 +576,21 @@ class World {
           return;
         this.#socketEnded = true;
         socket.end();
+        // Not only when the source ends.
+        if (args[0] && !this.#tlsFault) {
+          this.#resume();
+          await this.#until('the peer sees the end', () => this.#peer.readableEnded || this.#tlsFault || socket.destroyed);
+        }
         return;
       case 'e.end':
         if (endpoint && this.#endpointSecure) {
           this.#endpointEnded = true;
           endpoint.end();
+          if (args[0] && !this.#farFault) {
+            this.#resume();
+            await this.#until('the far side sees the end',
+                              () => this.#farReader.readableEnded || this.#farFault || endpoint.destroyed);
+          }
         }
         return;
       case 'p.pause': this.#peer.pause(); return;
