@@ -676,7 +676,7 @@ class World {
     }
     if (owner) {
       // Only this gives it back before all is over.
-      if (owner.options.end || !this.#P.ended)
+      if (owner.options.end || !(this.#P.ended || this.#tlsFault))
         fail('write() to the endpoint while it is spliced');
       this.#settleIn();
     }

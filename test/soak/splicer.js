@@ -183,6 +183,9 @@ async function serve(spec) {
     bytesOut += outcome.stats.bytesOut;
     splices++;
     // It may have been stopped when one direction, or both, had come to its end.
+    // Of another TLSSocket JavaScript has seen that; nobody else passes it on.
+    if (plan.name === 'restart' && direction !== 'in' && endpoint.socket?.encrypted && endpoint.socket.readableEnded)
+      tlsSocket.end();
     if (direction !== 'in' && tlsSocket.writableEnded)
       direction = direction === 'out' ? undefined : 'in';
     if ((direction === 'in' || direction === 'duplex') &&
