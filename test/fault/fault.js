@@ -677,7 +677,8 @@ for (const code of ['ECONNRESET', 'ETIMEDOUT', 'EIO']) {
   for (const direction of ['out', 'duplex'])
     test(`tls, ${direction}: ${code} of the other, reading`, () => otherFails(code, 'read', { direction }));
 }
-test('tls, in: EPIPE of the other, autoClose', () => otherFails('EPIPE', 'write', { direction: 'in', autoClose: true }));
+test('tls, in: EPIPE of the other, autoClose',
+     () => otherFails('EPIPE', 'write', { direction: 'in', autoClose: true }));
 for (const { 0: direction, 1: code } of [['in', 'EPIPE'], ['out', 'ECONNRESET']])
   test(`tls, ${direction}: ${code} of the other with pipeToNative()`, () => pipeFails('tls', code, direction));
 

@@ -333,7 +333,8 @@ class World {
   }
 
   async #connectTLSEndpoint() {
-    const { endpointVersion: version, endpointRole: role, endpointUnder, endpointHalfOpen, endpointEarly } = this.#config;
+    const { endpointVersion: version, endpointRole: role } = this.#config;
+    const { endpointUnder, endpointHalfOpen, endpointEarly } = this.#config;
     const sockets = this.#sockets;
     const { raw, mine, theirs } = await this.#connectBelow(endpointUnder, endpointHalfOpen, 'far reset');
     this.#farRaw = raw;
@@ -579,7 +580,8 @@ class World {
         // Not only when the source ends.
         if (args[0] && !this.#tlsFault) {
           this.#resume();
-          await this.#until('the peer sees the end', () => this.#peer.readableEnded || this.#tlsFault || socket.destroyed);
+          await this.#until('the peer sees the end',
+                            () => this.#peer.readableEnded || this.#tlsFault || socket.destroyed);
         }
         return;
       case 'e.end':
@@ -1046,7 +1048,9 @@ class World {
     const isMine = (ofEndpoint ? endpointRole : role) === 'client';
     // renegotiate() writes nothing, to begin with it. Until JSStreamSocket has done
     // that it takes no other write, and an answer of OpenSSL's ends the process.
-    if (isMine ? (ofEndpoint ? endpointUnder : under) === 'js' : this.#isOverJS(ofEndpoint ? 'far reset' : 'peer reset'))
+    const isOverJS = isMine ? (ofEndpoint ? endpointUnder : under) === 'js' :
+      this.#isOverJS(ofEndpoint ? 'far reset' : 'peer reset');
+    if (isOverJS)
       return;
     let done = false;
     const client = isMine ? mine : theirs;
