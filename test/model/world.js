@@ -1028,9 +1028,12 @@ class World {
     const streams = ofEndpoint ? [this.#farReader, this.#endpoint] : [this.#peer, this.#socket];
     if (streams.some((stream) => stream.destroyed || stream.writableEnded))
       return false;
+    // A socket that cannot write leaves the endpoint unread.
+    if (this.#tlsFault)
+      return false;
     return ofEndpoint ?
       !this.#F.ended && !this.#endpointEnded && !this.#endpointMayFail() && this.#endpointSecure && this.#farSecure :
-      !this.#P.ended && !this.#socketEnded && !this.#tlsFault && this.#secure && this.#peerSecure;
+      !this.#P.ended && !this.#socketEnded && this.#secure && this.#peerSecure;
   }
 
   async #renegotiate(ofEndpoint) {
