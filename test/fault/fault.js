@@ -47,7 +47,7 @@ const kSeedOut = 2;
 const kFunctions = [
   'read', 'readv', 'pread', 'recv', 'recvmsg', 'write', 'writev', 'pwrite', 'send', 'sendmsg',
 ];
-const kKinds = { short: 0, fail: 1, hold: 2 };
+const kKinds = { short: 0, fail: 1, end: 2, hold: 3 };
 
 // How often each fault struck in each function, over all cases.
 const injected = {};
@@ -55,7 +55,7 @@ const injected = {};
 class Fault {
   #id;
 
-  // On what `fd` refers to. `name` is 'short', 'hold', or the error.
+  // On what `fd` refers to. `name` is 'short', 'end', 'hold', or the error.
   constructor(fd, access, name, { rate = 1, after = 0, times = Number.MAX_SAFE_INTEGER } = {}) {
     const kind = kKinds[name] ?? kKinds.fail;
     const errno = kind === kKinds.fail ? os.constants.errno[name] : 0;
@@ -247,6 +247,34 @@ const endpoints = {
 
   tcp: (direction) => endpoints.unix(direction, 'tcp'),
 
+  // By its descriptor, which the pump reads and writes itself.
+  async 'tcp fd'() {
+    const { 0: other, 1: stream } = await socketPair('tcp', { pauseOnConnect: true });
+    defer(() => { stream.destroy(); other.destroy(); });
+    const { fd } = stream._handle;
+    return {
+      target: { fd },
+      fd,
+      other,
+      isOpen: () => !stream.destroyed,
+      left: () => stream,
+      end: () => stream.end(),
+    };
+  },
+
+  // Another TLSSocket. The faults befall the connection under it.
+  async tls() {
+    const { client: other, server: stream } = await openTLS();
+    return {
+      target: { stream },
+      fd: stream._handle.fd,
+      other,
+      isOpen: () => !stream.destroyed,
+      left: () => stream,
+      end: () => stream.end(),
+    };
+  },
+
   file(direction) {
     const name = path.join(tmpdir.path, `file${++files}`);
     if (direction === 'out')
@@ -354,6 +382,8 @@ for (const version of ['TLSv1.2', 'TLSv1.3']) {
   test(`${version}, out: ENOBUFS under TLS`,
        () => transfer('tcp', 'out', [], ['ENOBUFS'], { minVersion: version, maxVersion: version }));
 }
+for (const kind of ['unix', 'tcp', 'tls'])
+  test(`${kind}, in: ENOBUFS at the endpoint`, () => transfer(kind, 'in', ['ENOBUFS'], []));
 
 // Cut into pieces by stop(), each of which is delivered or handed back, while the
 // calls are cut and delayed as well.
@@ -366,8 +396,9 @@ async function inPieces(kind, direction) {
   injectTransparent(server._handle.fd, isIn ? 'read' : 'write', kTransparent);
   const sending = isIn ? send(client, kSize, { seed: kSeedIn }) : sourceOf(endpoint);
   const fromServer = isIn ? undefined : receive(client);
-  // stop() may come when the source has ended, but not yet the socket.
-  for (let pieces = 0, reason; reason !== 'end' && !server.writableEnded; pieces++) {
+  // stop() may come when one has ended, but not yet the other.
+  for (let pieces = 0, reason;
+    reason !== 'end' && !server.writableEnded && !endpoint.target.stream?.writableEnded; pieces++) {
     const splice = server.spliceTo({ ...endpoint.target, direction }).start();
     if (pieces < 20) {
       await turns(2);
@@ -461,23 +492,28 @@ async function sourceFails(kind, code, { autoClose, after = kAfter, direction = 
   const { client, server } = await openTLS();
   const endpoint = await endpoints[kind](direction);
   const fault = inject(endpoint.fd, 'read', code, { after, times: 1 });
+  const { stream } = endpoint.target;
+  const streamEvents = stream && record(stream, ['error', 'end']);
   const splice = server.spliceTo({ ...endpoint.target, direction, autoClose });
   const outcome = outcomeOf(splice);
   const received = receive(client).receiver;
   splice.start();
   const sending = sourceOf(endpoint);
-  // With autoClose it is not all taken.
+  // It is not always all taken.
   sending?.catch(() => {});
   endpoint.other?.on('error', () => {});
   const stats = await outcome(code, 'read');
   assert.strictEqual(fault.state.bytes, after);
   assert.strictEqual(stats.bytesOut, after);
-  await checkOpen(endpoint, !autoClose);
+  // libuv does not read a stream that has failed. Why, the splice has said.
+  const isLeft = !autoClose && !stream;
+  await checkOpen(endpoint, isLeft);
+  assert.deepStrictEqual(streamEvents ?? [], []);
   assert.strictEqual(server.destroyed, false);
   assert.strictEqual(server.writableEnded, false);
   await received.reached(after);
   received.check(after, kSeedOut);
-  if (autoClose) {
+  if (!isLeft) {
     // Not an end, and JS writes what comes next.
     await talk(server, client);
     assert.strictEqual(received.bytes, after + 'still there'.length);
@@ -491,6 +527,29 @@ async function sourceFails(kind, code, { autoClose, after = kAfter, direction = 
   }
   // The other direction
   await talk(client, server);
+}
+
+// Fails in what waits for a sink that has stalled: the rest of what libuv has
+// taken, of which it writes a part.
+async function stalledSinkFails(kind, code) {
+  const { client, server } = await openTLS();
+  const endpoint = await endpoints[kind]('in');
+  const splice = server.spliceTo({ ...endpoint.target, direction: 'in' });
+  const outcome = outcomeOf(splice);
+  splice.start();
+  endpoint.other.pause();
+  const sending = send(client, kSize, { seed: kSeedIn, end: false });
+  await settled(() => server.bytesRead);
+  inject(endpoint.fd, 'write', code, { after: 5000 });
+  const atSink = receive(endpoint.other);
+  const { bytesIn } = await outcome(code, 'write');
+  assert.strictEqual(server.destroyed, false);
+  endpoint.end();
+  (await atSink).check(bytesIn, kSeedIn);
+  const rest = receive(server, head(bytesIn, kSeedIn));
+  await sending;
+  client.end();
+  (await rest).check(kSize, kSeedIn);
 }
 
 // pipeToNative() rejects, and destroys the socket.
@@ -511,20 +570,132 @@ async function pipeFails(kind, code, direction) {
   await assert.rejects(done, { code, syscall: isIn ? 'write' : 'read' });
   assert.strictEqual(server.destroyed, true);
   await closed;
-  assert(endpoint.isOpen());
+  // A stream that fails to be read is destroyed, and a TLSSocket that fails at all.
+  assert.strictEqual(endpoint.isOpen(), !stream || (isIn && !stream.encrypted));
 }
 
+// The connection of the other TLSSocket fails: that is destroyed, and this one
+// is not.
+async function otherFails(code, syscall, { direction, autoClose = false }) {
+  const { client, server } = await openTLS();
+  const endpoint = await endpoints.tls();
+  const { target: { stream }, other } = endpoint;
+  const isWrite = syscall === 'write';
+  // Some of what was on its way is lost with it: it is half a record, and what the
+  // kernel held.
+  inject(endpoint.fd, syscall, code, { after: kAfter, times: 1 });
+  const splice = server.spliceTo({ stream, direction, autoClose });
+  const outcome = outcomeOf(splice);
+  const failing = new Promise((resolve) => stream.once('error', resolve));
+  const receiving = receive(other);
+  receiving.catch(() => {});
+  const atOther = receiving.receiver;
+  const atClient = receive(client).receiver;
+  const otherEnded = new Promise((resolve) => { other.on('end', resolve); other.on('close', resolve); });
+  splice.start();
+  const sending = isWrite || direction === 'duplex' ? send(client, kSize, { seed: kSeedIn, end: false }) : undefined;
+  if (!isWrite || direction === 'duplex')
+    sourceOf(endpoint).catch(() => {});
+  const { bytesIn, bytesOut } = await outcome(code, syscall);
+  assert.strictEqual((await failing).code, code);
+  assert.strictEqual(stream.destroyed, true);
+  assert.strictEqual(server.destroyed, false);
+  assert.strictEqual(server.writableEnded, false);
+
+  await otherEnded;
+  const { bytes } = atOther;
+  atOther.check(bytes, kSeedIn);
+  assert(bytes <= bytesIn, `${bytes} > ${bytesIn}`);
+  if (isWrite)
+    assert(bytes > kAfter - 40_000 && bytes < kAfter, `${bytes}`);
+  if (direction !== 'in') {
+    // What had come whole has gone on, and JS writes what comes next.
+    await atClient.reached(bytesOut);
+    atClient.check(bytesOut, kSeedOut);
+    assert(isWrite || (bytesOut > kAfter - 40_000 && bytesOut < kAfter), `${bytesOut}`);
+  }
+  await talk(server, client);
+  // What was not passed on is JS's, and so is all that comes later.
+  if (sending) {
+    const rest = receive(server, head(bytesIn, kSeedIn));
+    await sending;
+    client.end();
+    (await rest).check(kSize, kSeedIn);
+  } else {
+    await talk(client, server);
+  }
+}
+
+// As if so many bytes had been received.
+function head(bytes, seed) {
+  const receiver = new Receiver();
+  for (const chunk of payload(kSize, seed))
+    receiver.update(chunk.subarray(0, bytes - receiver.bytes));
+  return receiver;
+}
+
+// A file that was cut, or a peer that is gone without a word.
+async function sourceEnds(kind) {
+  const { client, server } = await openTLS();
+  const endpoint = await endpoints[kind]('out');
+  inject(endpoint.fd, 'read', 'end', { after: kAfter });
+  const splice = server.spliceTo({ ...endpoint.target, direction: 'out' });
+  const received = receive(client);
+  sourceOf(endpoint)?.catch(() => {});
+  const { reason, bytesOut } = await splice.start().finished;
+  assert.strictEqual(reason, 'end');
+  // Without the rest of the record that was cut.
+  assert(kind === 'tls' ? bytesOut > kAfter - 20_000 && bytesOut < kAfter : bytesOut === kAfter, `${bytesOut}`);
+  (await received).check(bytesOut, kSeedOut);
+}
+
+async function tlsEnds(kind) {
+  const { client, server } = await openTLS();
+  const endpoint = await endpoints[kind]('in');
+  const atSink = endpoint.other && receive(endpoint.other);
+  inject(server._handle.fd, 'read', 'end', { after: kAfter });
+  const splice = server.spliceTo({ ...endpoint.target, direction: 'in' }).start();
+  send(client, kSize, { seed: kSeedIn }).catch(() => {});
+  const { reason, bytesIn, closeNotify } = await splice.finished;
+  assert.strictEqual(reason, 'end');
+  assert.strictEqual(closeNotify, false);
+  assert(bytesIn > kAfter - 20_000 && bytesIn < kAfter, `${bytesIn}`);
+  endpoint.end();
+  (await delivered(endpoint, await atSink)).check(bytesIn, kSeedIn);
+}
+
+for (const kind of Object.keys(endpoints)) {
+  test(`${kind}, out: an end that comes too early`, () => sourceEnds(kind));
+  test(`${kind}, in: an end that comes too early under TLS`, () => tlsEnds(kind));
+}
+
+for (const code of ['EPIPE', 'ECONNRESET', 'ETIMEDOUT']) {
+  for (const direction of ['in', 'duplex'])
+    test(`tls, ${direction}: ${code} of the other, writing`, () => otherFails(code, 'write', { direction }));
+}
+for (const code of ['ECONNRESET', 'ETIMEDOUT', 'EIO']) {
+  for (const direction of ['out', 'duplex'])
+    test(`tls, ${direction}: ${code} of the other, reading`, () => otherFails(code, 'read', { direction }));
+}
+test('tls, in: EPIPE of the other, autoClose',
+     () => otherFails('EPIPE', 'write', { direction: 'in', autoClose: true }));
+for (const { 0: direction, 1: code } of [['in', 'EPIPE'], ['out', 'ECONNRESET']])
+  test(`tls, ${direction}: ${code} of the other with pipeToNative()`, () => pipeFails('tls', code, direction));
+
 const kErrors = {
-  fifo: { write: ['EPIPE', 'EIO'], read: ['EIO'] },
-  blocking: { write: ['EPIPE', 'ECONNRESET', 'ENOBUFS'], read: ['ECONNRESET', 'ENOBUFS'] },
-  unix: { write: ['EPIPE', 'ECONNRESET', 'ENOBUFS'], read: ['ECONNRESET', 'ENOBUFS'] },
-  tcp: { write: ['EPIPE', 'ECONNRESET', 'ENOBUFS', 'ETIMEDOUT'], read: ['ECONNRESET', 'ENOBUFS', 'ETIMEDOUT'] },
-  file: { write: ['ENOSPC', 'EIO', 'EFBIG'], read: ['EIO'] },
+  'fifo': { write: ['EPIPE', 'EIO'], read: ['EIO'] },
+  'blocking': { write: ['EPIPE', 'ECONNRESET', 'ENOBUFS'], read: ['ECONNRESET', 'ENOBUFS'] },
+  'unix': { write: ['EPIPE', 'ECONNRESET'], read: ['ECONNRESET', 'ENOBUFS'] },
+  'tcp': { write: ['EPIPE', 'ECONNRESET', 'ETIMEDOUT'], read: ['ECONNRESET', 'ENOBUFS', 'ETIMEDOUT'] },
+  'tcp fd': { write: ['EPIPE', 'ECONNRESET', 'ENOBUFS'], read: ['ECONNRESET', 'ENOBUFS'] },
+  'file': { write: ['ENOSPC', 'EIO', 'EFBIG'], read: ['EIO'] },
 };
 
 for (const [kind, { write, read }] of Object.entries(kErrors)) {
+  // A descriptor that has another owner is not given away.
+  const autoCloses = kind === 'tcp fd' ? [false] : [false, true];
   for (const code of write) {
-    for (const autoClose of [false, true]) {
+    for (const autoClose of autoCloses) {
       const title = autoClose ? ', autoClose' : '';
       test(`${kind}, in: ${code}${title}`, () => sinkFails(kind, code, { autoClose }));
     }
@@ -532,7 +703,7 @@ for (const [kind, { write, read }] of Object.entries(kErrors)) {
     test(`${kind}, in: ${code} with pipeToNative()`, () => pipeFails(kind, code, 'in'));
   }
   for (const code of read) {
-    for (const autoClose of [false, true]) {
+    for (const autoClose of autoCloses) {
       const title = autoClose ? ', autoClose' : '';
       test(`${kind}, out: ${code}${title}`, () => sourceFails(kind, code, { autoClose }));
     }
@@ -540,7 +711,10 @@ for (const [kind, { write, read }] of Object.entries(kErrors)) {
     test(`${kind}, out: ${code} with pipeToNative()`, () => pipeFails(kind, code, 'out'));
   }
 }
-for (const kind of ['blocking', 'unix', 'tcp']) {
+// TCP would take all of it.
+for (const kind of ['fifo', 'blocking', 'unix'])
+  test(`${kind}, in: EPIPE after a stall`, () => stalledSinkFails(kind, 'EPIPE'));
+for (const kind of ['blocking', 'unix', 'tcp', 'tcp fd']) {
   // One of the directions fails: both are over.
   test(`${kind}, duplex: ECONNRESET at the sink`, () => sinkFails(kind, 'ECONNRESET', { direction: 'duplex' }));
   test(`${kind}, duplex: ECONNRESET at the source`, () => sourceFails(kind, 'ECONNRESET', { direction: 'duplex' }));
@@ -607,7 +781,7 @@ for (const kind of Object.keys(endpoints)) {
   for (const code of ['ECONNRESET', 'EPIPE', 'ETIMEDOUT'])
     test(`${kind}, out: ${code} under TLS, writing`, () => tlsWriteFails(kind, code, 'out'));
 }
-for (const kind of ['blocking', 'unix', 'tcp']) {
+for (const kind of ['blocking', 'unix', 'tcp', 'tls']) {
   test(`${kind}, duplex: ECONNRESET under TLS, reading`, () => tlsReadFails(kind, 'ECONNRESET', 'duplex'));
   test(`${kind}, duplex: EPIPE under TLS, writing`, () => tlsWriteFails(kind, 'EPIPE', 'duplex'));
 }

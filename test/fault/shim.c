@@ -1,5 +1,5 @@
 // Preloaded into out/node, and loaded by fault.js as an add-on: makes system calls on chosen files short, makes them
-// fail, or wait.
+// fail, end, or wait.
 //
 // A rule belongs to what a descriptor refers to, not to its number: the splice reads and writes a duplicate, or a
 // description of its own. Only reads or only writes, since both ends of a pipe are one inode.
@@ -27,6 +27,7 @@ enum { kRead, kReadv, kPread, kRecv, kRecvmsg, kWrite, kWritev, kPwrite, kSend, 
 enum {
   kShort,  // At least one byte, fewer than were asked for.
   kFail,   // errnum, once `after` bytes have passed: to the byte, as on a disk that is full.
+  kEnd,    // The end of the file, once `after` bytes have passed.
   kHold,   // Waits for release(). Not on the main thread, which would wait for itself: that is counted.
 };
 
@@ -82,6 +83,7 @@ static bool IsLast(int function, int fd, mode_t mode) {
 // What is to become of a call.
 typedef struct {
   bool matches;
+  bool ends;
   int errnum;
   size_t len;
   Rule* shortens;
@@ -96,12 +98,12 @@ static Verdict Judge(int function, int fd, size_t len) {
   Verdict verdict = { .len = len };
   if (!atomic_load(&active) || fstat(fd, &verdict.stat) != 0) return verdict;
   pthread_mutex_lock(&mutex);
-  for (int i = 0; i < rule_count && verdict.errnum == 0; i++) {
+  for (int i = 0; i < rule_count && verdict.errnum == 0 && !verdict.ends; i++) {
     Rule* rule = &rules[i];
     if (!Matches(rule, &verdict.stat, function)) continue;
     verdict.matches = true;
     if (rule->times == 0) continue;
-    if (rule->kind == kFail && rule->bytes < rule->after) {
+    if ((rule->kind == kFail || rule->kind == kEnd) && rule->bytes < rule->after) {
       if (verdict.len > rule->after - rule->bytes) verdict.len = rule->after - rule->bytes;
       continue;
     }
@@ -118,6 +120,12 @@ static Verdict Judge(int function, int fd, size_t len) {
       case kFail:
         if (rule->errnum == EAGAIN && !IsPolled(function, fd)) break;
         verdict.errnum = rule->errnum;
+        rule->injected[function]++;
+        rule->times--;
+        rule->struck = true;
+        break;
+      case kEnd:
+        verdict.ends = true;
         rule->injected[function]++;
         rule->times--;
         rule->struck = true;
@@ -163,6 +171,7 @@ static ssize_t Done(int function, const Verdict* verdict, ssize_t result) {
     errno = verdict.errnum; \
     return -1; \
   } \
+  if (verdict.ends) return 0; \
   return Done(function, &verdict, call)
 
 ssize_t read(int fd, void* buf, size_t len) { INJECT(read, kRead, fd, len, real(fd, buf, verdict.len)); }
@@ -236,6 +245,7 @@ ssize_t recvmsg(int fd, struct msghdr* msg, int flags) {
     errno = verdict.errnum;
     return -1;
   }
+  if (verdict.ends) return 0;
   struct iovec cut[MAX_BUFFERS];
   struct msghdr out;
   ssize_t result = real(fd, CutMessage(msg, verdict.len, cut, &out), flags);

@@ -183,7 +183,7 @@ class Model {
     const waiting = new Set(numbers);
     let left = null;
     const crash = await child.run({ seed: this.#seed, numbers, atOnce, patience: kPatience }, (message) => {
-      left ??= message.left;
+      left ??= message.left ?? null;
       if (message.begun !== undefined) {
         begun.add(message.begun);
       } else if (message.ended !== undefined) {

@@ -43,15 +43,20 @@ const kConfig = {
   role: ['server', 'client', 'listener'],
   // What is below the TLS; js is a Duplex in JavaScript.
   under: ['tcp', 'unix', 'tls', 'js'],
-  endpoint: ['unix', 'tcp', 'fifo'],
+  endpoint: ['unix', 'tcp', 'fifo', 'tls'],
   // How the endpoint is given to the splice.
   by: ['stream', 'fd'],
   halfOpen: [true, false],
   endpointHalfOpen: [true, false],
+  // Of an endpoint that is a TLSSocket
+  endpointVersion: ['TLSv1.3', 'TLSv1.2'],
+  endpointRole: ['server', 'client', 'listener'],
+  endpointUnder: ['tcp', 'unix', 'tls', 'js'],
   // setMaxSendFragment() of both sides
   fragment: [0, 512, 4096],
   // Whether the program starts before the handshake is done.
   early: [false, true],
+  endpointEarly: [false, true],
   // Whether a listener to 'error' is there, or `finished` is looked at.
   listen: ['events', 'finished'],
   // How all of it ends: each splice is stopped, or runs until both sides have
@@ -62,8 +67,9 @@ const kConfig = {
 const kHighWaterMarks = [262144, 1, 1000, 16384, 70000, 2 ** 30];
 
 const kFaults = [
-  'peer destroy', 'peer reset', 'peer garbage', 'far destroy', 'far reset',
-  'endpoint destroy', 'socket destroy', 'socket destroy error',
+  'peer destroy', 'peer destroy reading', 'peer reset', 'peer garbage',
+  'far destroy', 'far destroy reading', 'far reset', 'far garbage',
+  'endpoint destroy', 'endpoint destroy error', 'socket destroy', 'socket destroy error',
 ];
 
 function size(random) {
@@ -86,11 +92,15 @@ const kOps = [
   [14, 'p.write', (random) => [size(random)]],
   [14, 'f.write', (random) => [size(random)]],
   [5, 's.write', (random) => [size(random)]],
-  [2, 'e.write', (random) => [size(random)]],
+  [3, 'e.write', (random) => [size(random)]],
   [1, 'p.end'],
   [1, 'f.end'],
-  [0.4, 's.end'],
-  [0.2, 'e.end'],
+  [0.4, 's.end', (random) => [random.chance(0.5)]],
+  [0.3, 'e.end', (random) => [random.chance(0.5)]],
+  [1, 's.cork'],
+  [1, 's.uncork'],
+  [1.2, 'e.cork'],
+  [1.2, 'e.uncork'],
   [3, 'p.pause'],
   [3, 'p.resume'],
   [3, 'f.pause'],
@@ -103,7 +113,7 @@ const kOps = [
   [7, 'stop', (random) => [random.below(2), random.chance(0.5)]],
   [1, 'abort', (random) => [random.below(2)]],
   [0.7, 'closeFd'],
-  [1.5, 'renegotiate'],
+  [1.5, 'renegotiate', (random) => [random.below(2)]],
   [10, 'turns', (random) => [1 + random.below(random.pick([2, 5, 30]))]],
   [4, 'quiet'],
   [2, 'ref', (random) => [random.below(2)]],
@@ -135,7 +145,8 @@ function keyUpdates(random) {
     config: {
       ...plainest(),
       role: 'listener',
-      endpoint: random.pick(['unix', 'tcp']),
+      endpoint: random.pick(['unix', 'tcp', 'tls']),
+      endpointVersion: random.pick(kConfig.endpointVersion),
       openssl: true,
     },
     ops,
@@ -157,7 +168,12 @@ function generate(seed, number) {
   const config = {};
   for (const [name, values] of Object.entries(kConfig))
     config[name] = random.pick(values);
+  if (random.chance(0.25))
+    config.endpoint = 'tls';
+  if (config.endpoint === 'tls')
+    config.by = 'stream';
   config.early = random.chance(0.15);
+  config.endpointEarly = random.chance(0.15);
   config.fragment = random.chance(0.8) ? 0 : config.fragment;
   config.endpointHalfOpen = random.chance(0.8);
   config.halfOpen = random.chance(0.7);
@@ -169,7 +185,8 @@ function generate(seed, number) {
     ops.push(randomOp(random));
   if (random.chance(0.45)) {
     const at = random.below(ops.length + 1);
-    ops.splice(at, 0, ['fault', random.pick(kFaults)]);
+    const kind = random.pick(kFaults);
+    ops.splice(at, 0, ['fault', kind, ...(kind.endsWith('reading') ? [1 + random.below(8)] : [])]);
   }
   // Records of a byte each take their time.
   if (ops.some(({ 0: name, 1: options }) => name === 'start' && options.highWaterMark === 1)) {
@@ -238,6 +255,8 @@ function* simplerOps([name, ...args]) {
       if (less > 0 && less < n)
         yield [name, less];
     }
+  } else if (name.endsWith('.end') && args[0]) {
+    yield [name, false];
   } else if (name === 'stop') {
     if (args[1])
       yield [name, args[0], false];

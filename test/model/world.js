@@ -6,7 +6,8 @@
 //
 // Four streams: P is what the peer writes, F what the far side writes; S and E
 // are written by JavaScript on the socket and on the endpoint. While nothing is
-// spliced, JavaScript reads P from the socket and F from the endpoint.
+// spliced, JavaScript reads P from the socket and F from the endpoint. That may
+// be a TLSSocket, too, and the far side the peer of that.
 
 const { once } = require('events');
 const fs = require('fs');
@@ -90,7 +91,6 @@ class World {
 
   #peer;
   #raw;          // The net.Socket under the peer.
-  #isPeerOverJS = false;
   #socket;
   #secure = false;
   #peerSecure = false;
@@ -101,6 +101,10 @@ class World {
   #fifos = [];
   #farReader;
   #farWriter;
+  // Of a TLSSocket
+  #farRaw;
+  #endpointSecure = true;
+  #farSecure = true;
   #all = [];     // All sockets, to be destroyed.
 
   #P = new Stream('P', 1);
@@ -233,38 +237,18 @@ class World {
     const { under, role, version, halfOpen, early, fragment, openssl } = this.#config;
     const sockets = this.#sockets;
     let mine;
+    let theirs;
     if (openssl) {
       const { peer, accepted, messages, fifo } = await sockets.openssl();
       this.#peer = peer;
       this.#fifos.push(fifo);
       this.#keep(messages);
       messages.setEncoding('latin1').on('data', this.#checked((text) => this.#messages += text));
-      mine = accepted;
-    } else {
-      const kind = under === 'unix' ? 'unix' : 'tcp';
-      ({ 0: this.#raw, 1: mine } = await sockets.pair(kind));
-    }
-    let theirs = this.#raw;
-    this.#keep(mine);
-    this.#keep(theirs);
-    // A TLSSocket does not bear that its net.Socket is reset, spliced or not.
-    this.#isPeerOverJS = this.#ops.some(({ 1: fault }) => fault === 'peer reset');
-    if (this.#isPeerOverJS)
-      theirs = this.#keep(overJS(theirs));
-    if (under === 'tls') {
-      const outer = [sockets.tlsClient(theirs), sockets.tlsServer(mine)];
-      // With an error of TLS it is not destroyed, and what is above it hears of
-      // nothing.
-      outer.forEach((socket) => this.#keep(socket).on('error', () => socket.destroy()));
-      await Promise.all(outer.map((socket) => once(socket, 'secure')));
-      ({ 0: theirs, 1: mine } = outer);
-    }
-    if (under === 'js')
-      mine = this.#keep(overJS(mine));
-    else
+      mine = this.#keep(accepted);
       mine.allowHalfOpen = halfOpen;
-    if (theirs)
-      theirs.allowHalfOpen = true;
+    } else {
+      ({ raw: this.#raw, mine, theirs } = await this.#connectBelow(under, halfOpen, 'peer reset'));
+    }
 
     await this.#connectEndpoint();
     let socket;
@@ -314,13 +298,69 @@ class World {
         await secure.then(turn);
     }
     if (fragment) {
-      for (const stream of [socket, this.#peer])
-        stream.setMaxSendFragment?.(fragment);
+      for (const stream of [socket, this.#peer, this.#endpoint, this.#farReader])
+        stream?.setMaxSendFragment?.(fragment);
     }
+  }
+
+  // What TLS is to run over, and what is below the side that is not spliced.
+  async #connectBelow(under, halfOpen, resetFault) {
+    const sockets = this.#sockets;
+    const { 0: raw, 1: socket } = await sockets.pair(under === 'unix' ? 'unix' : 'tcp');
+    let mine = this.#keep(socket);
+    let theirs = this.#keep(raw);
+    if (this.#isOverJS(resetFault))
+      theirs = this.#keep(overJS(theirs));
+    if (under === 'tls') {
+      const outer = [sockets.tlsClient(theirs), sockets.tlsServer(mine)];
+      // With an error of TLS it is not destroyed, and what is above it hears of
+      // nothing.
+      outer.forEach((socket) => this.#keep(socket).on('error', () => socket.destroy()));
+      await Promise.all(outer.map((socket) => once(socket, 'secure')));
+      ({ 0: theirs, 1: mine } = outer);
+    }
+    if (under === 'js')
+      mine = this.#keep(overJS(mine));
+    else
+      mine.allowHalfOpen = halfOpen;
+    theirs.allowHalfOpen = true;
+    return { raw, mine, theirs };
+  }
+
+  // A TLSSocket does not bear that its net.Socket is reset, spliced or not.
+  #isOverJS(resetFault) {
+    return this.#ops.some(({ 1: fault }) => fault === resetFault);
+  }
+
+  async #connectTLSEndpoint() {
+    const { endpointVersion: version, endpointRole: role } = this.#config;
+    const { endpointUnder, endpointHalfOpen, endpointEarly } = this.#config;
+    const sockets = this.#sockets;
+    const { raw, mine, theirs } = await this.#connectBelow(endpointUnder, endpointHalfOpen, 'far reset');
+    this.#farRaw = raw;
+    const far = role === 'client' ? sockets.tlsServer(theirs, version) : sockets.tlsClient(theirs, version);
+    this.#farReader = this.#farWriter = far;
+    this.#listen('far', far);
+    this.#endpointSecure = this.#farSecure = false;
+    far.once('secure', () => setImmediate(this.#checked(() => this.#farSecure = true)));
+    const endpoint = await (
+      role === 'client' ? sockets.tlsClient(mine, version) :
+        role === 'server' ? sockets.tlsServer(mine, version) : sockets.tlsListener(mine, version));
+    endpoint.allowHalfOpen = endpointHalfOpen;
+    this.#endpoint = endpoint;
+    this.#listen('endpoint', endpoint);
+    if (role === 'listener')
+      this.#endpointSecure = true;
+    else
+      endpoint.once('secure', this.#checked(() => this.#endpointSecure = true));
+    if (!endpointEarly)
+      await this.#until('the endpoint is secure', () => this.#endpointSecure && this.#farSecure);
   }
 
   async #connectEndpoint() {
     const { endpoint, by, endpointHalfOpen } = this.#config;
+    if (endpoint === 'tls')
+      return this.#connectTLSEndpoint();
     if (endpoint === 'fifo') {
       const sink = this.#sockets.fifo();
       const source = this.#sockets.fifo();
@@ -475,10 +515,14 @@ class World {
     this.#settleClosed();
     const owner = this.#outOwner;
     if (owner?.begun) {
-      if (owner.handle !== null)
+      if (owner.handle === null) {
+        this.#heldF.push(chunk);
+        return;
+      }
+      // A TLSSocket has it back as soon as it cannot be passed on.
+      if (!this.#endpoint.encrypted || !this.#socket.writableEnded)
         fail(`the endpoint emits 'data' while the splice is ${owner.state}`);
-      this.#heldF.push(chunk);
-      return;
+      this.#settleOut();
     }
     this.#endpointRead(chunk);
   }
@@ -518,28 +562,37 @@ class World {
       case 'p.write': return this.#write(this.#P, this.#peer, args[0]);
       case 'f.write': return this.#write(this.#F, this.#farWriter, args[0]);
       case 's.write': return this.#socketWrite(args[0]);
-      case 'e.write':
-        if (endpoint && this.#inOwner === null && !this.#lostP && endpoint.writable) {
-          this.#farGets.add(this.#E, this.#E.written, args[0]);
-          this.#write(this.#E, endpoint, args[0]);
-        }
-        return;
+      case 'e.write': return this.#endpointWrite(endpoint, args[0]);
       case 'p.end':
         // Before its handshake is done it would cut that off.
         if (this.#peerSecure)
           this.#end(this.#P, this.#peer);
         return;
-      case 'f.end': return this.#end(this.#F, this.#farWriter);
+      case 'f.end':
+        if (this.#farSecure)
+          this.#end(this.#F, this.#farWriter);
+        return;
       case 's.end':
         if (!this.#secure)
           return;
         this.#socketEnded = true;
         socket.end();
+        // Not only when the source ends.
+        if (args[0] && !this.#tlsFault) {
+          this.#resume();
+          await this.#until('the peer sees the end',
+                            () => this.#peer.readableEnded || this.#tlsFault || socket.destroyed);
+        }
         return;
       case 'e.end':
-        if (endpoint && this.#inOwner === null) {
+        if (endpoint && this.#endpointSecure) {
           this.#endpointEnded = true;
           endpoint.end();
+          if (args[0] && !this.#farFault) {
+            this.#resume();
+            await this.#until('the far side sees the end',
+                              () => this.#farReader.readableEnded || this.#farFault || endpoint.destroyed);
+          }
         }
         return;
       case 'p.pause': this.#peer.pause(); return;
@@ -550,11 +603,15 @@ class World {
       case 's.resume': socket.resume(); return;
       case 'e.pause': endpoint?.pause(); return;
       case 'e.resume': endpoint?.resume(); return;
+      case 's.cork': socket.cork(); return;
+      case 's.uncork': socket.uncork(); return;
+      case 'e.cork': endpoint?.cork(); return;
+      case 'e.uncork': endpoint?.uncork(); return;
       case 'start': return this.#start(args[0]);
       case 'stop': return this.#stop(args[0], args[1]);
       case 'abort': return this.#abort(args[0]);
       case 'closeFd': return this.#closeFd();
-      case 'renegotiate': return this.#renegotiate();
+      case 'renegotiate': return this.#renegotiate(args[0] === 1 && endpoint?.encrypted === true);
       case 'keyUpdate': return this.#keyUpdate(args[0]);
       case 'turns':
         for (let i = args[0]; i > 0; i--)
@@ -569,7 +626,7 @@ class World {
         }
         return;
       }
-      case 'fault': return this.#fault(args[0]);
+      case 'fault': return this.#fault(...args);
       default: throw new Error(`no such op: ${name}`);
     }
   }
@@ -603,21 +660,49 @@ class World {
     this.#peerGets.add(this.#S, this.#S.written - length, length);
   }
 
+  // While it is spliced only a TLSSocket knows that it is not to be written to.
+  #endpointWrite(endpoint, length) {
+    const owner = this.#inOwner;
+    if (!endpoint?.writable || this.#lostP || (owner && (owner.handle === null || !endpoint.encrypted)))
+      return;
+    try {
+      endpoint.write(this.#E.next(length));
+    } catch (err) {
+      this.#E.written -= length;
+      // It is given back before the handle is closed, but after the socket.
+      if (err.code !== 'ERR_INVALID_STATE' ||
+          !this.#splices.some(({ hasIn, stats, error }) => hasIn && stats === null && error === null)) {
+        throw err;
+      }
+      return;
+    }
+    if (owner) {
+      // Only this gives it back before all is over.
+      if (owner.options.end || !(this.#P.ended || this.#tlsFault))
+        fail('write() to the endpoint while it is spliced');
+      this.#settleIn();
+    }
+    this.#farGets.add(this.#E, this.#E.written - length, length);
+  }
+
   // The code of the error that spliceTo() or start() must throw; null: it may.
   #refusal({ direction }, stream) {
     const socket = this.#socket;
     if (socket.destroyed || !socket._handle)
       return 'ERR_SOCKET_CLOSED';
+    let may = false;
     if (stream) {
       if (stream.destroyed)
         return 'ERR_SOCKET_CLOSED';
-      if (stream.writableLength !== 0)
-        return 'ERR_INVALID_STATE';
       // A splice keeps it until it is closed.
-      if (direction !== 'in' && this.#splices.some(({ hasOut, state }) => hasOut && state !== 'closed'))
-        return 'ERR_INVALID_STATE';
+      for (const { hasIn, hasOut, state, stats, error } of this.#splices) {
+        if ((direction === 'in' || !hasOut) && (direction === 'out' || !hasIn))
+          continue;
+        if (state !== 'closed' && !stream.encrypted && hasOut && direction !== 'in')
+          return 'ERR_INVALID_STATE';
+        may ||= stats === null && error === null;
+      }
     }
-    let may = false;
     for (const { 0: wanted, 1: owner } of [['out', this.#inOwner], ['in', this.#outOwner]]) {
       if (owner === null || direction === wanted)
         continue;
@@ -647,7 +732,7 @@ class World {
       state !== 'closed' && (handle === null || options.autoClose)))) {
       return;
     }
-    if (!endpointHalfOpen &&
+    if (!endpointHalfOpen && endpoint !== 'tls' &&
         (direction !== 'duplex' || !this.#secure || this.#F.ended || this.#endpoint?.writableEnded)) {
       return;
     }
@@ -665,7 +750,10 @@ class World {
       return;
 
     const refusal = this.#refusal(options, stream);
-    const autoClose = options.autoClose && !live && refusal === undefined && (stream !== undefined || endpoint === 'fifo');
+    // JSStreamSocket does not bear that TLS is ended during its handshake, spliced
+    // or not.
+    const autoClose = options.autoClose && !live && refusal === undefined && this.#endpointSecure &&
+      (stream !== undefined || endpoint === 'fifo');
     const splice = new Splice({ ...options, autoClose });
     const { end, highWaterMark, signal, pipe } = options;
     if (signal)
@@ -733,7 +821,7 @@ class World {
         // It has destroyed the socket, and does not tell how far it has come.
         if (!this.#socket.destroyed)
           fail('pipeToNative() has failed, and the socket is not destroyed');
-        if (!this.#tlsFault && !this.#endpointMayFail())
+        if (!this.#tlsFault && !this.#endpointMayFail() && !this.#isForEnded(error))
           fail(`pipeToNative() fails: ${error.stack}`);
         this.#tlsFault = true;
         this.#lostP ||= splice.hasIn;
@@ -799,15 +887,27 @@ class World {
     splice.error = err;
     if (this.#tlsFault)
       return;
-    if (!this.#endpointMayFail())
+    if (!this.#endpointMayFail() && !this.#isForEnded(err))
       fail(`the splice fails: ${err.stack}`);
     if (err.code === 'ERR_STREAM_PREMATURE_CLOSE')
       return;
-    if (!['EPIPE', 'ECONNRESET'].includes(err.code) || !['read', 'write'].includes(err.syscall))
+    const ofTLS = this.#endpoint?.encrypted &&
+      (err === this.#endpoint.errored || (this.#farFault && err.code.startsWith('ERR_SSL_')));
+    if (!ofTLS && (!['EPIPE', 'ECONNRESET'].includes(err.code) || !['read', 'write'].includes(err.syscall)))
       fail(`not an error of the endpoint: ${err.stack}`);
     // Handed back alive, if it has not come to its own end.
     if (this.#socket.destroyed && !(this.#socket.readableEnded && this.#socket.writableFinished))
       fail('the endpoint has failed, and the socket is destroyed');
+  }
+
+  // What comes for a stream that JavaScript has ended, or Node without allowHalfOpen.
+  #isForEnded({ code, syscall }) {
+    const endpoint = this.#config.by === 'stream' ? this.#endpoint : null;
+    // It has ended both ways, and closes itself.
+    if (code === 'ERR_STREAM_PREMATURE_CLOSE')
+      return this.#endpointEnded && this.#F.ended && !endpoint?.encrypted;
+    return code === 'EPIPE' && syscall === 'write' &&
+      (endpoint?.writableEnded || (endpoint?.encrypted && this.#socket.writableEnded));
   }
 
   // The documented ends.
@@ -924,35 +1024,46 @@ class World {
   }
 
   // After close_notify there is none.
-  #canRenegotiate() {
-    return [this.#peer, this.#socket].every((stream) => !stream.destroyed && !stream.writableEnded) &&
-      !this.#P.ended && !this.#socketEnded && !this.#tlsFault && this.#secure && this.#peerSecure;
+  #canRenegotiate(ofEndpoint) {
+    const streams = ofEndpoint ? [this.#farReader, this.#endpoint] : [this.#peer, this.#socket];
+    if (streams.some((stream) => stream.destroyed || stream.writableEnded))
+      return false;
+    // A socket that cannot write leaves the endpoint unread.
+    if (this.#tlsFault)
+      return false;
+    return ofEndpoint ?
+      !this.#F.ended && !this.#endpointEnded && !this.#endpointMayFail() && this.#endpointSecure && this.#farSecure :
+      !this.#P.ended && !this.#socketEnded && this.#secure && this.#peerSecure;
   }
 
-  async #renegotiate() {
-    if (this.#config.version !== 'TLSv1.2' || !this.#canRenegotiate())
+  async #renegotiate(ofEndpoint) {
+    const { version, role, under, endpointVersion, endpointRole, endpointUnder } = this.#config;
+    if ((ofEndpoint ? endpointVersion : version) !== 'TLSv1.2' || !this.#canRenegotiate(ofEndpoint))
       return;
     // OpenSSL does not take data while it waits for the other's handshake, and
     // both sides have to read.
     this.#resume();
     await this.#quiet();
     // More of them are an attack for Node.
-    if (!this.#canRenegotiate() || ++this.#renegotiated > 2)
+    if (!this.#canRenegotiate(ofEndpoint) || ++this.#renegotiated > 2)
       return;
-    const client = this.#config.role === 'client' ? this.#socket : this.#peer;
+    const { 0: mine, 1: theirs } = ofEndpoint ? [this.#endpoint, this.#farReader] : [this.#socket, this.#peer];
+    const isMine = (ofEndpoint ? endpointRole : role) === 'client';
     // renegotiate() writes nothing, to begin with it. Until JSStreamSocket has done
     // that it takes no other write, and an answer of OpenSSL's ends the process.
-    if (client === this.#socket ? this.#config.under === 'js' : this.#isPeerOverJS)
+    const isOverJS = isMine ? (ofEndpoint ? endpointUnder : under) === 'js' :
+      this.#isOverJS(ofEndpoint ? 'far reset' : 'peer reset');
+    if (isOverJS)
       return;
     let done = false;
+    const client = isMine ? mine : theirs;
     client.renegotiate({ rejectUnauthorized: false }, this.#checked((err) => {
       done = true;
-      if (err && !this.#tlsFault)
+      if (err && !(ofEndpoint ? this.#endpointMayFail() : this.#tlsFault))
         fail(`renegotiate() fails: ${err.stack}`);
     }));
     // There is no callback when the socket is destroyed meanwhile.
-    await this.#until('the renegotiation is done',
-                      () => done || this.#socket.destroyed || this.#peer.destroyed);
+    await this.#until('the renegotiation is done', () => done || mine.destroyed || theirs.destroyed);
   }
 
   // A line of its own for s_client, so it must have read all else. The answer to
@@ -970,12 +1081,27 @@ class World {
     await this.#until('s_client has updated its keys', () => count(/>>> .*KeyUpdate/) > sent);
   }
 
-  #fault(kind) {
+  // When it has got so many chunks more. What is behind them it has not.
+  #destroyReading(reader, chunks, writer = reader) {
+    reader.on('data', () => {
+      if (--chunks === 0) {
+        reader.destroy();
+        writer.destroy();
+      }
+    });
+    reader.resume();
+  }
+
+  #fault(kind, chunks) {
     const socket = this.#socket;
     switch (kind) {
       case 'peer destroy':
         this.#tlsFault = true;
         this.#peer.destroy();
+        return;
+      case 'peer destroy reading':
+        this.#tlsFault = true;
+        this.#destroyReading(this.#peer, chunks);
         return;
       case 'peer reset':
         this.#tlsFault = true;
@@ -991,15 +1117,27 @@ class World {
         this.#farFault = true;
         for (const stream of [this.#farReader, this.#farWriter]) {
           if (kind === 'far reset')
-            reset(stream);
+            reset(this.#farRaw ?? stream);
           else
             stream.destroy();
         }
         return;
+      case 'far destroy reading':
+        this.#farFault = true;
+        this.#destroyReading(this.#farReader, chunks, this.#farWriter);
+        return;
+      case 'far garbage':
+        if (this.#farRaw) {
+          this.#farFault = true;
+          if (this.#farRaw.writable)
+            this.#farRaw.write('This is not a record of TLS.');
+        }
+        return;
       case 'endpoint destroy':
+      case 'endpoint destroy error':
         if (this.#config.by === 'stream' && this.#endpoint) {
           this.#farFault = true;
-          this.#endpoint.destroy();
+          this.#endpoint.destroy(kind === 'endpoint destroy' ? undefined : new Error('destroyed on purpose'));
         }
         return;
       case 'socket destroy':
@@ -1018,10 +1156,13 @@ class World {
   // --- How it ends -----------------------------------------------------------
 
   #resume() {
-    for (const stream of [this.#peer, this.#farReader, this.#socket])
-      stream.resume();
-    if (this.#config.by === 'stream')
-      this.#endpoint?.resume();
+    const endpoint = this.#config.by === 'stream' ? this.#endpoint : null;
+    for (const stream of [this.#peer, this.#farReader, this.#socket, endpoint])
+      stream?.resume();
+    for (const stream of [this.#socket, endpoint]) {
+      while (stream?.writableCorked)
+        stream.uncork();
+    }
   }
 
   #allClosed() {
@@ -1035,6 +1176,10 @@ class World {
     this.#resume();
     if (!this.#tlsFault)
       await this.#until('the handshake is done', () => this.#tlsFault || (this.#secure && this.#peerSecure));
+    if (!this.#endpointMayFail()) {
+      await this.#until('that of the endpoint is done',
+                        () => this.#endpointMayFail() || (this.#endpointSecure && this.#farSecure));
+    }
     // TLSWrap loses what it has yet to decrypt when it is shut down inside of
     // 'secure'.
     await turn();
@@ -1055,6 +1200,8 @@ class World {
     // A handshake that cannot be finished has no end of its own.
     if (this.#tlsFault && !this.#secure)
       socket.destroy();
+    if (this.#endpointMayFail() && !this.#endpointSecure)
+      this.#endpoint.destroy();
     await this.#until('the splices are closed', () => this.#allClosed());
     await Promise.all(this.#splices.map(({ ended }) => ended));
     this.#settleClosed();

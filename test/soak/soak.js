@@ -30,6 +30,7 @@ const { values } = parseArgs({
     splices: { type: 'string', default: '200' },
   },
 });
+const keys = path.join(__dirname, '../../out/tree/test/fixtures/keys');
 const kSeconds = values.long ? 600 : Number(values.seconds);
 const kSplices = Number(values.splices);
 const kSeed = Number(values.seed);
@@ -122,8 +123,8 @@ class Splice {
     const random = this.#random = generator(kSeed * 1000003 + id);
     const pick = (list) => list[Math.floor(random() * list.length)];
     this.#place = place;
-    const kind = pick(['tcp', 'tcp', 'unix', 'unix', 'fifo', 'file']);
-    const isSocket = kind === 'tcp' || kind === 'unix';
+    const kind = pick(['tcp', 'tcp', 'unix', 'unix', 'tls', 'tls', 'fifo', 'file']);
+    const isSocket = kind !== 'fifo' && kind !== 'file';
     const direction = pick(isSocket ? ['in', 'out', 'duplex', 'duplex'] : ['in', 'out']);
     const plans = Object.keys(kPlans).filter((name) => {
       if (name === 'endpoint-reset')
@@ -132,12 +133,13 @@ class Splice {
     });
     const name = random() < 0.4 ? 'clean' : pick(plans);
     const size = () => Math.floor(random() ** 4 * 4 * kMiB);
-    const byFd = !isSocket || random() < 0.5;
+    const byFd = !isSocket || (kind !== 'tls' && random() < 0.5);
     // Neither the file descriptor of a net.Socket nor what is used afterwards
     const mayClose = (!isSocket || !byFd) && !['restart', 'stop'].includes(name);
     this.spec = {
       id,
       kind,
+      version: pick(['TLSv1.2', 'TLSv1.3']),
       direction,
       byFd,
       autoClose: mayClose && random() < 0.5,
@@ -390,8 +392,8 @@ class Splice {
 
 // --- All of them ------------------------------------------------------------------
 
-async function listen(options) {
-  const server = net.createServer({ allowHalfOpen: true }, async (socket) => {
+async function listen(options, credentials) {
+  const server = (credentials ? tls : net).createServer({ allowHalfOpen: true, ...credentials }, async (socket) => {
     socket.on('error', ignore);
     // Which splice it is for
     let header;
@@ -423,8 +425,16 @@ async function main() {
   const servers = {
     tcp: await listen({ port: 0, host: '127.0.0.1' }),
     unix: await listen({ path: `${dir}/socket` }),
+    tls: await listen({ port: 0, host: '127.0.0.1' }, {
+      key: fs.readFileSync(path.join(keys, 'ec-key.pem')),
+      cert: fs.readFileSync(path.join(keys, 'ec-cert.pem')),
+    }),
   };
-  const addresses = { tcp: { port: servers.tcp.address().port, host: '127.0.0.1' }, unix: { path: `${dir}/socket` } };
+  const addresses = {
+    tcp: { port: servers.tcp.address().port, host: '127.0.0.1' },
+    unix: { path: `${dir}/socket` },
+    tls: { port: servers.tls.address().port, host: '127.0.0.1' },
+  };
   const fifos = Array.from({ length: kSplices }, (_, i) => `${dir}/fifo${i}`);
   assert.strictEqual(spawnSync('mkfifo', fifos).status, 0);
 
