@@ -36,6 +36,14 @@ run(async () => {
     await gcUntil('idle handles', () => openFiles() <= before);
   }
 
+  // Nothing is listed that has no object any more.
+  for (const target of targets) {
+    server.spliceTo(target);
+    await new Promise(setImmediate);
+    globalThis.gc();
+    process._getActiveHandles();
+  }
+
   // Refused and failed ones
   for (let i = 0; i < 1000; i++) {
     assert.throws(() => server.spliceTo({ fd: reader, direction: 'in' }),

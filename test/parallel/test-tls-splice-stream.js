@@ -8,6 +8,8 @@ if (!common.hasCrypto)
   common.skip('missing crypto');
 
 const assert = require('assert');
+const { createHook } = require('async_hooks');
+const { spawn } = require('child_process');
 const { once } = require('events');
 const http = require('http');
 const net = require('net');
@@ -18,7 +20,8 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  MiB, Receiver, payload, receive, run, send, settled, socketPair, tlsPair, turns,
+  MiB, Receiver, closing, payload, receive, run, send, settled, socketPair, tlsOver, tlsPair,
+  turns,
 } = require('../common/tls-splice');
 
 const text = async (socket) => `${(await once(socket, 'data'))[0]}`;
@@ -298,6 +301,67 @@ run(async () => {
   assert.strictEqual(reason, 'end');
   assert.strictEqual(await received, '');
 });
+
+// Ended between start() and the end of the handshake: what it has been given is
+// its own, and gets there.
+run(async () => {
+  const { 0: a, 1: b } = await socketPair();
+  const { 0: other, 1: endpoint } = await socketPair('tcp', { pauseOnConnect: true });
+  const { client, server } = tlsOver(a, b, { allowHalfOpen: true });
+  const splice = server.spliceTo({ stream: endpoint, direction: 'in' });
+  const failed = once(splice, 'error');
+  splice.start();
+  endpoint.end(Buffer.concat([...payload(8 * MiB)]));
+  client.on('error', () => {});
+  assert.strictEqual((await failed)[0].code, 'ERR_INVALID_STATE');
+  assert.strictEqual(endpoint.destroyed, false);
+  (await receive(other)).check(8 * MiB);
+});
+
+// Given away to another process
+run(async () => {
+  for (const direction of ['in', 'out', 'duplex']) {
+    const { server } = await tlsPair({ allowHalfOpen: true });
+    const { 0: endpoint } = await socketPair();
+    const splice = server.spliceTo({ stream: endpoint, direction });
+    const failed = once(splice, 'error');
+    splice.start();
+    await turns();
+    const child = spawn(process.execPath, ['-e', 'process.on("message", () => process.exit())'],
+                        { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+    child.send('take it', endpoint);
+    assert.strictEqual((await failed)[0].code, 'ERR_STREAM_PREMATURE_CLOSE');
+    assert.strictEqual(server.destroyed, false);
+    await once(child, 'close');
+  }
+});
+
+// Hooks are called when the stream is full, and may end the splice there.
+for (const end of [({ server }) => server.destroy(), ({ splice }) => splice.stop(),
+                   ({ endpoint }) => endpoint.destroy()]) {
+  run(async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const { 0: other, 1: endpoint } = await socketPair('unix', { pauseOnConnect: true });
+    other.pause();
+    for (const socket of [client, server, endpoint, other])
+      socket.on('error', () => {});
+    const splice = server.spliceTo({ stream: endpoint, direction: 'in' });
+    splice.on('error', () => {});
+    const closed = closing(splice);
+    let writes = 0;
+    const hook = createHook({
+      init(id, type, trigger) {
+        if (type === 'WRITEWRAP' && trigger === endpoint._handle?.getAsyncId() && writes++ === 0)
+          end({ server, splice, endpoint });
+      },
+    }).enable();
+    splice.start();
+    send(client, 4 * MiB).catch(() => {});
+    await closed;
+    hook.disable();
+    assert.strictEqual(writes, 1);
+  });
+}
 
 // Destroyed in the middle
 run(async () => {

@@ -411,6 +411,8 @@ void TLSSplice::Close(Local<Value> close_callback) {
     Unjoin();
     Detach(spliced_);
     if (depth_ > 0) tls_splice_cancel(pump_);
+    // After garbage collection there is no object that it could be listed as.
+    uv_unref(GetHandle());
     HandleWrap::Close(close_callback);
     if (turn_ != nullptr) {
       env()->CloseHandle(turn_, [](uv_idle_t* handle) { delete handle; });
@@ -842,6 +844,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, kTLSFailed);
   NODE_DEFINE_CONSTANT(constants, kBusy);
   NODE_DEFINE_CONSTANT(constants, kTransferring);
+  NODE_DEFINE_CONSTANT(constants, kEndpointClosed);
   NODE_DEFINE_CONSTANT(constants, kBytesIn);
   NODE_DEFINE_CONSTANT(constants, kBytesOut);
   NODE_DEFINE_CONSTANT(constants, kStallsIn);

@@ -71,6 +71,7 @@ class TLSSplice final : public HandleWrap, public StreamListener {
     kTLSFailed = 1 << 5,   // TLS or the stream below failed.
     kBusy = 1 << 6,        // This is a callback of OpenSSL, in the pump.
     kTransferring = 1 << 7,  // The file is in use, and stays open for that.
+    kEndpointClosed = 1 << 8,  // Of a stream: it is gone.
   };
 
   // Indices of the array that readStats() fills.
@@ -131,6 +132,8 @@ class TLSSplice final : public HandleWrap, public StreamListener {
     bool reading_ = false;
     // Of that byte.
     WriteWrap* pending_ = nullptr;
+    // It is being made.
+    bool is_writing_ = false;
   };
 
   static void New(const v8::FunctionCallbackInfo<v8::Value>& args);

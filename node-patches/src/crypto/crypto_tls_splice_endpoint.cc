@@ -292,8 +292,15 @@ bool TLSSplice::EndpointStream::Write() {
       end(held.len - left->len);
       held = begin();
     }
+    // Hooks of JS are called for that, and may have ended the splice.
+    TLSSplice* splice = splice_;
+    BaseObjectPtr<TLSSplice> strong_ref{splice};
     err = WriteByte(*held.base);
-    if (err == 0) return false;
+    if (err == 0 || splice->endpoint_.get() != this) return false;
+    if (base()->IsClosing()) {
+      end(UV_ECANCELED);
+      return false;
+    }
   }
   end(err == 0 ? held.len : err);
   return true;
@@ -306,17 +313,21 @@ int TLSSplice::EndpointStream::WriteByte(uint8_t byte) {
       env->isolate(), 1, BackingStoreInitializationMode::kUninitialized);
   *static_cast<uint8_t*>(copy->Data()) = byte;
   uv_buf_t buf = uv_buf_init(static_cast<char*>(copy->Data()), 1);
+  TLSSplice* splice = splice_;
+  is_writing_ = true;
   StreamWriteResult res =
       base()->Write(&buf, 1, nullptr, Local<Object>(), true);
-  if (res.err != 0) return res.err;
-  res.wrap->SetBackingStore(std::move(copy));
+  if (res.err == 0) res.wrap->SetBackingStore(std::move(copy));
+  if (splice->endpoint_.get() != this) return res.err;
+  is_writing_ = false;
   pending_ = res.wrap;
-  return 0;
+  return res.err;
 }
 
 void TLSSplice::EndpointStream::Disown() {
-  if (pending_ == nullptr) return;
+  if (pending_ == nullptr && !is_writing_) return;
   pending_ = nullptr;
+  is_writing_ = false;
   tls_splice_end_transfer(splice_->pump_, UV_WRITABLE, 1);
 }
 
@@ -332,6 +343,9 @@ void TLSSplice::EndpointStream::OnStreamAfterWrite(WriteWrap* w, int status) {
 void TLSSplice::EndpointStream::OnStreamDestroy() {
   Disown();
   reading_ = false;
+  // JS does not hear of it if the handle has gone to another process.
+  splice_->state_bits_ |= kEndpointClosed;
+  if (splice_->env()->can_call_into_js()) splice_->Notify();
 }
 
 }  // namespace crypto

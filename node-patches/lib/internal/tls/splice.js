@@ -83,6 +83,7 @@ const {
     kTLSFailed,
     kBusy,
     kTransferring,
+    kEndpointClosed,
     kBytesIn,
     kBytesOut,
     kStallsIn,
@@ -426,15 +427,20 @@ class TLSSplice extends EventEmitter {
     if (wantsOut && socket.writableEnded)
       throw new ERR_INVALID_STATE('The socket has been ended');
     const endpoint = this.#endpoint;
-    if (endpoint) {
-      checkEndpoint(endpoint);
-      if (wantsIn && endpoint.writableEnded)
-        throw new ERR_INVALID_STATE('The stream has been ended');
-      if (wantsIn && endpoint[kWriter])
-        throw new ERR_INVALID_STATE('The stream is written to by another splice');
-      if (wantsOut && endpoint[kReader])
-        throw new ERR_INVALID_STATE('The stream is read by another splice');
-    }
+    this.#checkEndpoint();
+    if (wantsIn && endpoint?.[kWriter])
+      throw new ERR_INVALID_STATE('The stream is written to by another splice');
+    if (wantsOut && endpoint?.[kReader])
+      throw new ERR_INVALID_STATE('The stream is read by another splice');
+  }
+
+  #checkEndpoint() {
+    const endpoint = this.#endpoint;
+    if (!endpoint)
+      return;
+    checkEndpoint(endpoint);
+    if (this.#directions & kIn && endpoint.writableEnded)
+      throw new ERR_INVALID_STATE('The stream has been ended');
   }
 
   #take() {
@@ -584,9 +590,12 @@ class TLSSplice extends EventEmitter {
     // Much may have changed during the handshake.
     if (this.#endpoint && (this.#endpoint.destroyed || !this.#endpoint._handle))
       return this.#fail(new ERR_STREAM_PREMATURE_CLOSE());
-    if ((this.#directions & kIn && this.#socket.readableEncoding !== null) ||
-        (this.#endpoint && this.#endpoint.readableEncoding !== null)) {
-      return this.#fail(new ERR_INVALID_STATE('A stream decodes what it reads'));
+    try {
+      if (this.#directions & kIn && this.#socket.readableEncoding !== null)
+        throw new ERR_INVALID_STATE('The socket decodes what it reads');
+      this.#checkEndpoint();
+    } catch (err) {
+      return this.#fail(err);
     }
     if (this.#endpoint && this.#directions & kOut) {
       this.#endpointRead = this.#endpoint._handle.reading;
@@ -709,6 +718,8 @@ class TLSSplice extends EventEmitter {
         this.#onInOver();
       if (state & kOutOver)
         this.#onOutOver();
+      if (state & kEndpointClosed)
+        this.#onEndpointClose();
     }
   }
 
