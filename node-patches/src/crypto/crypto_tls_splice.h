@@ -70,7 +70,7 @@ class TLSSplice final : public HandleWrap, public StreamListener {
     kFailed = 1 << 4,      // The endpoint failed, see getFailure().
     kTLSFailed = 1 << 5,   // TLS or the stream below failed.
     kBusy = 1 << 6,        // This is a callback of OpenSSL, in the pump.
-    kTransferring = 1 << 7,  // The file is in use, and stays open for that.
+    kTransferring = 1 << 7,    // The file is in use, and stays open for that.
     kEndpointClosed = 1 << 8,  // Of a stream: it is gone.
   };
 
