@@ -268,6 +268,14 @@ run(async () => {
   await checkAlive(sockets);
 });
 
+// One that was never started
+run(async () => {
+  const sockets = await proxy();
+  const { reason } = await sockets.socket.spliceTo({ stream: sockets.endpoint }).stop();
+  assert.strictEqual(reason, 'stopped');
+  await checkAlive(sockets);
+});
+
 // And again, the other way round
 run(async () => {
   const { near, socket, endpoint, far } = await proxy();
