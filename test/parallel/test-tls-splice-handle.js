@@ -19,6 +19,11 @@ const {
   record, run, socketPair, tlsPair,
 } = require('../common/tls-splice');
 
+// Once, however many there are
+common.expectWarning(
+  'ExperimentalWarning',
+  'tlsSocket.spliceTo() is an experimental feature and might change at any time');
+
 const types = new Set();
 createHook({ init(id, type) { types.add(type); } }).enable();
 
