@@ -18,7 +18,6 @@ using ncrypto::SSLPointer;
 using v8::Array;
 using v8::Context;
 using v8::Float64Array;
-using v8::Function;
 using v8::FunctionCallbackInfo;
 using v8::FunctionTemplate;
 using v8::HandleScope;
