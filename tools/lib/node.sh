@@ -42,6 +42,8 @@ node_configure() {
   local tree=$1 key flags environment
   shift
   mapfile -t flags < <(node_flags)
+  # configure takes no choice of OpenSSL together with --without-ssl.
+  [[ " $* " != *' --without-ssl '* ]] || mapfile -t flags < <(node_flags | grep -vxE -- '--shared-openssl|--openssl-.*')
   flags+=("$@")
   mapfile -t environment < <(node_environment "$@")
   key=$(cd "$tree" && {
@@ -116,11 +118,12 @@ node_tree() {
   mv "$tree.new" "$tree"
 }
 
-# node_compile TREE
+# node_compile TREE [TARGET...]: Node, unless something else is named.
 node_compile() {
   local tree=$1 log=$cache/log/$$-ninja.log rc=0
+  shift
   cd "$tree" || exit
-  sandbox_run ninja -C out/Release node > >(node_progress "$log") 2>&1 </dev/null || rc=$?
+  sandbox_run ninja -C out/Release "${@:-node}" > >(node_progress "$log") 2>&1 </dev/null || rc=$?
   wait $! || :
   cd "$OLDPWD" || exit
   if ((rc)); then

@@ -325,6 +325,15 @@ patches_check() {
   check_export "$work"
   rm -rf "$work"
   say "the series applies to Node $(tree_version "$tree") in $tree, without fuzz, and to git am"
+  say "it changes $(changed src '.*\.(cc|h)') lines of Node's C++, $(changed lib '.*\.js') of its JavaScript"
+}
+
+# changed FOLDER PATTERN: how many lines are added to and taken from such files that Node has.
+changed() {
+  cat "$series_dir"/*.patch | awk -v pattern="^(---|\\+\\+\\+) [ab]/$1/$2" '
+    /^(---|\+\+\+) [ab]\// { wanted = $0 ~ pattern; next }
+    wanted && /^[-+]/ { n++ }
+    END { print n + 0 }'
 }
 
 # tree_version TREE
@@ -419,7 +428,8 @@ check_export() {
     plain_git init -q .
     plain_git add -A
     plain_git commit -q -m base
-    plain_git am -q "$work"/once/*.patch
+    # Blanks at the end of lines are those of vendored crates.
+    plain_git am -q --whitespace=nowarn "$work"/once/*.patch
   ) >&2 || die "the exported series is not what git am takes"
   diff -r --exclude=.git "$work/0" "$last" >&2 || die "git am gives something else than tools/patches apply"
 }
