@@ -4,15 +4,18 @@
 set -euo pipefail
 # shellcheck source=tools/lib/common.sh
 . "$(dirname "$0")/../tools/lib/common.sh"
+# shellcheck source=tools/lib/sandbox.sh
+. "$repo/tools/lib/sandbox.sh"
 
 passed=0
 failed=0
-work=$(mktemp -d)
+# Where the sandbox sees it.
+work=$(mktemp -d "$cache/test-patches.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
 # The tools work on the repository that they are in: a copy of it may be edited.
 mkdir "$work/repo"
-for file in Cargo.lock Cargo.toml cbindgen.toml include node-patches rust test/parallel tools; do
+for file in Cargo.lock Cargo.toml LICENSE include node-patches rust test/common test/parallel tools; do
   [[ ! -e $repo/$file ]] || { mkdir -p "$work/repo/$(dirname "$file")"; cp -r "$repo/$file" "$work/repo/$file"; }
 done
 patches=$work/repo/tools/patches
@@ -64,9 +67,27 @@ applies() {
   "$patches" apply "$work/tree"
   grep -q enable-tls-splice "$work/tree/configure.py"
   cmp "$repo/node-patches/deps/tls_splice/tls_splice.gyp" "$work/tree/deps/tls_splice/tls_splice.gyp"
-  cmp "$repo/Cargo.toml" "$work/tree/deps/tls_splice/Cargo.toml"
+  cmp "$repo/rust/src/lib.rs" "$work/tree/deps/tls_splice/rust/src/lib.rs"
 }
 check 'the series applies' applies
+
+# An empty CARGO_HOME has neither crates nor settings.
+builds_offline() {
+  mkdir "$work/cargo"
+  cp -r "$work/tree/deps/tls_splice" "$work/core"
+  cd "$work/core"
+  sandbox_run env CARGO_HOME="$work/cargo" OPENSSL_NO_VENDOR=1 cargo build --frozen --lib --target-dir "$work/core/target"
+  [[ -e target/debug/libtls_splice.a ]]
+}
+check 'cargo builds the core with --frozen and no crates but those in vendor/' builds_offline
+
+nothing_of_ours() {
+  local file=$work/tree/deps/tls_splice
+  ! grep -E 'tun-exec|criterion|\[\[test' "$file/Cargo.toml"
+  ! grep -E '^name = "(cbindgen|criterion|proptest)"' "$file/Cargo.lock"
+  [[ ! -e $file/rust/tests && ! -e $file/vendor/vcpkg/test-data ]]
+}
+check 'neither tests nor tools of this repository come with it' nothing_of_ours
 
 again() {
   (cd "$work/tree" && find . -type f -printf '%P %T@\n' | sort) >"$work/times"
@@ -131,10 +152,10 @@ check 'a folder that is no Node tree is refused' not_node
 
 saves() {
   sed -i 's/needs cargo/needs cargo!/' "$work/tree/configure.py"
-  sed -i 's/--locked/--frozen/' "$work/tree/deps/tls_splice/cargo.py"
+  sed -i 's/--frozen/--locked/' "$work/tree/deps/tls_splice/cargo.py"
   "$patches" save "$work/tree"
-  grep -q 'needs cargo!' "$work/repo/node-patches/build-link-the-tls-splice-core.patch"
-  grep -q frozen "$work/repo/node-patches/deps/tls_splice/cargo.py"
+  grep -q 'needs cargo!' "$work/repo/node-patches/build-add-enable-tls-splice.patch"
+  grep -q locked "$work/repo/node-patches/deps/tls_splice/cargo.py"
   fresh "$work/checkout"
   "$patches" apply "$work/checkout"
   same "$work/tree" "$work/checkout"
@@ -184,6 +205,25 @@ dropped() {
 check 'what left the series is taken back' dropped
 
 check 'the series is consistent, and git am takes what is exported' "$repo/tools/patches" check "$pristine"
+
+names_conflicts() {
+  fresh "$work/other"
+  sed -i 's/TLSWrap::ReadStop/TLSWrap::StopRead/' "$work/other/src/crypto/crypto_tls.cc"
+  sed -i "s/'node_use_sqlite%'/'node_use_sql%'/" "$work/other/node.gyp"
+  rm "$work/other/lib/net.js"
+  refused "$work/other" 'conflict: src/crypto/crypto_tls.cc, in src-let-' "$repo/tools/patches" check "$work/other"
+  grep -q 'conflict: node.gyp, in build-' "$work/said"
+  grep -q 'conflict: there is no lib/net.js' "$work/said"
+  [[ $(grep -c '^conflict: ' "$work/said") == 3 ]]
+}
+check 'tools/patches check names each conflict with a tree' names_conflicts
+
+applied_already() {
+  fresh "$work/checkout"
+  "$repo/tools/patches" apply "$work/checkout"
+  "$repo/tools/patches" check "$work/checkout"
+}
+check '  and takes a tree that has the series already' applied_already
 
 exports_same() {
   "$repo/tools/patches" export "$work/one"

@@ -3,8 +3,6 @@
 //! Every function may be called from any thread, one call at a time per handle.
 //! A NULL handle is refused or ignored. A panic does not leave the library.
 
-use std::os::fd::{FromRawFd, OwnedFd};
-
 use libc::{c_int, c_ulong, size_t, ssize_t};
 use openssl_sys::SSL;
 
@@ -204,11 +202,7 @@ unsafe fn with_or<T: Copy>(
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_adopt_fd(splice: *mut tls_splice, fd: c_int) {
     // SAFETY: passed on; the descriptor is the caller's to give away.
-    unsafe {
-        with(splice, (), |pump, _| {
-            pump.endpoint().adopt(OwnedFd::from_raw_fd(fd));
-        })
-    }
+    unsafe { with(splice, (), |pump, _| pump.endpoint().adopt(fd)) }
 }
 
 /// The descriptor to poll for the endpoint's readiness. It stays the splice's.

@@ -7,7 +7,6 @@
 //! [`Pump::pass`] is the transfer.
 
 use std::cell::Cell;
-use std::os::fd::RawFd;
 
 use libc::c_int;
 use openssl_sys::SSL;
@@ -60,7 +59,7 @@ const MAX_FRAMED: usize = MAX_PACKET + 2;
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer {
     /// The descriptor, which stays the pump's.
-    pub fd: RawFd,
+    pub fd: c_int,
     /// The memory: nobody else touches it until the transfer ends.
     pub base: *mut u8,
     /// Length in bytes; 0 means that there is nothing to do.

@@ -328,7 +328,8 @@ async function main() {
     fs.mkdirSync(dir, { recursive: true });
     const run = { about, medians: summary, targets: outcome, results };
     report.save(dir, run);
-    report.writeBrief(path.join(repo, 'README.md'), run);
+    for (const file of ['README.md', 'node-patches/PROPOSAL.md'])
+      report.writeBrief(path.join(repo, file), run);
   }
   if (args.check && outcome.some(({ binding, met }) => binding && !met))
     process.exitCode = 1;

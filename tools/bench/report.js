@@ -81,7 +81,7 @@ function brief({ machine, versions, rounds }, medians) {
   ].join('\n\n');
 }
 
-// Puts it into README.md, between its two marks.
+// Puts it into a file, between its two marks.
 function writeBrief(file, run) {
   if (!inBrief.every((row) => run.medians[row]))
     return;

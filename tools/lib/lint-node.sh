@@ -33,10 +33,11 @@ git_in_tree() { plain_git -C "$lint_tree" "$@"; }
 # lint_tree_ready: Node's source as far as the linters look at it, in lint_tree, with a commit for each of the series on
 # top of the tag `base`. Only what the series changes is under version control there.
 lint_tree=$cache/check-$repo_key/node
-lint_tree_made=
+# Made once in a run, of which each check has a shell of its own.
+lint_run=$$-$(date +%s%N)
 lint_tree_ready() {
   local tree=$lint_tree file
-  [[ ! $lint_tree_made ]] || return 0
+  [[ ! -e $tree.made || $(<"$tree.made") != "$lint_run" ]] || return 0
   rm -rf "$tree" "$tree.mails" && mkdir -p "$tree/tools" "$tree/test" && cd "$node_source" &&
     cp -a .clang-format .cpplint pyproject.toml ./*.md ./*.py doc lib src "$tree/" &&
     cp -a tools/*.py tools/doc tools/lint-md "$tree/tools/" && cp -a test/common test/doctool "$tree/test/" &&
@@ -53,8 +54,9 @@ lint_tree_ready() {
   (
     export GIT_AUTHOR_NAME=check GIT_AUTHOR_EMAIL=check@example.org
     export GIT_COMMITTER_NAME=check GIT_COMMITTER_EMAIL=check@example.org
-    git_in_tree commit -q -m base && git_in_tree tag base && git_in_tree am -q --signoff "$tree.mails"/*.patch
-  ) && lint_tree_made=1
+    git_in_tree commit -q -m base && git_in_tree tag base &&
+      git_in_tree am -q --signoff --whitespace=nowarn "$tree.mails"/*.patch
+  ) && echo "$lint_run" >"$tree.made"
 }
 
 # changed PATHSPEC...: the files of the series, in Node's tree.
@@ -84,7 +86,7 @@ markdown() {
   lint_tree_ready && npm_ready lint-md "$node_source/tools/lint-md" || return
   ln -sfn "$npm_dir/node_modules" "$lint_tree/tools/lint-md/node_modules" || return
   mapfile -t list < <(changed '*.md' ':!deps')
-  ((${#list[@]})) && in_tree node tools/lint-md/lint-md.mjs "${list[@]}"
+  ((${#list[@]})) && in_tree node "$repo/tools/lib/lint-markdown.mjs" base "${list[@]}"
 }
 
 # documentation: HTML and JSON of what was changed, which fails for types that are unknown. The rest is as it came.
@@ -116,14 +118,17 @@ error_codes() {
 # changed_javascript: the changed lines; files that are new are linted as a whole elsewhere.
 changed_javascript() {
   local list
-  lint_tree_ready && npm_ready eslint "$repo/tools/lib/eslint" && cp "$repo"/tools/lib/eslint/*.mjs "$lint_tree/" &&
+  lint_tree_ready && npm_ready eslint "$repo/tools/lib/eslint" &&
+    cp "$repo"/tools/lib/eslint/*.mjs "$repo/tools/lib/changed-lines.mjs" "$lint_tree/" &&
     ln -sfn "$npm_dir/node_modules" "$lint_tree/node_modules" || return
   mapfile -t list < <(git_in_tree diff --name-only --diff-filter=M base -- 'lib/*.js' 'test/*.js' 'benchmark/*.js')
   ((${#list[@]} == 0)) || in_tree node changed.mjs base "${list[@]}"
 }
 
 changed_cpp() {
-  lint_tree_ready && in_tree git clang-format --style=file --extensions=h,cc --diff base -- src test
+  lint_tree_ready && python_ready &&
+    in_tree "$python_dir/bin/git-clang-format" --binary="$python_dir/bin/clang-format" --style=file --extensions=h,cc \
+      --diff base -- src test
 }
 
 imports() {

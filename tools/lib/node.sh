@@ -1,10 +1,12 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# Configures and compiles a Node tree against the sandbox's libnode, which lends it V8. Sourced after source.sh.
+# Configures and compiles a Node tree, against the sandbox's libnode, which lends it V8, or with the V8 in the tree.
+# Sourced after source.sh.
 
 # Debian's own flags (its debian/rules) less --shared: what V8's headers and ABI depend on must agree with its libnode.
+# The tree has no other copies of the libraries that they name.
 node_flags() {
   local builtins=$sandbox_root/usr/share/nodejs
-  printf '%s\n' --ninja --without-bundled-v8 \
+  printf '%s\n' --ninja \
     --v8-enable-private-mapping-fork-optimization --without-npm --without-corepack --without-amaro \
     --shared-ada --shared-ada-libname=ada-url0 --shared-zlib --shared-zstd --shared-cares --shared-http-parser \
     --shared-ngtcp2 --shared-nghttp3 --shared-nghttp2 --shared-brotli --shared-simdjson --shared-sqlite \
@@ -18,8 +20,12 @@ node_flags() {
 
 # node_environment FLAG...
 node_environment() {
-  # Hidden, or this executable's node:: globals would replace libnode's and be destroyed twice at exit.
-  local cxx='-I../../deps/v8/include -fvisibility=hidden' ld='-fuse-ld=mold -Wl,--no-as-needed'
+  local cxx='' ld='-fuse-ld=mold'
+  if [[ " $* " == *' --without-bundled-v8 '* ]]; then
+    # Hidden, or this executable's node:: globals would replace libnode's and be destroyed twice at exit.
+    cxx='-I../../deps/v8/include -fvisibility=hidden'
+    ld+=' -Wl,--no-as-needed'
+  fi
   # To run outside of the sandbox, with its libraries, and theirs: DT_RPATH counts for those too, DT_RUNPATH does not.
   [[ -z $sandbox_root ]] ||
     ld+=" -Wl,--dynamic-linker=$sandbox_libdir/$ld_so -Wl,--disable-new-dtags -Wl,-rpath,$sandbox_libdir"
@@ -36,6 +42,8 @@ node_configure() {
   local tree=$1 key flags environment
   shift
   mapfile -t flags < <(node_flags)
+  # configure takes no choice of OpenSSL together with --without-ssl.
+  [[ " $* " != *' --without-ssl '* ]] || mapfile -t flags < <(node_flags | grep -vxE -- '--shared-openssl|--openssl-.*')
   flags+=("$@")
   mapfile -t environment < <(node_environment "$@")
   key=$(cd "$tree" && {
@@ -52,7 +60,7 @@ node_configure() {
   sandbox_run env "${environment[@]}" python3 configure.py "${flags[@]}" >/dev/null || die "configuring $tree failed"
   cd "$OLDPWD" || exit
   ! cmp -s "$tree/config.gypi" "$tree/config.gypi.old" || mv "$tree/config.gypi.old" "$tree/config.gypi"
-  node_finish_without_v8 "$tree"
+  [[ " $* " != *' --without-bundled-v8 '* ]] || node_finish_without_v8 "$tree"
   node_precompile_headers "$tree"
   echo "$key" | put "$tree/out/configured"
 }
@@ -110,11 +118,12 @@ node_tree() {
   mv "$tree.new" "$tree"
 }
 
-# node_compile TREE
+# node_compile TREE [TARGET...]: Node, unless something else is named.
 node_compile() {
   local tree=$1 log=$cache/log/$$-ninja.log rc=0
+  shift
   cd "$tree" || exit
-  sandbox_run ninja -C out/Release node > >(node_progress "$log") 2>&1 </dev/null || rc=$?
+  sandbox_run ninja -C out/Release "${@:-node}" > >(node_progress "$log") 2>&1 </dev/null || rc=$?
   wait $! || :
   cd "$OLDPWD" || exit
   if ((rc)); then

@@ -1,9 +1,10 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # The series in node-patches and a Node tree: which files belong to it, and how they get there and back. Sourced after
-# common.sh.
+# vendor.sh.
 #
 # Node's files are changed by patches. Files that Node does not have are kept whole: in node-patches/ where they go in
-# Node's tree, and the Rust core and the tests at their place in this repository.
+# Node's tree, and the Rust core and the tests at their place in this repository. The crates that the core needs are not
+# kept, see vendor.sh.
 
 series_dir=$repo/node-patches
 # In a tree that the series was applied to: what the changed files were before, and checksums of what we put there.
@@ -38,12 +39,18 @@ listed() {
   fi | LC_ALL=C sort -u | while IFS= read -r file; do [[ ! -f $repo/$file ]] || printf '%s\n' "$file"; done
 }
 
-# new_files: a line for each, "path in Node's tree, tab, path in this repository".
+# new_files: a line for each but vendored crates, "path in Node's tree, tab, where it is".
 new_files() {
-  listed node-patches | sed -n '/^node-patches\/[^/]*$/d; s,^node-patches/\(.*\)$,\1\t&,p'
-  listed Cargo.toml Cargo.lock cbindgen.toml rust include | sed 's,.*,deps/tls_splice/&\t&,'
-  listed test/parallel test/common | sed 's,.*,&\t&,'
+  {
+    listed node-patches | sed -n '/^node-patches\/[^/]*$/d; s,^node-patches/\(.*\)$,\1\t&,p'
+    listed LICENSE rust/src include | sed 's,.*,deps/tls_splice/&\t&,'
+    listed test/parallel test/common | sed 's,.*,&\t&,'
+  } | sed "s,\t,&$repo/,"
+  printf 'deps/tls_splice/%s\t%s\n' Cargo.toml "$vendor_dir/Cargo.toml" Cargo.lock "$vendor_dir/Cargo.lock"
 }
+
+# The folder of the crates in Node's tree. They are put there, taken away and compared as a whole.
+vendored=deps/tls_splice/vendor
 
 # The sandbox has patch, a host may not.
 run_patch() {
@@ -101,12 +108,15 @@ copy_changed() {
   }
 }
 
+is_node_tree() { [[ -e $1/src/node_version.h && -e $1/node.gyp ]] || die "$1 is not a Node source tree"; }
+
 # patches_apply TREE [SOURCE]: all or nothing, and again at any time: after a change of the series only the difference is made.
 # Everything is worked out in a folder aside first. The record is written before the files, so that a run that was
 # interrupted half-way is finished by the next one. SOURCE is what TREE is a copy of, for patches_save.
 patches_apply() {
   local tree=$1 record=$1/$record_dir work file from patches
-  [[ -e $tree/src/node_version.h && -e $tree/node.gyp ]] || die "$tree is not a Node source tree"
+  is_node_tree "$tree"
+  vendor_ready
   work=$(scratch)
   # shellcheck disable=SC2064
   trap "rm -rf '$work'" EXIT
@@ -128,10 +138,10 @@ patches_apply() {
     die "nothing was changed in $tree"
   fi
   while IFS=$'\t' read -r file from; do
-    if [[ -e $tree/$file ]] && ! cmp -s "$repo/$from" "$tree/$file" && ! known "$file" "$tree"; then
-      die "$tree/$file differs from $from and was not put there by this tool: nothing was changed (tools/patches save $tree keeps an edit)"
+    if [[ -e $tree/$file ]] && ! cmp -s "$from" "$tree/$file" && ! known "$file" "$tree"; then
+      die "$tree/$file differs from ${from#"$repo/"} and was not put there by this tool: nothing was changed (tools/patches save $tree keeps an edit)"
     fi
-    install -D -m 644 "$repo/$from" "$work/stage/$file"
+    install -D -m 644 "$from" "$work/stage/$file"
   done < <(new_files)
 
   (cd "$work/stage" && find . -type f -printf '%P\n' | LC_ALL=C sort | xargs -r -d '\n' sha256sum) >"$work/sums"
@@ -157,6 +167,12 @@ patches_apply() {
   (cd "$work/stage" && find . -type f -printf '%P\n') | while IFS= read -r file; do
     copy_changed "$work/stage/$file" "$tree/$file"
   done
+  if [[ ! -e $tree/$vendored || $(cat "$record/vendored" 2>/dev/null) != "$vendor_key" ]]; then
+    rm -rf "$tree/$vendored" "$tree/$vendored.new"
+    cp -r "$vendor_dir/vendor" "$tree/$vendored.new"
+    mv "$tree/$vendored.new" "$tree/$vendored"
+    echo "$vendor_key" | put "$record/vendored"
+  fi
   put "$record/sums" <"$work/sums"
   rm -rf "$work"
   trap - EXIT
@@ -188,6 +204,7 @@ new_files_of() {
 # patches_export DIR: mails for git am. The same input gives the same bytes.
 patches_export() {
   local out=$1 patches patch number=0 name work file from
+  vendor_ready
   mkdir -p "$out"
   compgen -G "$out/*" >/dev/null && die "$out is not empty"
   work=$(scratch)
@@ -198,8 +215,9 @@ patches_export() {
     rm -rf "$work/a" "$work/b"
     mkdir "$work/a" "$work/b"
     while IFS=$'\t' read -r file from; do
-      install -D -m 644 "$repo/$from" "$work/b/$file"
+      install -D -m 644 "$from" "$work/b/$file"
     done < <(new_files_of "$patch")
+    [[ ! -e $work/b/${vendored%/*} ]] || cp -r "$vendor_dir/vendor" "$work/b/$vendored"
     {
       # git am takes the author and the date from here.
       echo 'From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001'
@@ -221,11 +239,12 @@ patches_save() {
   local tree=$1 add_to=${2-} record=$1/$record_dir work file from patch patches
   shift $(($# < 2 ? 1 : 2))
   [[ -e $record/sums ]] || die "the series was not applied to $tree"
+  vendor_ready
   [[ ! $add_to || -e $series_dir/$add_to ]] || die "there is no $add_to in node-patches"
   while IFS=$'\t' read -r file from; do
-    if [[ -e $tree/$file ]] && ! known "$file" "$tree" && ! cmp -s "$repo/$from" "$tree/$file"; then
-      grep -qxF "$(sha256sum <"$repo/$from" | cut -c1-64)  $file" "$record/sums" ||
-        die "$from and $tree/$file were edited in both places: nothing was saved"
+    if [[ -e $tree/$file ]] && ! known "$file" "$tree" && ! cmp -s "$from" "$tree/$file"; then
+      grep -qxF "$(sha256sum <"$from" | cut -c1-64)  $file" "$record/sums" ||
+        die "${from#"$repo/"} and $tree/$file were edited in both places: nothing was saved"
     fi
   done < <(new_files)
   work=$(scratch)
@@ -252,7 +271,8 @@ patches_save() {
     { patch_header "$patch"; plain_diff "$work/a" "$work/b"; } | report "node-patches/$patch"
   done
   while IFS=$'\t' read -r file from; do
-    [[ ! -e $tree/$file ]] || known "$file" "$tree" || report "$from" <"$tree/$file"
+    # What is made, not kept, is not edited either.
+    [[ ! -e $tree/$file || $from != "$repo"/* ]] || known "$file" "$tree" || report "${from#"$repo/"}" <"$tree/$file"
   done < <(new_files)
   (cd "$tree" && { cut -c67- "$record_dir/sums"; touched; } | LC_ALL=C sort -u | xargs -r -d '\n' sha256sum 2>/dev/null) | put "$record/sums"
   rm -rf "$work"
@@ -289,24 +309,52 @@ pristine() {
   fi
 }
 
-# patches_check [TREE]: what must hold before the series is published. TREE is a Node tree without it, the one that
-# tools/build starts from if none is given.
+# patches_check [TREE]: what must hold before the series is published: it is consistent, and it applies without fuzz to
+# TREE, a Node tree, by default the one that tools/build starts from. Every hunk that has no place there is named.
 patches_check() {
-  local tree=${1-} work patches patch file from owners bad=0
-  [[ $tree ]] || tree=$(cat "$repo/out/tree/$record_dir/source" 2>/dev/null) ||
-    die 'give the folder of an unchanged Node tree, or run tools/build first'
-  mapfile -t patches < <(series_patches)
+  local tree=${1-} work
+  if [[ ! $tree ]]; then
+    tree=$(cat "$repo/out/tree/$record_dir/source" 2>/dev/null) || die 'give the folder of a Node tree, or run tools/build first'
+  fi
+  is_node_tree "$tree"
+  vendor_ready
+  work=$(scratch)
+  check_series
+  check_tree "$tree" "$work"
+  [[ ${1-} && $1 != "${node_source-}" ]] || check_written "$work"
+  check_export "$work"
+  rm -rf "$work"
+  say "the series applies to Node $(tree_version "$tree") in $tree, without fuzz, and to git am"
+  say "it changes $(changed src '.*\.(cc|h)') lines of Node's C++, $(changed lib '.*\.js') of its JavaScript"
+}
+
+# changed FOLDER PATTERN: how many lines are added to and taken from such files that Node has.
+changed() {
+  cat "$series_dir"/*.patch | awk -v pattern="^(---|\\+\\+\\+) [ab]/$1/$2" '
+    /^(---|\+\+\+) [ab]\// { wanted = $0 ~ pattern; next }
+    wanted && /^[-+]/ { n++ }
+    END { print n + 0 }'
+}
+
+# tree_version TREE
+tree_version() {
+  sed -n 's/^#define NODE_M[AI][JN]OR_VERSION //p; s/^#define NODE_PATCH_VERSION //p' "$1/src/node_version.h" | paste -sd.
+}
+
+# Mistakes that are there without any tree.
+check_series() {
+  local file from owner owners patch bad=0
   complain() { say "error: $*"; bad=1; }
   for file in "$series_dir"/*.patch; do
     [[ $(series_patches | grep -cxF "$(basename "$file")") == 1 ]] ||
       complain "$(basename "$file") is not exactly once in node-patches/series"
   done
+  owners=$(for patch in $(series_patches); do new_files_of "$patch"; done | cut -f1)
   while IFS=$'\t' read -r file from; do
-    owners=$(for patch in "${patches[@]}"; do new_files_of "$patch"; done | cut -f1 | grep -cxF "$file" || :)
-    [[ $owners == 1 ]] || complain "$from belongs to $owners commits of node-patches/series, not to one"
-    [[ ! -e $tree/$file ]] || complain "$file is new in node-patches, but Node has such a file"
+    owner=$(grep -cxF "$file" <<<"$owners" || :)
+    [[ $owner == 1 ]] || complain "${from#"$repo/"} belongs to $owner commits of node-patches/series, not to one"
   done < <(new_files)
-  for patch in "${patches[@]}"; do
+  for patch in $(series_patches); do
     patch_header "$patch" | grep -qE '^Subject: \[PATCH\] [a-z,]+: .{1,55}$' ||
       complain "$patch: the Subject is not of the form \"[PATCH] subsystem: what it does\""
     patch_header "$patch" | sed '1,/^$/d' | grep -q . || complain "$patch does not say why"
@@ -315,35 +363,73 @@ patches_check() {
     ! grep -nE '^\+.*[[:blank:]]$' "$series_dir/$patch" >&2 || complain "$patch adds blanks at the end of a line"
   done
   ((bad == 0)) || die "the series has mistakes"
+}
 
-  work=$(scratch)
-  mkdir "$work/tree"
+# check_tree TREE WORK: afterwards WORK/0 has the files of TREE that are changed, and WORK/1, WORK/2 ... those after each
+# of the patches.
+check_tree() {
+  local tree=$1 work=$2 number=0 file from patch bad=0
+  mkdir "$work/0"
   while IFS= read -r file; do
-    [[ -e $tree/$file ]] || die "Node has no $file, which the series changes"
-    install -D -m 644 "$tree/$file" "$work/tree/$file"
+    from=$(original "$file" "$tree")
+    if [[ $from ]]; then
+      install -D -m 644 "$from" "$work/0/$file"
+    else
+      say "conflict: there is no $file"
+      bad=1
+    fi
   done < <(touched)
-  cp -a "$work/tree" "$work/applied"
-  for patch in "${patches[@]}"; do
+  while IFS=$'\t' read -r file from; do
+    if [[ -e $tree/$file ]] && ! known "$file" "$tree"; then
+      say "conflict: there is a $file, which is not the series'"
+      bad=1
+    fi
+  done < <(new_files)
+  while IFS= read -r patch; do
+    cp -a "$work/$number" "$work/$((number += 1))"
+    grep -q '^diff --git ' "$series_dir/$patch" || continue
+    run_patch -d "$work/$number" -p1 -s -f --no-backup-if-mismatch -F 0 -i "$series_dir/$patch" >"$work/log" || :
+    # What patch leaves beside a file, for each that has hunks without a place.
+    while IFS= read -r file; do
+      from=${file#"$work/$number/"}
+      say "conflict: ${from%.rej}, in $patch:"
+      sed '1,2d; s/^/   /' "$file" >&2
+      rm "$file"
+      bad=1
+    done < <(find "$work/$number" -name '*.rej' | LC_ALL=C sort)
+  done < <(series_patches)
+  ((bad == 0)) || die "the series does not apply to Node $(tree_version "$tree") in $tree"
+}
+
+# check_written WORK: the lines that a patch names are those of the tree that it was made from.
+check_written() {
+  local work=$1 number=0 patch
+  while IFS= read -r patch; do
     rm -rf "$work/a" "$work/b"
-    cp -a "$work/applied" "$work/a"
-    patch_stage "$work/applied" 0 "$patch" || die "the series does not apply without fuzz"
-    cp -a "$work/applied" "$work/b"
+    cp -a "$work/$number" "$work/a"
+    cp -a "$work/$((number += 1))" "$work/b"
     diff <(sed -n '/^diff --git /,$p' "$series_dir/$patch") <(plain_diff "$work/a" "$work/b") >&2 ||
       die "$patch is not as tools/patches save would write it (its lines have moved, or it was edited by hand)"
-  done
-  while IFS=$'\t' read -r file from; do install -D -m 644 "$repo/$from" "$work/applied/$file"; done < <(new_files)
+  done < <(series_patches)
+}
 
+# check_export WORK: git am makes of it what tools/patches apply does.
+check_export() {
+  local work=$1 file from last
+  last=$work/$(series_patches | wc -l)
+  while IFS=$'\t' read -r file from; do install -D -m 644 "$from" "$last/$file"; done < <(new_files)
+  cp -r "$vendor_dir/vendor" "$last/$vendored"
   patches_export "$work/once"
   patches_export "$work/twice"
   diff -r "$work/once" "$work/twice" >&2 || die "exporting twice gives different bytes"
   (
-    cd "$work/tree"
+    cd "$work/0"
     export GIT_AUTHOR_NAME=check GIT_AUTHOR_EMAIL=check@localhost GIT_COMMITTER_NAME=check GIT_COMMITTER_EMAIL=check@localhost
     plain_git init -q .
     plain_git add -A
     plain_git commit -q -m base
-    plain_git am -q "$work"/once/*.patch
+    # Blanks at the end of lines are those of vendored crates.
+    plain_git am -q --whitespace=nowarn "$work"/once/*.patch
   ) >&2 || die "the exported series is not what git am takes"
-  diff -r --exclude=.git "$work/tree" "$work/applied" >&2 || die "git am gives something else than tools/patches apply"
-  rm -rf "$work"
+  diff -r --exclude=.git "$work/0" "$last" >&2 || die "git am gives something else than tools/patches apply"
 }

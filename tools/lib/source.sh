@@ -17,6 +17,19 @@ source_ready() {
   unlock "source-$node_key"
 }
 
+# source_upstream: the same without Debian's patches, in upstream-$node_key. Nothing is built from it.
+source_upstream() {
+  local tree=$cache/upstream-$node_key
+  lock "upstream-$node_key"
+  if [[ ! -e $tree ]]; then
+    rm -rf "$tree.new"
+    # shellcheck disable=SC2016
+    sandbox_run sh -c 'dpkg-source --no-check --no-copy --skip-patches -x "$1"/*.dsc "$2"' - "$sandbox_source" "$tree.new" || return
+    mv "$tree.new" "$tree"
+  fi
+  unlock "upstream-$node_key"
+}
+
 # apt has checked the archive's signature. On top of that the version that this repository was tested with is on record.
 source_verify() {
   local record=$repo/tools/node-source.sha256 dsc

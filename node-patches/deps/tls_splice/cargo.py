@@ -44,7 +44,7 @@ def build(options):
     env['OPENSSL_LIB_DIR'] = str(includes)
 
   target_dir = pathlib.Path(options.target_dir).resolve()
-  command = [env.get('CARGO', 'cargo'), 'build', '--release', '--locked',
+  command = [env.get('CARGO', 'cargo'), 'build', '--release', '--frozen',
              '--lib', '--manifest-path', str(HERE / 'Cargo.toml'),
              '--target-dir', str(target_dir)]
   built = target_dir

@@ -1,4 +1,7 @@
 #include "crypto/crypto_tls_splice.h"
+
+#if HAVE_TLS_SPLICE
+
 #include "async_wrap-inl.h"
 #include "crypto/crypto_util.h"
 #include "debug_utils-inl.h"
@@ -140,8 +143,9 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
   const uint32_t direction = args[1].As<Uint32>()->Value();
   CHECK(direction == TLS_SPLICE_DECRYPT || direction == TLS_SPLICE_ENCRYPT);
-  TLSSplice*& slot = direction == TLS_SPLICE_DECRYPT ? tls_wrap->splice_in_
-                                                     : tls_wrap->splice_out_;
+  TLSWrap::Splice*& slot = direction == TLS_SPLICE_DECRYPT
+                               ? tls_wrap->splice_in_
+                               : tls_wrap->splice_out_;
   if (splice->IsHandleClosing() || !tls_wrap->ssl_ || slot != nullptr ||
       tls_wrap->underlying_stream() == nullptr) {
     return args.GetReturnValue().Set(false);
@@ -509,7 +513,7 @@ void TLSSplice::FailTLS(int err) {
   if (write_error_ != 0) return;
   write_error_ = err;
   // What was decrypted before goes to its endpoint first.
-  TLSSplice* in = tls_wrap_->splice_in_;
+  TLSSplice* in = static_cast<TLSSplice*>(tls_wrap_->splice_in_);
   if (in != nullptr && in->HoldError(err)) {
     tls_splice_end_encrypt(pump_);
     state_bits_ |= kOutStopped;
@@ -663,7 +667,7 @@ int TLSSplice::Decrypt() {
   more_ = (step & TLS_SPLICE_STEP_MORE) != 0;
   if (more_) ScheduleTurn();
   // A handshake that SSL_write() waits for may have been read here.
-  TLSSplice* out = tls_wrap_->splice_out_;
+  TLSSplice* out = static_cast<TLSSplice*>(tls_wrap_->splice_out_);
   if (out != nullptr && out->want_tls_ && !out->in_turn_) out->ScheduleTurn();
   if ((step & TLS_SPLICE_STEP_FAILED) != 0) {
     state_bits_ |= kFailed;
@@ -891,3 +895,5 @@ void TLSSplice::RegisterExternalReferences(
 
 }  // namespace crypto
 }  // namespace node
+
+#endif  // HAVE_TLS_SPLICE

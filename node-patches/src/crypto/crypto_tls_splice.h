@@ -3,6 +3,8 @@
 
 #if defined(NODE_WANT_INTERNALS) && NODE_WANT_INTERNALS
 
+#if HAVE_TLS_SPLICE
+
 #include "crypto/crypto_tls.h"
 #include "handle_wrap.h"
 #include "stream_base.h"
@@ -28,22 +30,18 @@ namespace crypto {
 // net.Socket; or, if it is a TLSSocket, the splice of that, which is joined to
 // this one: see crypto_tls_splice_endpoint.cc. But for those of files
 // everything happens on the thread of the event loop.
-class TLSSplice final : public HandleWrap, public StreamListener {
+class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
  public:
   static void Initialize(Environment* env, v8::Local<v8::Object> target);
   static void RegisterExternalReferences(ExternalReferenceRegistry* registry);
 
   ~TLSSplice() override;
 
-  // What TLSWrap::ClearOut() does while decryption is spliced. Returns what
-  // SSL_read() returned if that has to be reported, and 1 otherwise.
-  int ClearOut();
-  // Takes cleartext that TLSWrap::ClearOut() had read when the splice started.
-  void Absorb(const char* data, size_t len);
-  // TLSWrap::EncOut() has written all that it could.
-  void OnDrain();
-  // The TLSWrap is about to free its SSL.
-  void OnDestroySSL();
+  // Implement TLSWrap::Splice:
+  int ClearOut() override;
+  void Absorb(const char* data, size_t len) override;
+  void OnDrain() override;
+  void OnDestroySSL() override;
 
   // Implement HandleWrap:
   void Close(
@@ -269,6 +267,8 @@ class TLSSplice final : public HandleWrap, public StreamListener {
 
 }  // namespace crypto
 }  // namespace node
+
+#endif  // HAVE_TLS_SPLICE
 
 #endif  // defined(NODE_WANT_INTERNALS) && NODE_WANT_INTERNALS
 

@@ -1,7 +1,7 @@
-// The endpoint of a TLSSplice: when it is read and written, and how.
-
-#include "async_wrap-inl.h"
 #include "crypto/crypto_tls_splice.h"
+
+#if HAVE_TLS_SPLICE
+
 #include "env-inl.h"
 #include "stream_base-inl.h"
 #include "tls_splice.h"
@@ -350,3 +350,5 @@ void TLSSplice::EndpointStream::OnStreamDestroy() {
 
 }  // namespace crypto
 }  // namespace node
+
+#endif  // HAVE_TLS_SPLICE

@@ -61,6 +61,7 @@ const {
   validateString,
 } = require('internal/validators');
 const {
+  // On Windows there is neither this nor the constants.
   TLSSplice: NativeSplice,
   TLSWrap,
   spliceConstants: {
@@ -104,7 +105,7 @@ const {
     kCloseNotify,
     kLastActivity,
     kStatsCount,
-  },
+  } = kEmptyObject,
 } = internalBinding('tls_wrap');
 const { Pipe } = internalBinding('pipe_wrap');
 const { WriteWrap } = internalBinding('stream_wrap');
@@ -113,7 +114,6 @@ const { TTY } = internalBinding('tty_wrap');
 const { getLibuvNow } = internalBinding('timers');
 const { UV_ENOBUFS } = internalBinding('uv');
 
-const isWindows = process.platform === 'win32';
 const kDirections = { __proto__: null, in: kIn, out: kOut, duplex: kIn | kOut };
 // As the TLSSocket at the other end sees it.
 const kMirrored = { __proto__: null, in: 'out', out: 'in', duplex: 'duplex' };
@@ -1142,10 +1142,10 @@ function openNative(options) {
 function spliceTo(options) {
   if (this?.encrypted !== true || !(this instanceof net.Socket))
     throw new ERR_INVALID_THIS('TLSSocket');
+  if (NativeSplice === undefined)
+    throw new ERR_FEATURE_UNAVAILABLE_ON_PLATFORM('tlsSocket.spliceTo()');
   emitExperimentalWarning('tlsSocket.spliceTo()');
   const validated = validateOptions(options);
-  if (isWindows)
-    throw new ERR_FEATURE_UNAVAILABLE_ON_PLATFORM('tlsSocket.spliceTo()');
   checkSocket(this);
   if (validated.stream?.encrypted)
     checkSocket(validated.stream);
@@ -1233,6 +1233,8 @@ function install(TLSSocket) {
   const { prototype } = TLSSocket;
   prototype.spliceTo = spliceTo;
   prototype.pipeToNative = pipeToNative;
+  if (NativeSplice === undefined)
+    return;
 
   const base = net.Socket.prototype;
   prototype.write = function write(chunk, encoding, callback) {

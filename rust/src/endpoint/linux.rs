@@ -1,0 +1,267 @@
+//! What only Linux has: epoll, /proc, TUN and TAP devices, and flags.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use libc::c_int;
+
+use super::{check, retry, Device, Kind};
+use crate::endpoint::{Io, READABLE, WRITABLE};
+use crate::error::OpenError;
+use crate::frame::DeviceHeader;
+
+/// For send(2).
+pub(super) const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+
+/// What poll(2) says of a socket that will give nothing more.
+pub(super) const SHUT_DOWN: libc::c_short = libc::POLLRDHUP;
+
+/// A non-blocking description of our own for the pipe or tty behind `fd`, see
+/// proc_pid_fd(5). Not where /proc is missing, or the permissions have changed.
+pub(super) fn reopen(fd: RawFd, flags: c_int) -> Result<Option<OwnedFd>, OpenError> {
+    let mut number: c_int = 0;
+    // SAFETY: `number` is valid for the call, which only fills it in.
+    if unsafe { libc::ioctl(fd, libc::TIOCGPTN, &raw mut number) } == 0 {
+        // The master of a pseudo-terminal: opening it makes another one.
+        return Ok(None);
+    }
+    let path = format!("/proc/self/fd/{fd}\0");
+    let flags = flags & libc::O_ACCMODE | libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY;
+    // SAFETY: `path` ends with a NUL; the new descriptor is ours alone.
+    unsafe {
+        let fd = libc::open(path.as_ptr().cast(), flags);
+        Ok((fd >= 0).then(|| OwnedFd::from_raw_fd(fd)))
+    }
+}
+
+/// A new epoll descriptor that knows `fd`, with no event to report yet.
+fn epoll_on(fd: RawFd) -> Result<OwnedFd, OpenError> {
+    // SAFETY: no memory is passed; the new descriptor is ours alone.
+    let epoll = unsafe {
+        let epoll = check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?;
+        OwnedFd::from_raw_fd(epoll)
+    };
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    // SAFETY: `event` is valid for the call.
+    check(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) })?;
+    Ok(epoll)
+}
+
+/// Whether epoll takes `fd`.
+pub(super) fn is_pollable(fd: RawFd) -> Result<bool, OpenError> {
+    match epoll_on(fd) {
+        Ok(_) => Ok(true),
+        Err(OpenError::System(libc::EPERM)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// An epoll descriptor that watches another one.
+pub(super) struct Watch {
+    epoll: OwnedFd,
+    watched: RawFd,
+    events: u32,
+}
+
+impl Watch {
+    /// For a blocking socket, which is then read and written with MSG_DONTWAIT.
+    pub(super) fn new(watched: RawFd) -> Result<Option<Watch>, OpenError> {
+        Ok(Some(Watch {
+            epoll: epoll_on(watched)?,
+            watched,
+            events: 0,
+        }))
+    }
+
+    /// The descriptor to poll.
+    pub(super) fn fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
+    }
+
+    /// Returns what to poll for.
+    pub(super) fn set_interest(&mut self, interest: u32) -> u32 {
+        if interest == 0 {
+            return 0;
+        }
+        let mut events = 0;
+        if interest & READABLE != 0 {
+            events |= libc::EPOLLIN as u32;
+        }
+        if interest & WRITABLE != 0 {
+            events |= libc::EPOLLOUT as u32;
+        }
+        if events != self.events {
+            let mut event = libc::epoll_event { events, u64: 0 };
+            // SAFETY: `event` is valid for the call. It cannot fail: the descriptor
+            // was added and both are ours.
+            unsafe {
+                let change = libc::EPOLL_CTL_MOD;
+                libc::epoll_ctl(self.fd(), change, self.watched, &raw mut event);
+            }
+            self.events = events;
+        }
+        READABLE
+    }
+
+    /// What it is ready for.
+    pub(super) fn ready(&self) -> u32 {
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        // SAFETY: `event` is valid for the call, which does not wait.
+        let n = unsafe { libc::epoll_wait(self.fd(), &raw mut event, 1, 0) };
+        let events = if n == 1 { event.events } else { 0 };
+        // An error or hang-up shows at the next read or write.
+        let both = events & (libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0;
+        let mut ready = 0;
+        if both || events & libc::EPOLLIN as u32 != 0 {
+            ready |= READABLE;
+        }
+        if both || events & libc::EPOLLOUT as u32 != 0 {
+            ready |= WRITABLE;
+        }
+        ready
+    }
+}
+
+/// `TUNGETIFF`, see Documentation/networking/tuntap.rst of Linux: the flags.
+fn device_flags(fd: RawFd) -> Result<c_int, OpenError> {
+    // SAFETY: `request` is valid for the call, which only fills it in.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        check(libc::ioctl(fd, libc::TUNGETIFF as _, &raw mut request))?;
+        Ok(request.ifr_ifru.ifru_flags.into())
+    }
+}
+
+/// The device that `fd` is, if it is one.
+pub(super) fn device(fd: RawFd) -> Result<Option<Device>, OpenError> {
+    let flags = match device_flags(fd) {
+        Ok(flags) => flags,
+        // Not attached to a device yet.
+        Err(OpenError::System(libc::EBADFD)) => return Err(OpenError::System(libc::EBADFD)),
+        Err(_) => return Ok(None),
+    };
+    if flags & libc::IFF_VNET_HDR != 0 {
+        return Err(OpenError::VnetHeader);
+    }
+    let ethernet = flags & libc::IFF_TAP != 0;
+    Ok(Some(Device {
+        // IFF_NO_PI is the same bit as IFF_NOFILTER, so it is set for each device
+        // without a filter, which no TUN device has.
+        header: match (flags & libc::IFF_NO_PI == 0, ethernet) {
+            (true, false) => Some(DeviceHeader::PacketInfo),
+            (true, true) => Some(DeviceHeader::PacketInfoEthernet),
+            (false, false) => None,
+            (false, true) => Some(tap_header(fd)?),
+        },
+        ethernet,
+    }))
+}
+
+/// What a TAP device without a filter has before each frame: it shows while there
+/// is a filter, here one that takes everything.
+fn tap_header(fd: RawFd) -> Result<DeviceHeader, OpenError> {
+    let mut all = libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: u32::MAX,
+    };
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: &raw mut all,
+    };
+    // SAFETY: `program` and what it refers to are valid for the call, which only
+    // reads them; the other one takes no memory.
+    let flags = unsafe {
+        let attached = check(libc::ioctl(
+            fd,
+            libc::TUNATTACHFILTER as _,
+            &raw const program,
+        ));
+        if let Err(OpenError::System(libc::EINVAL)) = attached {
+            // macvtap(4) has neither filters nor packet information.
+            return Ok(DeviceHeader::None);
+        }
+        attached?;
+        let flags = device_flags(fd);
+        check(libc::ioctl(
+            fd,
+            libc::TUNDETACHFILTER as _,
+            std::ptr::null::<u8>(),
+        ))?;
+        flags?
+    };
+    Ok(match flags & libc::IFF_NO_PI {
+        0 => DeviceHeader::PacketInfoEthernet,
+        _ => DeviceHeader::None,
+    })
+}
+
+/// A SOCK_DGRAM socket: no device here is one.
+pub(super) fn datagrams(_: RawFd) -> Kind {
+    Kind::Datagrams
+}
+
+/// recv(2) of a packet: its real length, even if it does not fit.
+pub(super) fn receive(fd: RawFd, out: &mut [u8]) -> libc::ssize_t {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    // SAFETY: `out` is writable for its length.
+    unsafe { libc::recv(fd, out.as_mut_ptr().cast(), out.len(), flags) }
+}
+
+/// Empties the queue of IP_RECVERR, which says what refused packets say already, and
+/// of SO_TIMESTAMPING: otherwise the socket stays ready.
+pub(super) fn drop_reports(fd: RawFd) {
+    let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+    let mut byte = 0u8;
+    loop {
+        // SAFETY: `byte` is writable for the call.
+        let report = retry(|| unsafe { libc::recv(fd, (&raw mut byte).cast(), 1, flags) });
+        if !matches!(report, Io::Bytes(_)) {
+            return;
+        }
+    }
+}
+
+/// Blocks SIGPIPE for the calling thread, and eats the one that a write raised.
+pub(super) struct SigpipeGuard {
+    old: libc::sigset_t,
+    pending_before: bool,
+}
+
+impl SigpipeGuard {
+    pub(super) fn new(_: RawFd) -> SigpipeGuard {
+        // SAFETY: the sets are valid for the calls.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            let mut old: libc::sigset_t = std::mem::zeroed();
+            let mut pending: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGPIPE);
+            libc::sigpending(&raw mut pending);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut old);
+            SigpipeGuard {
+                old,
+                pending_before: libc::sigismember(&raw const pending, libc::SIGPIPE) == 1,
+            }
+        }
+    }
+}
+
+impl Drop for SigpipeGuard {
+    fn drop(&mut self) {
+        // SAFETY: the sets are valid for the calls. sigwait(3) does not block: it
+        // is only called when SIGPIPE is pending and blocked.
+        unsafe {
+            let mut pending: libc::sigset_t = std::mem::zeroed();
+            libc::sigpending(&raw mut pending);
+            if !self.pending_before && libc::sigismember(&raw const pending, libc::SIGPIPE) == 1 {
+                let mut set: libc::sigset_t = std::mem::zeroed();
+                libc::sigemptyset(&raw mut set);
+                libc::sigaddset(&raw mut set, libc::SIGPIPE);
+                let mut signal: c_int = 0;
+                libc::sigwait(&raw const set, &raw mut signal);
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.old, std::ptr::null_mut());
+        }
+    }
+}

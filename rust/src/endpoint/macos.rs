@@ -1,0 +1,190 @@
+//! What macOS has instead: kqueue, utun, flags of descriptions. Compiled by
+//! tools/check, and never tried on a Mac.
+
+use std::ffi::c_char;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use libc::c_int;
+
+use super::{check, Device, Kind};
+use crate::error::OpenError;
+use crate::frame::DeviceHeader;
+
+/// For send(2).
+pub(super) const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+
+/// What poll(2) says of a socket that will give nothing more.
+pub(super) const SHUT_DOWN: libc::c_short = libc::POLLHUP;
+
+/// PATH_MAX, with the NUL.
+const PATH_SIZE: usize = 1024;
+
+/// A non-blocking description of our own for the tty behind `fd`. Not for a pipe:
+/// /dev/fd has the same description again. Refuses what kqueue cannot poll.
+pub(super) fn reopen(fd: RawFd, flags: c_int) -> Result<Option<OwnedFd>, OpenError> {
+    let mut path: [c_char; PATH_SIZE] = [0; PATH_SIZE];
+    // SAFETY: no memory is passed.
+    if unsafe { libc::isatty(fd) } == 0 {
+        // SAFETY: `path` has the size that F_GETPATH asks for.
+        return match unsafe { libc::fcntl(fd, libc::F_GETPATH, path.as_mut_ptr()) } {
+            // A FIFO. kqueue does not tell when its last writer closes it, for which
+            // reason libuv refuses to poll one.
+            0 => Err(OpenError::Unsupported),
+            _ => Ok(None),
+        };
+    }
+    // /dev/tty, another name of the terminal.
+    if !is_pollable(fd)? {
+        return Err(OpenError::Unsupported);
+    }
+    let flags = flags & libc::O_ACCMODE | libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY;
+    // SAFETY: `path` is larger than the 128 bytes of TIOCPTYGNAME, and writable for
+    // the size that ttyname_r(3) is told, which ends it with a NUL; the new descriptor
+    // is ours alone.
+    unsafe {
+        let request = libc::c_ulong::from(libc::TIOCPTYGNAME);
+        if libc::ioctl(fd, request, path.as_mut_ptr()) == 0 {
+            // The master of a pseudo-terminal: opening it makes another one.
+            return Ok(None);
+        }
+        if libc::ttyname_r(fd, path.as_mut_ptr(), path.len()) != 0 {
+            return Ok(None);
+        }
+        let fd = libc::open(path.as_ptr(), flags);
+        Ok((fd >= 0).then(|| OwnedFd::from_raw_fd(fd)))
+    }
+}
+
+/// Whether kqueue takes `fd`, which is no regular file: those it takes, and says of
+/// them what read(2) does not keep.
+pub(super) fn is_pollable(fd: RawFd) -> Result<bool, OpenError> {
+    let change = libc::kevent {
+        ident: fd as libc::uintptr_t,
+        filter: libc::EVFILT_READ,
+        flags: libc::EV_ADD,
+        fflags: 0,
+        data: 0,
+        udata: std::ptr::null_mut(),
+    };
+    // SAFETY: the new descriptor is ours alone; `change` is valid for the call, which
+    // has no room for events and so does not wait.
+    let added = unsafe {
+        let kqueue = OwnedFd::from_raw_fd(check(libc::kqueue())?);
+        check(libc::kevent(
+            kqueue.as_raw_fd(),
+            &raw const change,
+            1,
+            std::ptr::null_mut(),
+            0,
+            std::ptr::null(),
+        ))
+    };
+    match added {
+        Ok(_) => Ok(true),
+        Err(OpenError::System(libc::EINVAL)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// None: a kqueue that watches a descriptor is itself ready when that is not. So
+/// O_NONBLOCK is set on the socket, and put back at the end.
+pub(super) enum Watch {}
+
+impl Watch {
+    pub(super) fn new(_: RawFd) -> Result<Option<Watch>, OpenError> {
+        Ok(None)
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        match *self {}
+    }
+
+    pub(super) fn set_interest(&mut self, _: u32) -> u32 {
+        match *self {}
+    }
+
+    pub(super) fn ready(&self) -> u32 {
+        match *self {}
+    }
+}
+
+/// No device file takes packets: utun is a socket.
+pub(super) fn device(_: RawFd) -> Result<Option<Device>, OpenError> {
+    Ok(None)
+}
+
+/// A SOCK_DGRAM socket, which may be a utun device.
+pub(super) fn datagrams(fd: RawFd) -> Kind {
+    let mut name = [0u8; libc::IFNAMSIZ];
+    let mut len = name.len() as libc::socklen_t;
+    // SAFETY: `name` is writable for `len`.
+    let ret = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SYSPROTO_CONTROL,
+            libc::UTUN_OPT_IFNAME,
+            name.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if ret != 0 || !name.starts_with(b"utun") {
+        return Kind::Datagrams;
+    }
+    Kind::Device(Device {
+        header: Some(DeviceHeader::Utun),
+        ethernet: false,
+    })
+}
+
+/// recvmsg(2) of a packet: more than fits if it does not fit. recv(2) does not tell.
+pub(super) fn receive(fd: RawFd, out: &mut [u8]) -> libc::ssize_t {
+    let mut iov = libc::iovec {
+        iov_base: out.as_mut_ptr().cast(),
+        iov_len: out.len(),
+    };
+    // SAFETY: all of `message` is valid for the call, and `out` writable for its
+    // length.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &raw mut iov;
+        message.msg_iovlen = 1;
+        let n = libc::recvmsg(fd, &raw mut message, libc::MSG_DONTWAIT);
+        if n >= 0 && message.msg_flags & libc::MSG_TRUNC != 0 {
+            return out.len() as libc::ssize_t + 1;
+        }
+        n
+    }
+}
+
+/// Nothing: there is no queue of errors.
+pub(super) fn drop_reports(_: RawFd) {}
+
+/// Keeps a write from raising SIGPIPE, which here is the whole process's signal, so
+/// that blocking it in this thread would not do.
+pub(super) struct SigpipeGuard {
+    fd: RawFd,
+    silent_before: bool,
+}
+
+impl SigpipeGuard {
+    pub(super) fn new(fd: RawFd) -> SigpipeGuard {
+        // SAFETY: no memory is passed.
+        let silent_before = unsafe { libc::fcntl(fd, libc::F_GETNOSIGPIPE) } == 1;
+        let guard = SigpipeGuard { fd, silent_before };
+        guard.silence(true);
+        guard
+    }
+
+    fn silence(&self, on: bool) {
+        if !self.silent_before {
+            // SAFETY: no memory is passed.
+            unsafe { libc::fcntl(self.fd, libc::F_SETNOSIGPIPE, c_int::from(on)) };
+        }
+    }
+}
+
+impl Drop for SigpipeGuard {
+    fn drop(&mut self) {
+        self.silence(false);
+    }
+}
