@@ -175,8 +175,9 @@ impl Endpoint {
         }
         let file = !socket && mode != libc::S_IFIFO && !tty && device.is_none();
         // Some that the kernel makes up, as /proc/mounts, tell by poll(2) that they
-        // have changed; they are read like any other.
-        if file && mode != libc::S_IFREG && system::is_pollable(fd)? {
+        // have changed; they are read like any other. To ask also tells what is only
+        // the name of a file (O_PATH).
+        if file && system::is_pollable(fd)? && mode != libc::S_IFREG {
             return Err(OpenError::Unsupported);
         }
 
