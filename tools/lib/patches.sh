@@ -168,7 +168,7 @@ patches_apply() {
     copy_changed "$work/stage/$file" "$tree/$file"
   done
   if [[ ! -e $tree/$vendored || $(cat "$record/vendored" 2>/dev/null) != "$vendor_key" ]]; then
-    rm -rf "$tree/$vendored" "$tree/$vendored.new"
+    rm -rf "${tree:?}/$vendored" "$tree/$vendored.new"
     cp -r "$vendor_dir/vendor" "$tree/$vendored.new"
     mv "$tree/$vendored.new" "$tree/$vendored"
     echo "$vendor_key" | put "$record/vendored"
