@@ -20,6 +20,11 @@ const {
   cert, closing, isOpen, key, receive, run, send, socketPair, tlsPair,
 } = require('../common/tls-splice');
 
+// Only spliceTo() makes one
+assert.throws(() => new tls.TLSSplice(), { code: 'ERR_ILLEGAL_CONSTRUCTOR' });
+assert.throws(() => new tls.TLSSplice(Symbol('kCreate'), {}, {}, {}),
+              { code: 'ERR_ILLEGAL_CONSTRUCTOR' });
+
 // The endpoint decodes, and has decoded, what it reads.
 run(async () => {
   const { server } = await tlsPair();

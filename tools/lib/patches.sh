@@ -10,9 +10,10 @@ series_dir=$repo/node-patches
 # In a tree that the series was applied to: what the changed files were before, and checksums of what we put there.
 record_dir=deps/tls_splice/.applied
 
-# Neither the user's git configuration nor a surrounding repository may change what git prints here.
+# Neither the user's git configuration, nor his environment, nor a surrounding repository may change what git does here.
 plain_git() {
-  GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_CEILING_DIRECTORIES=$cache git "$@"
+  env -i PATH="$PATH" HOME=/nonexistent LC_ALL=C GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_ATTR_NOSYSTEM=1 \
+    GIT_CEILING_DIRECTORIES="$cache" git -c user.name=tls-splice -c user.email=tls-splice@localhost "$@"
 }
 
 # Each line of the series is a commit: its patch file, then the new files and folders that come with it.
@@ -181,8 +182,13 @@ patches_apply() {
 # plain_diff A B: what changed between two folders, in the one form that the series has: no object names, which depend
 # on nothing that a reader could check, and no settings of the user's.
 plain_diff() {
-  (cd "$1/.." && plain_git diff --no-index --no-prefix --no-color "$(basename "$1")" "$(basename "$2")" || :) |
-    sed '/^index [0-9a-f]*\.\.[0-9a-f]*/d'
+  local rc=0
+  (cd "$1/.." && plain_git diff --no-index --no-prefix --no-color --no-renames --text --diff-algorithm=myers -U3 \
+    "$(basename "$1")" "$(basename "$2")") >"$1.diff" || rc=$?
+  # 1: they differ.
+  ((rc <= 1)) || die "git diff failed ($rc)"
+  sed '/^index [0-9a-f]*\.\.[0-9a-f]*/d' "$1.diff"
+  rm "$1.diff"
 }
 
 # patch_header PATCH: who, what and why, up to the diff.
@@ -193,21 +199,34 @@ series_new() {
   sed -n "s/^$1[[:space:]]*//p" "$series_dir/series" | tr -s '[:space:]' '\n' | sed '/^$/d'
 }
 
-# new_files_of PATCH: the lines of new_files that belong to its commit.
+# new_files_of PATCH: the lines of new_files that belong to its commit: those below one of its folders, unless another
+# commit names them more closely.
 new_files_of() {
-  local path
-  while read -r path; do
-    new_files | awk -F'\t' -v p="$path" '$1 == p || index($1, p "/") == 1'
-  done < <(series_new "$1")
+  local patch path
+  new_files | awk -F'\t' -v wanted="$1" -v owners="$(for patch in $(series_patches); do
+    for path in $(series_new "$patch"); do printf '%s %s ' "$path" "$patch"; done
+  done)" '
+    BEGIN { n = split(owners, list, " ") }
+    {
+      owner = ""
+      longest = 0
+      for (i = 1; i < n; i += 2)
+        if (($1 == list[i] || index($1, list[i] "/") == 1) && length(list[i]) > longest) {
+          longest = length(list[i])
+          owner = list[i + 1]
+        }
+      if (owner == wanted) print
+    }'
 }
 
 # patches_export DIR: mails for git am. The same input gives the same bytes.
 patches_export() {
   local out=$1 patches patch number=0 name work file from
   vendor_ready
-  mkdir -p "$out"
-  compgen -G "$out/*" >/dev/null && die "$out is not empty"
+  [[ ! -e $out || -d $out ]] || die "$out is not a folder"
+  ! compgen -G "$out/*" >/dev/null || die "$out is not empty"
   work=$(scratch)
+  mkdir "$work/mails"
   mapfile -t patches < <(series_patches)
   for patch in "${patches[@]}"; do
     number=$((number + 1))
@@ -227,8 +246,11 @@ patches_export() {
       plain_diff "$work/a" "$work/b"
       echo '-- '
       echo tls-splice
-    } >"$out/$name"
+    } >"$work/mails/$name"
   done
+  # All or nothing.
+  mkdir -p "$out"
+  cp "$work/mails"/* "$out/"
   rm -rf "$work"
 }
 
@@ -268,7 +290,8 @@ patches_save() {
       [[ $(last_patch "$file" "$add_to" "$@") != "$patch" ]] || cp "$tree/$file" "$work/b/$file"
       install -D -m 644 "$work/b/$file" "$work/now/$file"
     done
-    { patch_header "$patch"; plain_diff "$work/a" "$work/b"; } | report "node-patches/$patch"
+    plain_diff "$work/a" "$work/b" >"$work/diff"
+    { patch_header "$patch"; cat "$work/diff"; } | report "node-patches/$patch"
   done
   while IFS=$'\t' read -r file from; do
     # What is made, not kept, is not edited either.
@@ -325,11 +348,11 @@ patches_check() {
   check_export "$work"
   rm -rf "$work"
   say "the series applies to Node $(tree_version "$tree") in $tree, without fuzz, and to git am"
-  say "it changes $(changed src '.*\.(cc|h)') lines of Node's C++, $(changed lib '.*\.js') of its JavaScript"
+  say "it changes $(lines_changed src '.*\.(cc|h)') lines of Node's C++, $(lines_changed lib '.*\.js') of its JavaScript"
 }
 
-# changed FOLDER PATTERN: how many lines are added to and taken from such files that Node has.
-changed() {
+# lines_changed FOLDER PATTERN: how many lines are added to and taken from such files that Node has.
+lines_changed() {
   cat "$series_dir"/*.patch | awk -v pattern="^(---|\\+\\+\\+) [ab]/$1/$2" '
     /^(---|\+\+\+) [ab]\// { wanted = $0 ~ pattern; next }
     wanted && /^[-+]/ { n++ }
@@ -424,7 +447,6 @@ check_export() {
   diff -r "$work/once" "$work/twice" >&2 || die "exporting twice gives different bytes"
   (
     cd "$work/0"
-    export GIT_AUTHOR_NAME=check GIT_AUTHOR_EMAIL=check@localhost GIT_COMMITTER_NAME=check GIT_COMMITTER_EMAIL=check@localhost
     plain_git init -q .
     plain_git add -A
     plain_git commit -q -m base

@@ -1,8 +1,8 @@
 {
   'variables': {
     'tls_splice_archive': '<(SHARED_INTERMEDIATE_DIR)/tls_splice/<(STATIC_LIB_PREFIX)tls_splice<(STATIC_LIB_SUFFIX)',
-    # The headers of an OpenSSL that is not Node's own; empty: where pkg-config
-    # finds them.
+    # The headers of an OpenSSL that is not Node.js's own, relative to the top of
+    # the tree; empty: where pkg-config finds them.
     'tls_splice_openssl_includes%': '',
   },
   'targets': [
@@ -21,7 +21,7 @@
         'cargo_flags': [],
         'conditions': [
           [ 'node_shared_openssl=="false"', {
-            'cargo_flags': [ '--openssl-includes', '../openssl/openssl/include' ],
+            'cargo_flags': [ '--openssl-includes', 'deps/openssl/openssl/include' ],
           }, 'tls_splice_openssl_includes!=""', {
             'cargo_flags': [ '--openssl-includes', '<(tls_splice_openssl_includes)' ],
           }],
@@ -43,6 +43,7 @@
           'outputs': [ '<(tls_splice_archive)' ],
           'action': [
             '<(python)', 'cargo.py',
+            '--arch', '<(target_arch)',
             '--target-dir', '<(INTERMEDIATE_DIR)/cargo',
             '--output', '<@(_outputs)',
             '<@(cargo_flags)',

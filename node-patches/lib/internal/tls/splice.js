@@ -42,6 +42,7 @@ const {
   ErrnoException,
   codes: {
     ERR_FEATURE_UNAVAILABLE_ON_PLATFORM,
+    ERR_ILLEGAL_CONSTRUCTOR,
     ERR_INTERNAL_ASSERTION,
     ERR_INVALID_ARG_TYPE,
     ERR_INVALID_ARG_VALUE,
@@ -61,7 +62,7 @@ const {
   validateString,
 } = require('internal/validators');
 const {
-  // On Windows there is neither this nor the constants.
+  // On Windows, for one, there is neither this nor the constants.
   TLSSplice: NativeSplice,
   TLSWrap,
   spliceConstants: {
@@ -144,6 +145,8 @@ const kWriter = Symbol('kWriter');
 const kMarker = new FastBuffer();
 // On a TLSSocket: a timer for the rest of its idle time.
 const kIdleTimer = Symbol('kIdleTimer');
+// Only spliceTo() makes a TLSSplice.
+const kCreate = Symbol('kCreate');
 // On a TLSSplice: what the TLSSocket tells and asks it.
 const kLastMove = Symbol('kLastMove');
 const kOnDestroy = Symbol('kOnDestroy');
@@ -288,7 +291,9 @@ class TLSSplice extends EventEmitter {
   #tlsError = null;
   #listeners = null;
 
-  constructor(socket, native, options) {
+  constructor(token, socket, native, options) {
+    if (token !== kCreate)
+      throw new ERR_ILLEGAL_CONSTRUCTOR();
     super();
     this.#socket = socket;
     this.#native = native;
@@ -305,7 +310,7 @@ class TLSSplice extends EventEmitter {
         framing: 'raw',
         autoClose: false,
       };
-      const peer = new TLSSplice(stream, openNative(mirrored), {
+      const peer = new TLSSplice(kCreate, stream, openNative(mirrored), {
         ...mirrored,
         stream: undefined,
         signal: undefined,
@@ -1152,7 +1157,7 @@ function spliceTo(options) {
   else if (validated.stream !== undefined)
     checkEndpoint(validated.stream);
   checkIsOther(this, validated);
-  return new TLSSplice(this, openNative(validated), validated);
+  return new TLSSplice(kCreate, this, openNative(validated), validated);
 }
 
 /**
