@@ -232,5 +232,49 @@ exports_same() {
 }
 check 'exporting twice gives the same bytes' exports_same
 
+exports_same_for_all() {
+  mkdir -p "$work/config/git"
+  printf '*.rs -diff\n*.md binary\n' >"$work/config/git/attributes"
+  printf '[diff]\n\tcontext = 9\n\tnoprefix = true\n' >"$work/config/git/config"
+  (
+    umask 077
+    export XDG_CONFIG_HOME=$work/config GIT_EXTERNAL_DIFF=/bin/true TZ=Asia/Kolkata
+    # The cache is where it was.
+    XDG_CACHE_HOME=${cache%/tls-splice} "$repo/tools/patches" export "$work/three"
+  )
+  diff -r "$work/one" "$work/three"
+}
+check '  whatever the settings of the user are' exports_same_for_all
+
+# With another cache folder, a cargo that does what it is told, and no sandbox.
+vendors() {
+  local from
+  from=$(printf '%s\n' "$cache"/vendor-*/ | xargs -d '\n' ls -dt | head -n 1)
+  mkdir "$work/bin" "$work/cache"
+  cat >"$work/bin/cargo" <<SH
+#!/bin/sh
+[ "\$1" != --version ] || { echo cargo 1.90.0; exit; }
+case \$(cat "$work/cargo-does") in
+  fail) echo 'no network here' >&2; exit 101 ;;
+  alter) cp -r "$from/vendor" . && cp "$from/Cargo.lock" . && echo '// more' >>vendor/libc/src/lib.rs ;;
+  vendor) cp -r "$from/vendor" . && cp "$from/Cargo.lock" . ;;
+esac
+SH
+  chmod +x "$work/bin/cargo"
+  cd /
+  echo fail >"$work/cargo-does"
+  if PATH="$work/bin:$PATH" XDG_CACHE_HOME=$work/cache "$repo/tools/patches" export "$work/four" 2>"$work/said"; then return 1; fi
+  grep -q 'no network here' "$work/said"
+  grep -q 'Fetching the crates of the Rust core failed' "$work/said"
+  [[ ! -e $work/four ]]
+  echo alter >"$work/cargo-does"
+  if PATH="$work/bin:$PATH" XDG_CACHE_HOME=$work/cache "$repo/tools/patches" export "$work/four" 2>"$work/said"; then return 1; fi
+  grep -q 'the crates are not those of tools/vendor.sha256' "$work/said"
+  echo vendor >"$work/cargo-does"
+  PATH="$work/bin:$PATH" XDG_CACHE_HOME=$work/cache "$repo/tools/patches" export "$work/four"
+  diff -r "$work/one" "$work/four"
+}
+[[ ! $sandbox_root ]] || check 'crates that cannot be fetched, or are others, are an error, and no longer when they can' vendors
+
 echo "$passed passed, $failed failed"
 ((failed == 0))
