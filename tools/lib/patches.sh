@@ -13,7 +13,7 @@ record_dir=deps/tls_splice/.applied
 # Neither the user's git configuration, nor his environment, nor a surrounding repository may change what git does here.
 plain_git() {
   env -i PATH="$PATH" HOME=/nonexistent LC_ALL=C GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_ATTR_NOSYSTEM=1 \
-    GIT_CEILING_DIRECTORIES="$cache" git -c user.name=tls-splice -c user.email=tls-splice@localhost "$@"
+    GIT_CEILING_DIRECTORIES="$cache" git -c user.name=tls-splice -c user.email=tls-splice@example.org "$@"
 }
 
 # Each line of the series is a commit: its patch file, then the new files and folders that come with it.
