@@ -68,6 +68,7 @@ applies() {
   grep -q enable-tls-splice "$work/tree/configure.py"
   cmp "$repo/node-patches/deps/tls_splice/tls_splice.gyp" "$work/tree/deps/tls_splice/tls_splice.gyp"
   cmp "$repo/rust/src/lib.rs" "$work/tree/deps/tls_splice/rust/src/lib.rs"
+  [[ -x $work/tree/configure.py && ! -x $work/tree/node.gyp ]]
 }
 check 'the series applies' applies
 

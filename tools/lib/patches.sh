@@ -100,11 +100,13 @@ known() {
   sum=$(sha256sum <"$2/$1") && grep -qxF "${sum%% *}  $1" "$2/$record_dir/sums" 2>/dev/null
 }
 
-# copy_changed FROM TO: keeps the time of a file that has that content already, or ninja would compile it again.
+# copy_changed FROM TO: keeps the time of a file that has that content already, or ninja would compile it again, and the
+# mode of one that has not.
 copy_changed() {
   cmp -s "$1" "$2" || {
     mkdir -p "$(dirname "$2")"
     cp "$1" "$2.new.$$"
+    [[ ! -e $2 ]] || chmod --reference="$2" "$2.new.$$"
     mv "$2.new.$$" "$2"
   }
 }
