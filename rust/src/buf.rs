@@ -172,6 +172,11 @@ impl Held {
         }
     }
 
+    /// Whether [`Held::front`] is of [`Held::push_before`].
+    pub fn has_before(&self) -> bool {
+        !self.before.is_empty() && !self.gathered
+    }
+
     /// Bytes held.
     pub fn len(&self) -> usize {
         let before: usize = self.before.iter().map(Vec::len).sum();

@@ -663,6 +663,8 @@ impl Pump {
             // What was read must be sent, even when stopping: OpenSSL may have
             // begun with it, and the source cannot take it back.
             while !encrypt.held.is_empty() {
+                // What came before the splice is a stream, in any pieces.
+                let packets = packets && !encrypt.held.has_before();
                 // More that is ready shares its record.
                 if packets && encrypt.batch == 0 && !stopping && !encrypt.eof {
                     break;

@@ -696,6 +696,30 @@ fn bytes_from_before_the_splice_are_packets_too() {
 }
 
 #[test]
+fn packets_read_before_the_splice_go_first() {
+    for (cut, stop) in [(100_001, true), (100_001, false), (999, true), (999, false)] {
+        let packets: Vec<_> = (0..130).map(|i| ip_packet(1400, i)).collect();
+        let stream = framed(TLS_SPLICE_FRAMING_IP, &packets);
+        let (mut rig, far) = Rig::datagrams(TLS_SPLICE_FRAMING_IP);
+        for piece in [&stream[..cut], &stream[cut..]] {
+            let (base, len) = (piece.as_ptr(), piece.len());
+            unsafe { tls_splice_push_before(rig.splice, TLS_SPLICE_ENCRYPT, base, len) };
+        }
+        let after = ip_packet(1000, 7);
+        far.send(&after).unwrap();
+        let mut expected = stream;
+        if stop {
+            unsafe { tls_splice_stop(rig.splice) };
+        } else {
+            expected.extend(&after);
+        }
+        let (over, got) = rig.encrypt_all();
+        assert!(!over && got == expected, "{} bytes", got.len());
+        assert_eq!(rig.stats().packets_out, 130 + u64::from(!stop));
+    }
+}
+
+#[test]
 fn a_stop_hands_whole_packets_back() {
     let packets: Vec<_> = (0..1000u32).map(|i| ip_packet(1400, i as u8)).collect();
     let stream = framed(TLS_SPLICE_FRAMING_IP, &packets);

@@ -887,9 +887,9 @@ class World {
     splice.error = err;
     if (this.#tlsFault)
       return;
-    if (!this.#endpointMayFail() && !this.#isForEnded(err))
+    if (!this.#endpointMayFail() && !this.#isForEnded(err) && !this.#isEndedEarly(err))
       fail(`the splice fails: ${err.stack}`);
-    if (err.code === 'ERR_STREAM_PREMATURE_CLOSE')
+    if (err.code === 'ERR_STREAM_PREMATURE_CLOSE' || this.#isEndedEarly(err))
       return;
     const ofTLS = this.#endpoint?.encrypted &&
       (err === this.#endpoint.errored || (this.#farFault && err.code.startsWith('ERR_SSL_')));
@@ -908,6 +908,11 @@ class World {
       return this.#endpointEnded && this.#F.ended && !endpoint?.encrypted;
     return code === 'EPIPE' && syscall === 'write' &&
       (endpoint?.writableEnded || (endpoint?.encrypted && this.#socket.writableEnded));
+  }
+
+  // JavaScript has ended the stream between spliceTo() and the end of the handshake.
+  #isEndedEarly({ code }) {
+    return code === 'ERR_INVALID_STATE' && this.#config.early && this.#endpoint?.writableEnded;
   }
 
   // The documented ends.

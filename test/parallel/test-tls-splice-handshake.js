@@ -154,6 +154,29 @@ run(async () => {
   }));
 });
 
+// What start() would have thrown for
+for (const { change, code } of [
+  { change: ({ endpoint }) => endpoint.end(), code: 'ERR_INVALID_STATE' },
+  { change: ({ endpoint }) => endpoint.setEncoding('utf8'), code: 'ERR_INVALID_STATE' },
+  { change: ({ client }) => client.setEncoding('utf8'), code: 'ERR_INVALID_STATE' },
+  { change: ({ endpoint }) => endpoint.destroy(), code: 'ERR_STREAM_PREMATURE_CLOSE' },
+]) {
+  run(async () => {
+    const { 0: endpoint, 1: other } = await socketPair();
+    const { 0: a, 1: b } = await socketPair();
+    const { client, server } = tlsOver(a, b);
+    const splice = client.spliceTo({ stream: endpoint }).start();
+    change({ client, endpoint });
+    await assert.rejects(splice.finished, { code });
+    assert.strictEqual(splice.stats.bytesIn, 0);
+    server.end('for JS');
+    server.resume();
+    assert.strictEqual((await client.setEncoding('utf8').toArray()).join(''), 'for JS');
+    endpoint.destroy();
+    other.destroy();
+  });
+}
+
 // Right after it: in the listeners that Node itself calls, with what the peer
 // has sent along already there.
 for (const version of ['TLSv1.2', 'TLSv1.3']) {
