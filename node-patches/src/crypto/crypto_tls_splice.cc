@@ -14,6 +14,9 @@
 #include "util-inl.h"
 #include "v8.h"
 
+#include <algorithm>
+#include <limits>
+
 namespace node {
 
 using ncrypto::MarkPopErrorOnReturn;
@@ -74,6 +77,9 @@ TLSSplice::~TLSSplice() {
 
 void TLSSplice::MemoryInfo(MemoryTracker* tracker) const {
   tracker->TrackField("tls_wrap", tls_wrap_);
+  tracker->TrackFieldWithSize("stats", sizeof(*stats_));
+  if (file_) tracker->TrackFieldWithSize("file", sizeof(*file_));
+  if (endpoint_) tracker->TrackFieldWithSize("endpoint", sizeof(*endpoint_));
   if (pump_ != nullptr) {
     tracker->TrackFieldWithSize(
         "held", tls_splice_undelivered(pump_), "tls_splice");
@@ -100,11 +106,15 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[4]->IsBoolean());
 
   const int fd = args[0].As<v8::Int32>()->Value();
+  // More than there are addresses is no limit.
+  const double high_water_mark =
+      std::min(args[2].As<Number>()->Value(),
+               static_cast<double>(std::numeric_limits<size_t>::max()));
   tls_splice_config config{
       .struct_size = sizeof(config),
       .fd = fd,
       .directions = args[1].As<Uint32>()->Value(),
-      .high_water_mark = static_cast<size_t>(args[2].As<Number>()->Value()),
+      .high_water_mark = static_cast<size_t>(high_water_mark),
       .framing = args[3].As<Uint32>()->Value(),
   };
   int err = tls_splice_new(&config, &splice->pump_);
