@@ -233,6 +233,15 @@ impl Held {
         taken
     }
 
+    /// Holds what another one did, and nothing else. Later buffers are of the same size
+    /// as before.
+    pub fn replace(&mut self, other: Held) {
+        *self = Held {
+            size: self.size,
+            ..other
+        };
+    }
+
     /// Brings what is held together in the buffer, as much of it as fits: from then
     /// on [`Held::front`] is all of that.
     pub fn gather(&mut self) {

@@ -484,7 +484,7 @@ impl Pump {
             }
         };
         self.stats.bytes_in += n as u64;
-        encrypt.held = decrypt.held.take(n);
+        encrypt.held.replace(decrypt.held.take(n));
         decrypt.stalled &= !decrypt.held.is_empty();
         true
     }
@@ -685,12 +685,12 @@ impl Pump {
                 };
                 if n == 0 && stopping {
                     // It would have failed for that.
-                    encrypt.held = Held::default();
+                    encrypt.held.replace(Held::default());
                     break;
                 }
                 if n == 0 {
                     self.failure = Some(encrypt.out_of_step());
-                    encrypt.held = Held::default();
+                    encrypt.held.replace(Held::default());
                     return TLS_SPLICE_STEP_FAILED | TLS_SPLICE_STEP_FLUSH;
                 }
                 // SAFETY: by the contract above.

@@ -338,3 +338,21 @@ fn packets_are_counted_on_their_way_and_the_last_good_one_arrives() {
     assert!(unsafe { tls_splice_get_failure(a.splice, &mut failure) });
     assert_eq!((failure.framing, failure.offset), (TLS_SPLICE_DECRYPT, 120));
 }
+
+#[test]
+fn what_was_passed_leaves_room_for_a_large_read() {
+    let a = End::raw(TLS_SPLICE_DECRYPT);
+    let b = End::raw(TLS_SPLICE_ENCRYPT);
+    let room = || unsafe {
+        let transfer = tls_splice_begin_transfer(b.splice, b.ours.0, READABLE);
+        tls_splice_end_transfer(b.splice, READABLE, -(libc::ECANCELED as isize));
+        transfer.buf.len
+    };
+    let before = room();
+    a.receive(b"abc");
+    a.decrypt();
+    assert!(a.pass(&b));
+    b.encrypt();
+    assert_eq!(b.sent(), b"abc");
+    assert_eq!(room(), before);
+}
