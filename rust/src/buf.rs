@@ -240,6 +240,7 @@ impl Held {
             size: self.size,
             ..other
         };
+        self.release_if_empty();
     }
 
     /// Brings what is held together in the buffer, as much of it as fits: from then
@@ -324,6 +325,17 @@ mod tests {
         assert_eq!((taken.front(), taken.len()), (&b"c"[..], 4));
         taken.consume(1);
         assert_eq!(taken.front(), b"def");
+    }
+
+    #[test]
+    fn what_is_replaced_changes_no_sizes() {
+        let mut small = Held::new(Size::Small);
+        small.push_before(b"abc");
+        small.chunk();
+        let mut held = Held::new(Size::Large);
+        held.replace(small);
+        held.consume(3);
+        assert_eq!(held.chunk().spare().len(), LARGE_CHUNK_SIZE);
     }
 
     #[test]
