@@ -38,6 +38,8 @@ equal() {
 
 inspected() {
   local log=$work/inspect
+  # It has the answer of the one before, until the next one has begun.
+  : >"$log"
   "$1" --inspect=127.0.0.1:0 -e 'setTimeout(() => {}, 60000)' 2>"$log" &
   local pid=$! url='' _
   for _ in {1..100}; do

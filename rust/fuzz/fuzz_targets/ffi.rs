@@ -154,10 +154,8 @@ impl Endpoint {
 }
 
 fn unnamed() -> std::os::unix::net::SocketAddr {
-    use std::os::linux::net::SocketAddrExt;
-    // Abstract: no file is left behind, and no other process has this number.
-    let name = format!("tls-splice-fuzz-{}", std::process::id());
-    std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap()
+    // Linux chooses an abstract name that nobody has (autobind, unix(7)): no file is left behind.
+    std::os::unix::net::SocketAddr::from_pathname("").unwrap()
 }
 
 fn pipe() -> (OwnedFd, OwnedFd) {
