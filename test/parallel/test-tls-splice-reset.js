@@ -107,6 +107,37 @@ for (const separate of [false, true]) {
   });
 }
 
+// The same after the end of the connection has been read, and waits for the sink.
+for (const separate of [false, true]) {
+  run(async () => {
+    const { 0: endpoint, 1: other } = await socketPair();
+    const { client, server } = await tlsPair({ maxVersion: 'TLSv1.2', allowHalfOpen: true });
+    server.on('error', () => {});
+    client.write('before');
+    await once(server, 'readable');
+    endpoint.cork();
+    const splices = (separate ? ['in', 'out'] : ['duplex']).map(
+      (direction) => server.spliceTo({ stream: endpoint, direction }).start());
+    const failed = splices.map((splice) => assert.rejects(splice.finished, {
+      code: 'EPIPE', syscall: 'write',
+    }));
+    client.destroy();
+    await once(client, 'close');
+    for (const byte of 'xy') {
+      await settled(() => server.bytesWritten);
+      other.write(byte);
+    }
+    await settled(() => server.bytesWritten);
+    assert.strictEqual(server.bytesWritten, 2);
+    assert.strictEqual(server.destroyed, false);
+    endpoint.uncork();
+    assert.strictEqual(`${(await once(other, 'data'))[0]}`, 'before');
+    await Promise.all(failed);
+    assert.strictEqual(splices[0].stats.bytesIn, 6);
+    assert.strictEqual(server.destroyed, true);
+  });
+}
+
 // The end of the handshake, data, close_notify and a reset arrive together. What
 // the server then writes, session tickets, fails while the data is on its way.
 run(async () => {

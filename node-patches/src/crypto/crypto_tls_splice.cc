@@ -504,6 +504,7 @@ void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
                     !tls_wrap_->current_write_ && !tls_wrap_->shutdown_;
   previous_listener_->OnStreamAfterWrite(w, status);
   if (status != 0 && ours) FailTLS(status);
+  if (!direct_ && out_more_) ScheduleTurn();
 }
 
 bool TLSSplice::IsFlushed(const TLSWrap& tls_wrap) {
