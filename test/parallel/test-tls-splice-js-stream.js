@@ -102,6 +102,38 @@ for (const version of ['TLSv1.2', 'TLSv1.3']) {
   }
 }
 
+// A Duplex that takes its time is not written to twice at once: not when splices
+// have waited for what was corked before them, nor beside an empty write.
+for (const emptyWrite of [false, true]) run(async () => {
+  const { 0: a, 1: b } = await socketPair();
+  const slow = new Duplex({
+    read() { b.resume(); },
+    write(chunk, encoding, callback) {
+      b.write(chunk, () => setImmediate(callback));
+    },
+    final(callback) { b.end(callback); },
+  });
+  b.on('data', (chunk) => slow.push(chunk));
+  b.on('end', () => slow.push(null));
+  const { client, server } = tlsOver(a, slow, { allowHalfOpen: true });
+  await once(client, 'secureConnect');
+  const { 0: endpoint, 1: other } = await socketPair();
+  const inward = receive(client);
+  endpoint.pause();
+  const sending = send(other, kSize);
+  await once(endpoint, 'readable');
+  server.cork();
+  for (let i = 0; i < 2; i++)
+    await server.spliceTo({ stream: endpoint, direction: 'out' }).start().stop();
+  if (emptyWrite)
+    server.write('');
+  server.uncork();
+  const splice = server.spliceTo({ stream: endpoint, direction: 'out' }).start();
+  await sending;
+  await splice.finished;
+  (await inward).check(kSize);
+});
+
 // stop(), an abort and end() inside the write of a Duplex, which may be done at
 // once or later
 const acts = {

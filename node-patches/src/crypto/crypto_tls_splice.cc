@@ -161,6 +161,8 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
     return args.GetReturnValue().Set(false);
   }
 
+  // The pump takes no other call inside of one.
+  CHECK_EQ(splice->depth_, 0);
   Environment* env = splice->env();
   tls_splice_start(splice->pump_, direction);
   Local<Array> chunks = args[2].As<Array>();
@@ -581,7 +583,8 @@ void TLSSplice::DeliverHeldRead() {
   }
   held_read_ = 0;
   state_bits_ |= kInOver;
-  if (nread != UV_EOF) state_bits_ |= kTLSFailed;
+  // A write can have failed since.
+  if (nread != UV_EOF || write_error_ != 0) state_bits_ |= kTLSFailed;
   Notify();
   previous_listener_->OnStreamRead(nread, uv_buf_init(nullptr, 0));
 }

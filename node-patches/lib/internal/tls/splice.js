@@ -23,7 +23,7 @@ const EventEmitter = require('events');
 const { Stream } = require('stream');
 const net = require('net');
 const { FastBuffer } = require('internal/buffer');
-const { clearTimeout, setTimeout } = require('timers');
+const { clearTimeout, setImmediate, setTimeout } = require('timers');
 const { getValidatedFd } = require('internal/fs/utils');
 const { kOnIdle } = require('internal/net');
 const { kTimeout } = require('internal/timers');
@@ -143,6 +143,8 @@ const kWriter = Symbol('kWriter');
 // further: an empty write of TLSWrap's is one of the stream below, which may have
 // one of its own by then.
 const kMarker = new FastBuffer();
+// On a TLSSocket: it has been written to that.
+const kMarked = Symbol('kMarked');
 // On a TLSSocket: a timer for the rest of its idle time.
 const kIdleTimer = Symbol('kIdleTimer');
 // Only spliceTo() makes a TLSSplice.
@@ -680,6 +682,14 @@ class TLSSplice extends EventEmitter {
   }
 
   #beginOutNow() {
+    // A callback of OpenSSL can run ticks. The pump is in the middle of it.
+    if (this.#native.getState() & kBusy) {
+      setImmediate(() => {
+        if (this.#state === 'running')
+          this.#beginOutNow();
+      });
+      return;
+    }
     const chunks = this.#endpointChunks ?? [];
     if (!this.#native.start(this.#socket._handle, kOut, chunks,
                             this.#endpoint?._handle)) {
