@@ -101,7 +101,8 @@
 // `tls_splice_free`.
 //
 // Calls on it must not overlap in time, but an OpenSSL callback may re-enter
-// from within one: then only `tls_splice_cancel` is let in.
+// from within one: then only `tls_splice_cancel` and `tls_splice_end_encrypt` are
+// let in.
 struct tls_splice;
 
 // What `tls_splice_new` is told. `struct_size` comes first in each version.
@@ -310,7 +311,8 @@ void tls_splice_push_before(struct tls_splice *splice,
 // `splice` must be NULL or valid.
 void tls_splice_stop(struct tls_splice *splice);
 
-// Stops reading the source, as if it had ended; also before the start.
+// Stops reading the source, as if it had ended; also before the start. Inside an
+// OpenSSL callback of a call on `splice`, when that call returns.
 //
 // # Safety
 // `splice` must be NULL or valid.

@@ -356,14 +356,17 @@ pub unsafe extern "C" fn tls_splice_stop(splice: *mut tls_splice) {
     unsafe { with(splice, (), |pump, _| pump.stop()) }
 }
 
-/// Stops reading the source, as if it had ended; also before the start.
+/// Stops reading the source, as if it had ended; also before the start. Inside an
+/// OpenSSL callback of a call on `splice`, when that call returns.
 ///
 /// # Safety
 /// `splice` must be NULL or valid.
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_end_encrypt(splice: *mut tls_splice) {
-    // SAFETY: passed on.
-    unsafe { with(splice, (), |pump, _| pump.end_encrypt()) }
+    // SAFETY: NULL or valid, by the contract above.
+    if let Some(splice) = unsafe { splice.as_ref() } {
+        guard((), || splice.end_encrypt());
+    }
 }
 
 /// Tells a call on `splice` that is under way, inside whose OpenSSL callback

@@ -8,11 +8,13 @@ use crate::pump::Pump;
 /// `tls_splice_free`.
 ///
 /// Calls on it must not overlap in time, but an OpenSSL callback may re-enter
-/// from within one: then only `tls_splice_cancel` is let in.
+/// from within one: then only `tls_splice_cancel` and `tls_splice_end_encrypt` are
+/// let in.
 #[allow(non_camel_case_types)]
 pub struct tls_splice {
     busy: Cell<bool>,
     cancelled: Cell<bool>,
+    ended: Cell<bool>,
     pump: UnsafeCell<Pump>,
 }
 
@@ -21,6 +23,7 @@ impl tls_splice {
         tls_splice {
             busy: Cell::new(false),
             cancelled: Cell::new(false),
+            ended: Cell::new(false),
             pump: UnsafeCell::new(pump),
         }
     }
@@ -32,7 +35,11 @@ impl tls_splice {
         }
         // SAFETY: `busy` was false, so no other reference to the pump is alive.
         // If `f` panics it stays set, and the pump is not reached again.
-        let result = f(unsafe { &mut *self.pump.get() }, &self.cancelled);
+        let pump = unsafe { &mut *self.pump.get() };
+        let result = f(pump, &self.cancelled);
+        if self.ended.take() {
+            pump.end_encrypt();
+        }
         self.cancelled.set(false);
         self.busy.set(false);
         Some(result)
@@ -42,5 +49,11 @@ impl tls_splice {
     /// `SSL_write` does.
     pub(crate) fn cancel(&self) {
         self.cancelled.set(self.busy.get());
+    }
+
+    /// [`Pump::end_encrypt`], after a call that is under way.
+    pub(crate) fn end_encrypt(&self) {
+        self.ended.set(true);
+        self.with(|_, _| ());
     }
 }

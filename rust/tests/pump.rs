@@ -717,7 +717,7 @@ unsafe extern "C" fn reenter(ssl: *const SSL, _: c_int, _: c_int) {
 }
 
 #[test]
-fn a_callback_may_cancel_and_nothing_else() {
+fn a_callback_may_cancel() {
     for attach in [true, false] {
         let mut rig = Rig::new(Options {
             version: TLS1_2,
@@ -770,6 +770,55 @@ fn a_cancelled_write_says_stopped() {
     rig.encrypt();
     rig.drain();
     assert_eq!(rig.from_us.at, 1000, "nothing was lost");
+}
+
+unsafe extern "C" fn end_from_inside(_: *const SSL, _: c_int, _: c_int) {
+    let splice = INSIDE.get();
+    if !splice.is_null() {
+        SEEN.set(SEEN.get() + 1);
+        unsafe { tls_splice_end_encrypt(splice) };
+    }
+}
+
+#[test]
+fn a_callback_may_end_the_encrypt_direction() {
+    // While that encrypts itself, and while the other one decrypts
+    for by_encrypt in [true, false] {
+        let mut rig = Rig::new(Options {
+            version: if by_encrypt { TLS1_3 } else { TLS1_2 },
+            ..Options::default()
+        });
+        rig.start();
+        unsafe { SSL_set_info_callback(rig.ours.0, Some(end_from_inside)) };
+        INSIDE.set(rig.splice);
+        SEEN.set(0);
+        if by_encrypt {
+            assert_eq!(unsafe { SSL_key_update(rig.ours.0, 0) }, 1);
+            rig.source_write(1000);
+            rig.encrypt();
+        } else {
+            unsafe {
+                assert_eq!(SSL_renegotiate(rig.peer.0), 1);
+                ossl::SSL_do_handshake(rig.peer.0);
+            }
+            rig.peer_turn();
+            rig.stream_read();
+        }
+        INSIDE.set(ptr::null_mut());
+        assert!(SEEN.get() > 0, "no callback has run");
+        assert!(!rig.out_over && !rig.out_stopped);
+        rig.settle();
+        // Not read any more.
+        rig.source_write(1000);
+        rig.encrypt();
+        rig.settle();
+        assert!(rig.out_over);
+        assert_eq!(rig.from_us.at, if by_encrypt { 1000 } else { 0 });
+        // The other direction goes on.
+        rig.peer_write(70_000);
+        rig.drain();
+        assert_eq!(rig.to_us.at, 70_000);
+    }
 }
 
 #[test]

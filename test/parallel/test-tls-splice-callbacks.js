@@ -1,8 +1,8 @@
 'use strict';
 
 // Renegotiation (TLS 1.2) runs listeners of JS in the middle of what the pump
-// does: 'keylog' and 'newSession' on the server. They may stop or destroy the
-// splice, or start another. A start() and an end run listeners as well, which may
+// does: 'keylog' and 'newSession' on the server. They may stop, end or destroy the
+// splice, let it begin, or start another. A start() and an end run listeners as well, which may
 // throw.
 
 const common = require('../common');
@@ -24,8 +24,8 @@ const kSize = 3e6;
 const state = { code: 'ERR_INVALID_STATE' };
 
 // A server whose socket is spliced while the client renegotiates; `inside` runs
-// in the callback.
-async function renegotiate(callback, direction, inside) {
+// in the callback, and `before` before the splice.
+async function renegotiate(callback, direction, inside, before = () => {}) {
   const { 0: endpoint, 1: other } = await socketPair();
   let armed = false;
   let called = 0;
@@ -58,6 +58,7 @@ async function renegotiate(callback, direction, inside) {
     server.on('keylog', call);
   client.on('error', () => {});
   server.on('error', () => {});
+  before(server);
   const splice = server.spliceTo({ stream: endpoint, direction }).start();
   const events = record(splice, ['error', 'close']);
   const context = { client, server, endpoint, other, splice };
@@ -160,6 +161,32 @@ for (const callback of ['keylog', 'newSession']) {
       assert.strictEqual(stats.reason, 'end');
       assert.strictEqual(stats.bytesOut, kSize);
       assert.strictEqual(stats.bytesIn, kSize);
+    });
+  }
+
+  for (const direction of ['out', 'duplex']) {
+    // The end of the socket, which the pump is told as soon as it can be
+    run(async () => {
+      const { client, server, other, splice, renegotiated } =
+        await renegotiate(callback, direction, ({ server }) => server.end());
+      assert.ifError(await renegotiated);
+      const inward = receive(direction === 'out' ? server : other);
+      (await receive(client)).check(0);
+      await send(client, kSize, { seed: 1 });
+      (await inward).check(kSize, 1);
+      assert.strictEqual((await splice.finished).reason, 'end');
+    });
+
+    // The last of what 'out' has waited for
+    run(async () => {
+      const context = await renegotiate(callback, direction, ({ server }) => server.uncork(),
+                                        (server) => server.cork());
+      assert.ifError(await context.renegotiated);
+      const outward = receive(context.client);
+      await send(context.other, kSize, { seed: 2 });
+      (await outward).check(kSize, 2);
+      context.client.end();
+      assert.strictEqual((await context.splice.finished).reason, 'end');
     });
   }
 

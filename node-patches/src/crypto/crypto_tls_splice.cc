@@ -707,6 +707,11 @@ void TLSSplice::Encrypt() {
       depth_ > 0 || flushing_ || !tls_wrap_->ssl_) {
     return;
   }
+  // A stream of JS takes no other write meanwhile.
+  if (!direct_ && tls_wrap_->current_empty_write_) {
+    out_more_ = true;
+    return;
+  }
   BaseObjectPtr<TLSSplice> strong_ref{this};
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
   // Before the splice, when nobody was there to hear of it.
@@ -714,6 +719,8 @@ void TLSSplice::Encrypt() {
   SSLPointer ssl = KeepAlive(tls_wrap->ssl_);
   MarkPopErrorOnReturn mark_pop_error_on_return;
 
+  // The end of the source can come from inside.
+  out_more_ = false;
   depth_++;
   const uint32_t step = tls_splice_encrypt(pump_, ssl.get());
   depth_--;
@@ -722,7 +729,7 @@ void TLSSplice::Encrypt() {
   if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
   CountBytes();
   want_tls_ = (step & TLS_SPLICE_STEP_WANT_TLS) != 0;
-  out_more_ = (step & TLS_SPLICE_STEP_MORE) != 0;
+  if ((step & TLS_SPLICE_STEP_MORE) != 0) out_more_ = true;
   if ((step & TLS_SPLICE_STEP_FLUSH) != 0) {
     // A stream of JS writes by calling into JS, which may ask for more.
     flushing_ = true;

@@ -5,6 +5,7 @@
 // what, how a socket is handed over and given back, and how it ends.
 
 const {
+  ArrayPrototypeFilter,
   ArrayPrototypeSlice,
   Float64Array,
   FunctionPrototypeCall,
@@ -675,6 +676,7 @@ class TLSSplice extends EventEmitter {
       this.#outWaits = true;
       return;
     }
+    socket[kMarked] = true;
     socket.write(kMarker, (err) => {
       if (!err && this.#state === 'running')
         this.#beginOutNow();
@@ -1268,6 +1270,16 @@ function install(TLSSocket) {
       callback();
     else
       ReflectApply(base._write, this, [chunk, encoding, callback]);
+  };
+  prototype._writev = function _writev(chunks, callback) {
+    if (this[kMarked]) {
+      const { allBuffers } = chunks;
+      chunks = ArrayPrototypeFilter(chunks, ({ chunk }) => chunk !== kMarker);
+      chunks.allBuffers = allBuffers;
+      if (chunks.length === 0)
+        return callback();
+    }
+    ReflectApply(base._writev, this, [chunks, callback]);
   };
   prototype._final = function _final(callback) {
     const final = () => {
