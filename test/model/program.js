@@ -87,6 +87,22 @@ function startOptions(random) {
   };
 }
 
+// What is done in a callback of OpenSSL's, and in which.
+function inside(random) {
+  return [random.pick(['keylog', 'secure']), random.pick([
+    ['stop', random.below(2), false],
+    ['abort', random.below(2)],
+    ['start', { ...startOptions(random), pipe: false }],
+    ['s.end', false],
+    ['e.end', false],
+    ['s.pause'],
+    ['e.pause'],
+    ['p.write', size(random)],
+    ['f.write', size(random)],
+    ['fault', random.pick(['socket destroy', 'endpoint destroy'])],
+  ])];
+}
+
 // What can be done, and how often it is, next to the others.
 const kOps = [
   [14, 'p.write', (random) => [size(random)]],
@@ -113,7 +129,7 @@ const kOps = [
   [7, 'stop', (random) => [random.below(2), random.chance(0.5)]],
   [1, 'abort', (random) => [random.below(2)]],
   [0.7, 'closeFd'],
-  [1.5, 'renegotiate', (random) => [random.below(2)]],
+  [1.5, 'renegotiate', (random) => [random.below(2), ...(random.chance(0.5) ? inside(random) : [])]],
   [10, 'turns', (random) => [1 + random.below(random.pick([2, 5, 30]))]],
   [4, 'quiet'],
   [2, 'ref', (random) => [random.below(2)]],
@@ -264,6 +280,10 @@ function* simplerOps([name, ...args]) {
       yield [name, 0, args[1]];
   } else if (name === 'quiet') {
     yield ['turns', 30];
+  } else if (name === 'renegotiate' && args[1]) {
+    yield [name, args[0]];
+    for (const op of simplerOps(args[2]))
+      yield [name, args[0], args[1], op];
   }
 }
 

@@ -611,7 +611,7 @@ class World {
       case 'stop': return this.#stop(args[0], args[1]);
       case 'abort': return this.#abort(args[0]);
       case 'closeFd': return this.#closeFd();
-      case 'renegotiate': return this.#renegotiate(args[0] === 1 && endpoint?.encrypted === true);
+      case 'renegotiate': return this.#renegotiate(args[0] === 1 && endpoint?.encrypted === true, args[1], args[2]);
       case 'keyUpdate': return this.#keyUpdate(args[0]);
       case 'turns':
         for (let i = args[0]; i > 0; i--)
@@ -821,7 +821,7 @@ class World {
         // It has destroyed the socket, and does not tell how far it has come.
         if (!this.#socket.destroyed)
           fail('pipeToNative() has failed, and the socket is not destroyed');
-        if (!this.#tlsFault && !this.#endpointMayFail() && !this.#isForEnded(error))
+        if (!this.#tlsFault && !this.#endpointMayFail() && !this.#isForEnded(error) && !this.#isEndedEarly(error))
           fail(`pipeToNative() fails: ${error.stack}`);
         this.#tlsFault = true;
         this.#lostP ||= splice.hasIn;
@@ -1041,7 +1041,20 @@ class World {
       !this.#P.ended && !this.#socketEnded && this.#secure && this.#peerSecure;
   }
 
-  async #renegotiate(ofEndpoint) {
+  // What JavaScript does inside of SSL_read(), if the connection is spliced.
+  #inside(op) {
+    // Otherwise TLSWrap would shut down there, which it does not bear.
+    const isSpliced = (owner, hasEnded) => owner?.begun && (owner.options.end || !hasEnded);
+    if ((op[0] === 's.end' && !isSpliced(this.#outOwner, this.#F.ended || this.#endpointMayFail())) ||
+        (op[0] === 'e.end' && !isSpliced(this.#inOwner, this.#P.ended || this.#tlsFault))) {
+      return;
+    }
+    this.#note(`inside: ${JSON.stringify(op)}`);
+    this.#do(op).catch((err) => this.#fail(err));
+  }
+
+  // `op` is done in a listener to `event` of the spliced side.
+  async #renegotiate(ofEndpoint, event, op) {
     const { version, role, under, endpointVersion, endpointRole, endpointUnder } = this.#config;
     if ((ofEndpoint ? endpointVersion : version) !== 'TLSv1.2' || !this.#canRenegotiate(ofEndpoint))
       return;
@@ -1061,6 +1074,9 @@ class World {
     if (isOverJS)
       return;
     let done = false;
+    const inside = this.#checked(() => this.#inside(op));
+    if (event)
+      mine.once(event, inside);
     const client = isMine ? mine : theirs;
     client.renegotiate({ rejectUnauthorized: false }, this.#checked((err) => {
       done = true;
@@ -1069,6 +1085,7 @@ class World {
     }));
     // There is no callback when the socket is destroyed meanwhile.
     await this.#until('the renegotiation is done', () => done || mine.destroyed || theirs.destroyed);
+    mine.removeListener(event, inside);
   }
 
   // A line of its own for s_client, so it must have read all else. The answer to
