@@ -1028,7 +1028,8 @@ class World {
     this.#farFault = true;
   }
 
-  // After close_notify there is none.
+  // After close_notify there is none. And when one comes meanwhile, be it because a
+  // splice passes on an end, renegotiate() never calls back.
   #canRenegotiate(ofEndpoint) {
     const streams = ofEndpoint ? [this.#farReader, this.#endpoint] : [this.#peer, this.#socket];
     if (streams.some((stream) => stream.destroyed || stream.writableEnded))
@@ -1037,8 +1038,8 @@ class World {
     if (this.#tlsFault)
       return false;
     return ofEndpoint ?
-      !this.#F.ended && !this.#endpointEnded && !this.#endpointMayFail() && this.#endpointSecure && this.#farSecure :
-      !this.#P.ended && !this.#socketEnded && this.#secure && this.#peerSecure;
+      !this.#F.ended && !this.#farMayEnd() && this.#endpointSecure && this.#farSecure :
+      !this.#P.ended && !this.#peerMayEnd() && this.#secure && this.#peerSecure;
   }
 
   // What JavaScript does inside of SSL_read(), if the connection is spliced.
