@@ -118,6 +118,11 @@ async function ping(from, to, size = 56, count = 3) {
   }
 }
 
+// Until one has come back: what fills the queues of the devices may leave no room for the first.
+function pingUntilAnswered(from, to, size = 56) {
+  return start(from, ['ping', '-n', '-q', '-c', '1', '-i', '0.2', '-w', '10', '-s', `${size}`, to]).done();
+}
+
 // Namespace 'b', and a cable between the two: 192.0.2.1 here, 192.0.2.2 there.
 async function setUp() {
   other = spawn('unshare', ['--net', 'sh', '-c', 'echo; exec sleep infinity'], { stdio: ['ignore', 'pipe', 'inherit'] });
@@ -140,4 +145,4 @@ async function killAll() {
   await Promise.all([...running].map((one) => one.kill()));
 }
 
-module.exports = { ip, kExec, kRepo, killAll, ping, run, setUp, start, tearDown };
+module.exports = { ip, kExec, kRepo, killAll, ping, pingUntilAnswered, run, setUp, start, tearDown };

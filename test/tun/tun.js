@@ -8,7 +8,9 @@ const fs = require('fs');
 const os = require('os');
 const path = require('path');
 
-const { ip, kExec, kRepo, killAll, ping, run, setUp, start, tearDown } = require('./net');
+const {
+  ip, kExec, kRepo, killAll, ping, pingUntilAnswered, run, setUp, start, tearDown,
+} = require('./net');
 
 const kNode = `${kRepo}/out/node`;
 const kTunnel = `${kRepo}/tools/examples/tun-tunnel.js`;
@@ -293,11 +295,11 @@ for (const signal of ['SIGKILL', 'SIGTERM', 'SIGSTOP']) {
     await a.kill(signal);
     await b.next(/^(ended|failed)/);
     await Promise.all([server.kill(), load.kill()]);
-    // The device is there, and takes the next connection.
+    // The device is there, and takes the next connection. The kernel first sends what is left of the load, and refuses it.
     const again = endpoint('a', 'connect');
     await Promise.all([again.next(/^up/), b.next(/^up/)]);
-    await ping('a', address.b, 1000);
-    await ping('b', address6.a, 1000);
+    await pingUntilAnswered('a', address.b, 1000);
+    await pingUntilAnswered('b', address6.a, 1000);
     await killAll();
     assertIntact();
   });
