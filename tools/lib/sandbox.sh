@@ -63,7 +63,23 @@ sandbox_run() {
 apt_in() {
   local root=$1
   shift
-  sandbox_in "$root" apt-get -qq -y "$@"
+  if [[ $root ]]; then sandbox_in "$root" apt-get -qq -y "$@"; else host_apt "$@"; fi
+}
+
+# host_apt ARGUMENT...: with the host's archives, and their sources too, which a fresh machine does not list. What its
+# administrator has set up stays as it is.
+host_apt() {
+  local own=$cache/apt file
+  mkdir -p "$own/sources.list.d" "$own/lists/partial"
+  for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+    [[ ! -e $file ]] || sed -n 'p; s/^deb /deb-src /p' "$file" | put "$own/${file#/etc/apt/}"
+  done
+  for file in /etc/apt/sources.list.d/*.sources; do
+    [[ ! -e $file ]] || sed 's/^Types:.*/Types: deb deb-src/' "$file" | put "$own/${file#/etc/apt/}"
+  done
+  [[ -e $own/sources.list ]] || : >"$own/sources.list"
+  env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o APT::Install-Recommends=false \
+    -o Dir::Etc::SourceList="$own/sources.list" -o Dir::Etc::SourceParts="$own/sources.list.d" -o Dir::State::Lists="$own/lists" "$@"
 }
 
 # Asked of dpkg's file rather than of dpkg, which would take entering the sandbox.
@@ -76,19 +92,15 @@ sandbox_need() {
   local package missing=()
   for package; do sandbox_installed "$package" || missing+=("$package"); done
   ((${#missing[@]})) || return 0
-  if [[ -z $sandbox_root ]]; then
-    ((EUID == 0)) || die "these packages are missing: ${missing[*]} (install them, or run this as root)"
-    step "Installing ${missing[*]}" apt-get -qq -y install --no-install-recommends "${missing[@]}"
-  else
-    lock "sandbox-$sandbox_key"
-    step "Installing ${missing[*]} in the sandbox" sandbox_install "${missing[@]}"
-    unlock "sandbox-$sandbox_key"
-  fi
+  [[ $sandbox_root ]] || ((EUID == 0)) || die "these packages are missing: ${missing[*]} (install them, or run this as root)"
+  lock "sandbox-$sandbox_key"
+  step "Installing ${missing[*]}${sandbox_root:+ in the sandbox}" sandbox_install "${missing[@]}"
+  unlock "sandbox-$sandbox_key"
 }
 
 sandbox_install() {
   # A run that was killed in the middle of dpkg leaves half-configured packages behind.
-  sandbox_run dpkg --configure -a
+  [[ -z $sandbox_root ]] || sandbox_run dpkg --configure -a
   apt_in "$sandbox_root" install "$@" || { apt_in "$sandbox_root" update && apt_in "$sandbox_root" install "$@"; }
 }
 
@@ -168,19 +180,28 @@ sandbox_fill() {
     echo "$version" >version'
 }
 
+host_fill() {
+  host_apt update && host_apt install "$@" && host_apt build-dep -P nocheck nodejs
+}
+
+host_source() {
+  host_apt update && host_apt source --download-only "nodejs=$1"
+}
+
 host_ready() {
   local package missing=() version
   for package in "${sandbox_packages[@]}"; do sandbox_installed "$package" || missing+=("$package"); done
   if ((${#missing[@]})) || ! dpkg-checkbuilddeps -P nocheck "$sandbox_source/control" 2>/dev/null; then
     ((EUID == 0)) || die "on this machine packages are missing: ${missing[*]} and nodejs's build dependencies; run this as root"
-    step "Installing packages" apt-get -qq -y install --no-install-recommends "${missing[@]}"
-    step "Installing Node's build dependencies" apt-get -qq -y build-dep -P nocheck nodejs
+    step "Installing Node's build dependencies" host_fill "${missing[@]}"
   fi
   version=$(dpkg-query -f '${Version}' -W libnode-dev)
   [[ -e $sandbox_source/version && $(<"$sandbox_source/version") == "$version" ]] && return
   rm -rf "$sandbox_source.new" "$sandbox_source"
   mkdir "$sandbox_source.new"
-  (cd "$sandbox_source.new" && step "Fetching Node's source" apt-get -q source --download-only "nodejs=$version")
+  cd "$sandbox_source.new" || exit
+  step "Fetching Node's source" host_source "$version"
+  cd "$OLDPWD" || exit
   tar -xJf "$sandbox_source.new"/*.debian.tar.xz -C "$sandbox_source.new" --strip-components=1 debian/control
   echo "$version" >"$sandbox_source.new/version"
   mv "$sandbox_source.new" "$sandbox_source"
