@@ -93,6 +93,35 @@ for (const autoClose of [false, true]) {
   }
 }
 
+// A stream whose other side does not read is not waited for by destroy().
+for (const connect of [socketPair, tlsPair]) {
+  run(async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    client.on('error', () => {});
+    const pair = await connect();
+    const { 0: endpoint, 1: other } = Array.isArray(pair) ? pair : [pair.server, pair.client];
+    other.on('error', () => {});
+    other.pause();
+    const splice = server.spliceTo({
+      stream: endpoint, direction: 'in', autoClose: true,
+    }).start();
+    const write = () => {
+      while (client.write(Buffer.alloc(65536)));
+    };
+    client.on('drain', write);
+    write();
+    await settled(() => splice.stats.bytesIn);
+    assert(splice.stats.stallsIn > 0);
+    client.removeListener('drain', write);
+    server.destroy();
+    assert.strictEqual((await splice.finished).reason, 'destroyed');
+    if (!endpoint.closed)
+      await once(endpoint, 'close');
+    other.destroy();
+    client.destroy();
+  });
+}
+
 // Also when it was never started
 run(async () => {
   const { server } = await tlsPair();

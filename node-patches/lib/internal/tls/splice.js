@@ -989,8 +989,8 @@ class TLSSplice extends EventEmitter {
     this.#native.close();
 
     this.#releaseEndpoint();
-    if (this.#endpoint && this.#autoClose)
-      this.#endpoint.destroySoon();
+    if (this.#endpoint)
+      this.#closeStream(this.#endpoint);
     this.#peer?.#stop('stopped');
     const onFinal = this.#onFinal;
     this.#onFinal = null;
@@ -1007,9 +1007,20 @@ class TLSSplice extends EventEmitter {
     if (this.#isFinishing)
       return;
     this.#isFinishing = true;
-    if (this.#peer && this.#autoClose)
-      this.#peer.#socket.destroySoon();
+    if (this.#peer)
+      this.#closeStream(this.#peer.#socket);
     process.nextTick(() => this.#emitOutcome());
+  }
+
+  // What it has been given it writes first. Not if the TLSSocket was destroyed:
+  // whoever does that does not wait for a reader either.
+  #closeStream(stream) {
+    if (!this.#autoClose)
+      return;
+    if (this.#reason === 'destroyed')
+      stream.destroy();
+    else
+      stream.destroySoon();
   }
 
   #emitOutcome() {
