@@ -269,7 +269,6 @@ class TLSSplice extends EventEmitter {
   #autoClose;
   #end;
   #signal;
-  #abortListener = null;
   #state = 'idle';
   #reason = null;
   #error;
@@ -292,7 +291,7 @@ class TLSSplice extends EventEmitter {
   #endpointFailed = false;
   #onFinal = null;
   #tlsError = null;
-  #listeners = null;
+  #unlisten = null;
 
   constructor(token, socket, native, options) {
     if (token !== kCreate)
@@ -410,13 +409,29 @@ class TLSSplice extends EventEmitter {
       throw new ERR_INVALID_STATE('The splice has ended');
     this.#check();
     this.#peer?.#check();
-    this.#listen();
+    const unlisten = this.#listen();
+    let unlistenPeer;
+    const unlistenAll = () => {
+      unlisten();
+      unlistenPeer?.();
+    };
     try {
-      this.#peer?.#listen();
+      unlistenPeer = this.#peer?.#listen();
+      // Listeners to 'newListener' may have done anything.
+      if (this.#state === 'idle') {
+        this.#check();
+        this.#peer?.#check();
+      }
     } catch (err) {
-      this.#listeners();
+      unlistenAll();
       throw err;
     }
+    // Even started it, or ended.
+    if (this.#state !== 'idle') {
+      unlistenAll();
+      return this;
+    }
+    this.#unlisten = unlistenAll;
     this.#take();
     if (this.#state === 'running')
       this.#peer?.#take();
@@ -480,10 +495,11 @@ class TLSSplice extends EventEmitter {
       this.#begin();
   }
 
-  // Nothing has happened if it throws: the signal may be anything, and there may
-  // be listeners to 'newListener'.
+  // Returns what undoes it. Nothing has happened if it throws: the signal may be
+  // anything, and there may be listeners to 'newListener'.
   #listen() {
     const socket = this.#socket;
+    const endpoint = this.#endpoint;
     // TLSSocket emits 'error' for an error of TLS, but is not destroyed by it.
     const onTLSError = (err) => {
       this.#tlsError = err;
@@ -497,25 +513,27 @@ class TLSSplice extends EventEmitter {
       if (!socket.destroyed)
         this.#begin();
     };
-    this.#listeners = () => {
-      this.#abortListener?.[SymbolDispose]();
-      socket.removeListener('_tlsError', onTLSError);
-      socket.removeListener('secure', onSecure);
-      this.#endpoint?.removeListener('close', onClose);
+    let abortListener;
+    const unlisten = () => {
+      guarded(() => abortListener?.[SymbolDispose]());
+      guarded(() => socket.removeListener('_tlsError', onTLSError));
+      guarded(() => socket.removeListener('secure', onSecure));
+      guarded(() => endpoint?.removeListener('close', onClose));
     };
     try {
       if (this.#signal !== undefined) {
-        this.#abortListener =
+        abortListener =
           addAbortListener(this.#signal, () => this.#stop('aborted'));
       }
       socket.on('_tlsError', onTLSError);
       if (!socket._secureEstablished)
         socket.once('secure', onSecure);
-      this.#endpoint?.on('close', onClose);
+      endpoint?.on('close', onClose);
     } catch (err) {
-      this.#listeners();
+      unlisten();
       throw err;
     }
+    return unlisten;
   }
 
   /**
@@ -971,7 +989,6 @@ class TLSSplice extends EventEmitter {
     this.#state = 'closed';
     this.#reason = reason;
     this.#error = error;
-    this.#listeners?.();
     this.#counters = new Float64Array(this.#readStats());
 
     const socket = this.#socket;
@@ -992,6 +1009,8 @@ class TLSSplice extends EventEmitter {
     if (this.#endpoint)
       this.#closeStream(this.#endpoint);
     this.#peer?.#stop('stopped');
+    // Now that all is given back: there may be listeners to 'removeListener'.
+    this.#unlisten?.();
     const onFinal = this.#onFinal;
     this.#onFinal = null;
     // An endpoint that has failed is nothing to the end of the socket.
@@ -1309,8 +1328,8 @@ function install(TLSSocket) {
   };
   prototype._destroy = function _destroy(err, callback) {
     const { [kSpliceIn]: spliceIn, [kSpliceOut]: spliceOut } = this;
-    spliceIn?.[kOnDestroy](err);
-    spliceOut?.[kOnDestroy](err);
+    guarded(() => spliceIn?.[kOnDestroy](err));
+    guarded(() => spliceOut?.[kOnDestroy](err));
     clearTimeout(this[kIdleTimer]);
     // It may be connected again.
     this[kUnflushed] = false;
