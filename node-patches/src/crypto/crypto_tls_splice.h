@@ -110,7 +110,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
     // Writes what the pump holds. Returns whether there is room for more.
     bool Write();
     // The byte that has not been written yet is the stream's, and not waited
-    // for.
+    // for. One that is closing does not write it.
     void Disown();
 
     // Implement StreamListener:
@@ -125,6 +125,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
     // When it has been written there is room again. One byte: of more nobody
     // would know, if it fails, how many had been.
     int WriteByte(uint8_t byte);
+    void EndWrite(ssize_t result);
 
     TLSSplice* splice_;
     bool reading_ = false;

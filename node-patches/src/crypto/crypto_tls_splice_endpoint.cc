@@ -325,23 +325,25 @@ int TLSSplice::EndpointStream::WriteByte(uint8_t byte) {
 }
 
 void TLSSplice::EndpointStream::Disown() {
+  EndWrite(stream_ == nullptr || base()->IsClosing() ? UV_ECANCELED : 1);
+}
+
+void TLSSplice::EndpointStream::EndWrite(ssize_t result) {
   if (pending_ == nullptr && !is_writing_) return;
   pending_ = nullptr;
   is_writing_ = false;
-  tls_splice_end_transfer(splice_->pump_, UV_WRITABLE, 1);
+  tls_splice_end_transfer(splice_->pump_, UV_WRITABLE, result);
 }
 
 void TLSSplice::EndpointStream::OnStreamAfterWrite(WriteWrap* w, int status) {
   if (w != pending_) return previous_listener_->OnStreamAfterWrite(w, status);
   BaseObjectPtr<TLSSplice> strong_ref{splice_};
-  pending_ = nullptr;
-  tls_splice_end_transfer(
-      splice_->pump_, UV_WRITABLE, status == 0 ? 1 : status);
+  EndWrite(status == 0 ? 1 : status);
   splice_->OnReady(UV_WRITABLE);
 }
 
 void TLSSplice::EndpointStream::OnStreamDestroy() {
-  Disown();
+  EndWrite(UV_ECANCELED);
   reading_ = false;
   // JS does not hear of it if the handle has gone to another process.
   splice_->state_bits_ |= kEndpointClosed;

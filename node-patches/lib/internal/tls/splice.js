@@ -1003,6 +1003,9 @@ class TLSSplice extends EventEmitter {
       // The time that counts as idle starts over.
       socket._unrefTimer();
     }
+    // First, so that what it does not write any more does not count.
+    if (this.#endpoint && reason === 'destroyed')
+      this.#closeStream(this.#endpoint);
     this.#native.close();
 
     this.#releaseEndpoint();
@@ -1036,10 +1039,12 @@ class TLSSplice extends EventEmitter {
   #closeStream(stream) {
     if (!this.#autoClose)
       return;
-    if (this.#reason === 'destroyed')
-      stream.destroy();
-    else
-      stream.destroySoon();
+    guarded(() => {
+      if (this.#reason === 'destroyed')
+        stream.destroy();
+      else
+        stream.destroySoon();
+    });
   }
 
   #emitOutcome() {
