@@ -302,5 +302,6 @@ module.exports = {
   socketPair,
   tlsOver,
   tlsPair,
+  track,
   turns,
 };
