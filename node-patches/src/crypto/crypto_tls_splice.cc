@@ -235,14 +235,15 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
                          : 0;
   if ((directions & TLS_SPLICE_DECRYPT) != 0)
     splice->released_read_ = splice->held_read_;
-  splice->Detach(directions);
-
-  if (len == 0) return;
   Local<Object> buffer;
-  if (!Buffer::New(splice->env()->isolate(), len).ToLocal(&buffer)) return;
-  tls_splice_take_undelivered(
-      splice->pump_, reinterpret_cast<uint8_t*>(Buffer::Data(buffer)), len);
-  args.GetReturnValue().Set(buffer);
+  if (len > 0 &&
+      Buffer::New(splice->env()->isolate(), len).ToLocal(&buffer)) {
+    tls_splice_take_undelivered(
+        splice->pump_, reinterpret_cast<uint8_t*>(Buffer::Data(buffer)), len);
+    args.GetReturnValue().Set(buffer);
+  }
+  // Last, since it calls into JS if the stream below is one of JS.
+  splice->Detach(directions);
 }
 
 // resume(tlsWrap): what OpenSSL holds, and the end of the stream below, go to
@@ -386,7 +387,7 @@ void TLSSplice::Detach(uint32_t directions) {
     if (rbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
       tls_splice_detach_rbio(pump_, tls_wrap_->ssl_.get());
     rbio_attached_ = false;
-    reading_ = false;
+    reading_.reset();
     held_read_ = 0;
     tls_wrap_->splice_in_ = nullptr;
   }
@@ -465,11 +466,15 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   // read(2) can fail with that, too.
   const bool had_no_room = nread == UV_ENOBUFS && buf.len == 0;
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) {
-    if (nread < 0 && nread != UV_EOF && !had_no_room) {
+    const bool failed = nread < 0 && nread != UV_EOF && !had_no_room;
+    if (failed) state_bits_ |= kTLSFailing;
+    previous_listener_->OnStreamRead(nread, buf);
+    // The splice of the other direction may hold the error back until the
+    // endpoint has what was decrypted before. JS hears of it then.
+    if (failed && spliced_ != 0 && !IsErrorHeld()) {
       state_bits_ |= kTLSFailed;
       Notify();
     }
-    previous_listener_->OnStreamRead(nread, buf);
   } else if ((state_bits_ & kInOver) != 0) {
     // As in TLSWrap, everything after close_notify is ignored.
     if (rbio_attached_) tls_splice_commit(pump_, 0);
@@ -494,6 +499,9 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
       on_top_ = false;
     }
   } else {
+    // A stream of JS may pass on what it had before it was stopped, and somebody
+    // else may have resumed it: whether it is being read is not known.
+    if (reading_ == false) reading_.reset();
     previous_listener_->OnStreamRead(nread, buf);
   }
   if (want_tls_) Encrypt();
@@ -505,6 +513,9 @@ void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
   const bool ours = (spliced_ & TLS_SPLICE_ENCRYPT) != 0 &&
                     !tls_wrap_->current_write_ && !tls_wrap_->shutdown_;
   previous_listener_->OnStreamAfterWrite(w, status);
+  // That calls JS, which may have given the direction back, or destroyed the
+  // socket.
+  if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
   if (status != 0 && ours) FailTLS(status);
   if (!direct_ && out_more_) ScheduleTurn();
 }
@@ -527,21 +538,32 @@ void TLSSplice::FailTLS(int err) {
   write_error_ = err;
   // What was decrypted before goes to its endpoint first.
   TLSSplice* in = static_cast<TLSSplice*>(tls_wrap_->splice_in_);
-  if (in != nullptr && in->HoldError(err)) {
-    tls_splice_end_encrypt(pump_);
-    state_bits_ |= kOutStopped;
-    UpdateInterest();
-    return;
-  }
+  if (in != nullptr && in->HoldError(err)) return StopForHeldError();
   state_bits_ |= kTLSFailed;
   Notify();
 }
 
+// Another splice, or this one in the other direction, reports why TLS has
+// failed once the endpoint has what was decrypted before. Until then nothing
+// more is encrypted.
+void TLSSplice::StopForHeldError() {
+  tls_splice_end_encrypt(pump_);
+  state_bits_ |= kOutStopped | kTLSFailing;
+  UpdateInterest();
+}
+
+bool TLSSplice::IsErrorHeld() const {
+  const TLSSplice* in = static_cast<TLSSplice*>(tls_wrap_->splice_in_);
+  return in != nullptr && in->held_read_ != 0;
+}
+
 bool TLSSplice::HoldError(int err) {
   if (IsInDone() || (held_read_ == 0 && !IsHolding())) return false;
-  SetReading(false);
-  if (held_read_ == 0) held_read_ = err;
   write_error_ = err;
+  if (held_read_ != 0) return true;
+  held_read_ = err;
+  // Last, since it calls into JS if the stream is one of JS.
+  SetReading(false);
   return true;
 }
 
@@ -692,7 +714,7 @@ int TLSSplice::Decrypt() {
     if (stats_->close_notify == 0) state_bits_ |= kTLSFailed;
     Notify();
     // As in TLSWrap, the stream below is read on, for its own end or error.
-    if (!reading_) ScheduleTurn();
+    if (reading_ != true) ScheduleTurn();
   }
   UpdateInterest();
   // Last, since it calls into JS if the stream is one of JS.
@@ -801,7 +823,9 @@ void TLSSplice::CountBytes() {
 }
 
 void TLSSplice::SetReading(bool on) {
-  if (on == reading_ || held_read_ != 0) return;
+  // After its end or an error, which is yet to be delivered, the stream below
+  // has nothing more to read.
+  if (on == reading_ || (on && held_read_ != 0)) return;
   reading_ = on;
   StreamBase* stream = static_cast<StreamBase*>(this->stream());
   // A stream that has ended says so again; there is nothing to do about it.
@@ -866,6 +890,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, kOutStopped);
   NODE_DEFINE_CONSTANT(constants, kFailed);
   NODE_DEFINE_CONSTANT(constants, kTLSFailed);
+  NODE_DEFINE_CONSTANT(constants, kTLSFailing);
   NODE_DEFINE_CONSTANT(constants, kBusy);
   NODE_DEFINE_CONSTANT(constants, kTransferring);
   NODE_DEFINE_CONSTANT(constants, kEndpointClosed);

@@ -11,6 +11,7 @@
 #include "uv.h"
 
 #include <memory>
+#include <optional>
 
 struct tls_splice;
 struct tls_splice_stats;
@@ -70,6 +71,9 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
     kBusy = 1 << 6,        // This is a callback of OpenSSL, in the pump.
     kTransferring = 1 << 7,    // The file is in use, and stays open for that.
     kEndpointClosed = 1 << 8,  // Of a stream: it is gone.
+    // TLS or the stream below has failed, and the endpoint has yet to receive
+    // what was decrypted before. JS is told after that.
+    kTLSFailing = 1 << 9,
   };
 
   // Indices of the array that readStats() fills.
@@ -192,6 +196,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   void CountBytes();
   // The stream below cannot be written any more.
   void FailTLS(int err);
+  void StopForHeldError();
+  bool IsErrorHeld() const;
   // Keeps `err` back as if it had been read, while there is something to
   // deliver before it.
   bool HoldError(int err);
@@ -243,7 +249,9 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   bool rbio_attached_ = false;
   bool wbio_attached_ = false;
   bool kicked_ = false;
-  bool reading_ = false;
+  // Whether the stream below is being read. Not known at first, when JS may
+  // have been reading it or not.
+  std::optional<bool> reading_;
   bool stream_destroyed_ = false;
   // The pump has more to do in the next turn, or when the write BIO has
   // drained.

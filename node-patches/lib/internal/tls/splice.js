@@ -84,6 +84,7 @@ const {
     kOutStopped,
     kFailed,
     kTLSFailed,
+    kTLSFailing,
     kBusy,
     kTransferring,
     kEndpointClosed,
@@ -954,8 +955,9 @@ class TLSSplice extends EventEmitter {
       return;
     }
     const state = this.#native.getState();
+    const hasBegun = this.#inBegun || this.#outBegun;
     if (state & kTLSFailed || this.#tlsError !== null ||
-        (err && !this.#inBegun && !this.#outBegun)) {
+        (err && (state & kTLSFailing || !hasBegun))) {
       this.#close('error', err ?? this.#tlsError ?? (this.#parent ?
         new ERR_STREAM_PREMATURE_CLOSE() : new ERR_SOCKET_CLOSED()));
       return;
