@@ -20,7 +20,8 @@
 // A required pointer is NULL, or a value is out of range.
 #define TLS_SPLICE_EARG 2
 
-// The handle is inside another call: an OpenSSL callback re-entered.
+// The handle is inside another call: an OpenSSL callback re-entered. Nothing has
+// happened.
 #define TLS_SPLICE_EBUSY 3
 
 // The access mode of the fd (F_GETFL) does not fit the directions.
@@ -29,7 +30,8 @@
 // The fd is of a kind that this version does not splice to.
 #define TLS_SPLICE_ENOTSUP 5
 
-// A bug in this library: a panic was caught at the boundary.
+// A bug in this library: a panic was caught at the boundary, in this call or in an
+// earlier one on the handle, which can only be freed.
 #define TLS_SPLICE_EPANIC 6
 
 // OpenSSL could not allocate.
@@ -41,8 +43,11 @@
 // The fd is a TUN or TAP device with IFF_VNET_HDR.
 #define TLS_SPLICE_EVNETHDR 9
 
+// There is none of what was asked for.
+#define TLS_SPLICE_NOTHING 10
+
 // Version of this ABI; `tls_splice_abi_version` must return the same.
-#define TLS_SPLICE_ABI_VERSION 1
+#define TLS_SPLICE_ABI_VERSION 2
 
 // The framing that goes with the endpoint: `IP` for a TUN device, `U16BE` for
 // TAP devices and datagram sockets, `RAW` for all else.
@@ -102,7 +107,7 @@
 //
 // Calls on it must not overlap in time, but an OpenSSL callback may re-enter
 // from within one: then only `tls_splice_cancel` and `tls_splice_end_encrypt` are
-// let in.
+// let in. After a panic nothing is.
 struct tls_splice;
 
 // What `tls_splice_new` is told. `struct_size` comes first in each version.
@@ -215,45 +220,47 @@ uint32_t tls_splice_abi_version(void);
 // writable pointer.
 int tls_splice_new(const struct tls_splice_config *config, struct tls_splice **out);
 
-// Frees a splice and closes its descriptors. Nothing if NULL.
+// Frees a splice and closes its descriptors, also after a panic. Nothing if NULL.
+// `TLS_SPLICE_EPANIC` if that panics: then some of it stays.
 //
 // # Safety
 // `splice` must come from `tls_splice_new`, be in no call, and not be used
-// again. Its BIOs must have been detached, unless the `SSL` is gone.
-void tls_splice_free(struct tls_splice *splice);
+// again. Its BIOs must have been detached, unless the `SSL` is gone, or is going to be
+// used no more: after a panic they cannot be.
+int tls_splice_free(struct tls_splice *splice);
 
 // Hands the caller's fd number over too (`autoClose`): it is closed when the
 // splice is freed.
 //
 // # Safety
 // `splice` must be NULL or valid, and `fd` the caller's to give away.
-void tls_splice_adopt_fd(struct tls_splice *splice, int fd);
+int tls_splice_adopt_fd(struct tls_splice *splice, int fd);
 
-// The descriptor to poll for the endpoint's readiness. It stays the splice's.
-// -1 if the endpoint is a file or the caller's: then `tls_splice_begin_transfer`
-// takes the place of polling. -1 too if `splice` is NULL.
+// `*fd` is the descriptor to poll for the endpoint's readiness. It stays the
+// splice's. -1 if the endpoint is a file or the caller's: then
+// `tls_splice_begin_transfer` takes the place of polling. -1 too instead of nothing.
 //
 // # Safety
-// `splice` must be NULL or valid.
-int tls_splice_poll_fd(struct tls_splice *splice);
+// `splice` must be NULL or valid, `fd` NULL or writable.
+int tls_splice_poll_fd(struct tls_splice *splice, int *fd);
 
-// What to poll `tls_splice_poll_fd` for: 1 readable, 2 writable, or both, as
-// UV_READABLE and UV_WRITABLE; 0 not at all. To be asked after each call that
-// returns steps, once these are taken, and when the write BIO has drained.
+// `*events` is what to poll `tls_splice_poll_fd` for: 1 readable, 2 writable, or
+// both, as UV_READABLE and UV_WRITABLE; 0 not at all. To be asked after each call
+// that gives steps, once these are taken, and when the write BIO has drained.
 // Level-triggered.
 //
 // # Safety
-// `splice` must be NULL or valid, `ssl` valid.
-uint32_t tls_splice_interest(struct tls_splice *splice, SSL *ssl);
+// `splice`, `ssl` and `events` must be NULL or valid.
+int tls_splice_interest(struct tls_splice *splice, SSL *ssl, uint32_t *events);
 
-// What the endpoint is ready for, in the same bits, when `tls_splice_poll_fd`
-// is for `polled`.
+// `*events` is what the endpoint is ready for, in the same bits, when
+// `tls_splice_poll_fd` is for `polled`.
 //
 // # Safety
-// `splice` must be NULL or valid.
-uint32_t tls_splice_ready(struct tls_splice *splice, uint32_t polled);
+// `splice` and `events` must be NULL or valid.
+int tls_splice_ready(struct tls_splice *splice, uint32_t polled, uint32_t *events);
 
-// Begins a transfer for `event`, which `tls_splice_interest` has returned: 1 for a
+// Begins a transfer for `event`, which `tls_splice_interest` has given: 1 for a
 // read(2) at the file's position, 2 for a write(2). To or from a stream of the
 // caller's it may be begun at any time.
 //
@@ -264,32 +271,33 @@ uint32_t tls_splice_ready(struct tls_splice *splice, uint32_t polled);
 // that it has given enough for one turn of the loop.
 //
 // # Safety
-// `splice` must be NULL or valid, `ssl` valid.
-struct tls_splice_transfer tls_splice_begin_transfer(struct tls_splice *splice,
-                                                     SSL *ssl,
-                                                     uint32_t event);
+// `splice`, `ssl` and `transfer` must be NULL or valid.
+int tls_splice_begin_transfer(struct tls_splice *splice,
+                              SSL *ssl,
+                              uint32_t event,
+                              struct tls_splice_transfer *transfer);
 
 // Ends it: `result` is what read(2) or write(2) returned, or -errno. -ECANCELED
 // if it has not been done. To be followed by what readiness is followed by.
 //
 // # Safety
 // `splice` must be NULL or valid.
-void tls_splice_end_transfer(struct tls_splice *splice, uint32_t event, ssize_t result);
+int tls_splice_end_transfer(struct tls_splice *splice, uint32_t event, ssize_t result);
 
 // Hands what `from` has decrypted to `to`, of which it is the source, to be sent on
-// the session `ssl` of that by `tls_splice_encrypt`. No byte is copied. Returns
-// whether any was handed over: not if there is none, or `to` has no room. Where they
-// end, `tls_splice_end_encrypt` tells `to`.
+// the session `ssl` of that by `tls_splice_encrypt`. No byte is copied.
+// `TLS_SPLICE_NOTHING` if none was handed over, since there is none, or `to` has no
+// room. Where they end, `tls_splice_end_encrypt` tells `to`. A panic is one of both.
 //
 // # Safety
-// Each of `from` and `to` must be NULL or valid, and `ssl` valid.
-bool tls_splice_pass(struct tls_splice *from, struct tls_splice *to, SSL *ssl);
+// Each of `from`, `to` and `ssl` must be NULL or valid.
+int tls_splice_pass(struct tls_splice *from, struct tls_splice *to, SSL *ssl);
 
 // Starts `direction`, one of those in the config.
 //
 // # Safety
 // `splice` must be NULL or valid.
-void tls_splice_start(struct tls_splice *splice, uint32_t direction);
+int tls_splice_start(struct tls_splice *splice, uint32_t direction);
 
 // Queues a copy of bytes that were read before the splice, and that go first:
 // cleartext for the endpoint (`TLS_SPLICE_DECRYPT`), or from it
@@ -297,41 +305,42 @@ void tls_splice_start(struct tls_splice *splice, uint32_t direction);
 // that moves bytes.
 //
 // # Safety
-// `splice` must be NULL or valid, `bytes` readable for `len`.
-void tls_splice_push_before(struct tls_splice *splice,
-                            uint32_t direction,
-                            const uint8_t *bytes,
-                            size_t len);
+// `splice` must be NULL or valid, `bytes` readable for `len`; NULL if that is 0.
+int tls_splice_push_before(struct tls_splice *splice,
+                           uint32_t direction,
+                           const uint8_t *bytes,
+                           size_t len);
 
 // Asks the started directions to stop. `tls_splice_decrypt` moves nothing any
-// more; `tls_splice_encrypt` must be called until it returns STOPPED, since an
+// more; `tls_splice_encrypt` must be called until it gives STOPPED, since an
 // `SSL_write` that has begun must be finished.
 //
 // # Safety
 // `splice` must be NULL or valid.
-void tls_splice_stop(struct tls_splice *splice);
+int tls_splice_stop(struct tls_splice *splice);
 
 // Stops reading the source, as if it had ended; also before the start. Inside an
-// OpenSSL callback of a call on `splice`, when that call returns.
+// OpenSSL callback of a call on `splice`, when that call returns: that is
+// `TLS_SPLICE_OK`, too.
 //
 // # Safety
 // `splice` must be NULL or valid.
-void tls_splice_end_encrypt(struct tls_splice *splice);
+int tls_splice_end_encrypt(struct tls_splice *splice);
 
 // Tells a call on `splice` that is under way, inside whose OpenSSL callback
-// this is called, to return without using the `SSL` again.
+// this is called, to return without using the `SSL` again. Nothing if there is none.
 //
 // # Safety
 // `splice` must be NULL or valid.
-void tls_splice_cancel(struct tls_splice *splice);
+int tls_splice_cancel(struct tls_splice *splice);
 
 // Makes `ssl` read ciphertext from the splice's buffer (`tls_splice_alloc`),
-// after what its present read BIO holds. `TLS_SPLICE_OK`,
-// `TLS_SPLICE_EBUSY` inside a handshake or another call, `TLS_SPLICE_ENOMEM`.
+// after what its present read BIO holds. `TLS_SPLICE_EBUSY` inside a handshake,
+// too; `TLS_SPLICE_ENOMEM`.
 //
 // # Safety
-// `splice` must be NULL or valid; `ssl` must be valid, have a read BIO, and be
-// in no call.
+// `splice` must be NULL or valid; `ssl` must be NULL, or valid, have a read BIO, and
+// be in no call.
 int tls_splice_attach_rbio(struct tls_splice *splice, SSL *ssl);
 
 // Gives `ssl` its own read BIO back, with the ciphertext that it has not read.
@@ -339,16 +348,15 @@ int tls_splice_attach_rbio(struct tls_splice *splice, SSL *ssl);
 //
 // # Safety
 // As for `tls_splice_attach_rbio`, with the same `ssl`.
-void tls_splice_detach_rbio(struct tls_splice *splice, SSL *ssl);
+int tls_splice_detach_rbio(struct tls_splice *splice, SSL *ssl);
 
 // Makes `ssl` write the ciphertext of `tls_splice_encrypt` to the splice's
 // buffers (`tls_splice_collected`), while its present write BIO is empty, and
-// all else to that. `TLS_SPLICE_OK`, `TLS_SPLICE_EBUSY` inside a handshake or
-// another call, `TLS_SPLICE_ENOMEM`.
+// all else to that. `TLS_SPLICE_EBUSY` inside a handshake, too; `TLS_SPLICE_ENOMEM`.
 //
 // # Safety
-// `splice` must be NULL or valid; `ssl` must be valid, have a write BIO, and be
-// in no call.
+// `splice` must be NULL or valid; `ssl` must be NULL, or valid, have a write BIO, and
+// be in no call.
 int tls_splice_attach_wbio(struct tls_splice *splice, SSL *ssl);
 
 // Gives `ssl` its own write BIO back, with what is collected. Nothing if
@@ -356,100 +364,119 @@ int tls_splice_attach_wbio(struct tls_splice *splice, SSL *ssl);
 //
 // # Safety
 // As for `tls_splice_attach_wbio`, with the same `ssl`.
-void tls_splice_detach_wbio(struct tls_splice *splice, SSL *ssl);
+int tls_splice_detach_wbio(struct tls_splice *splice, SSL *ssl);
 
 // What `tls_splice_encrypt` has collected, for the stream, in order: writes at
-// most `len` pieces to `out` and returns how many. They stay the splice's, and
+// most `len` pieces to `out`; `*count` is how many. They stay the splice's, and
 // valid until the `tls_splice_written` that must follow before any other call.
 //
 // # Safety
-// `splice` must be NULL or valid, `out` writable for `len`.
-size_t tls_splice_collected(struct tls_splice *splice, struct tls_splice_buf *out, size_t len);
+// `splice` must be NULL or valid, `out` writable for `len`, `count` NULL or writable.
+int tls_splice_collected(struct tls_splice *splice,
+                         struct tls_splice_buf *out,
+                         size_t len,
+                         size_t *count);
 
 // Drops the first `n` bytes of that, which are written. If `is_all` is false, the
 // stream takes no more now, and the rest goes to the `SSL`'s own write BIO.
 //
 // # Safety
 // `splice` must be NULL or valid.
-void tls_splice_written(struct tls_splice *splice, size_t n, bool is_all);
+int tls_splice_written(struct tls_splice *splice, size_t n, bool is_all);
 
-// The memory that the next read of ciphertext goes to: valid until the
+// `*buf` is the memory that the next read of ciphertext goes to: valid until the
 // `tls_splice_commit` that must follow, with 0 if nothing was read. Empty when
 // no read BIO is attached, when there is no room, and once each time that it has
 // given enough for one turn of the loop.
 //
 // # Safety
-// `splice` must be NULL or valid.
-struct tls_splice_buf tls_splice_alloc(struct tls_splice *splice);
+// `splice` and `buf` must be NULL or valid.
+int tls_splice_alloc(struct tls_splice *splice, struct tls_splice_buf *buf);
 
 // Takes in `nread` bytes of ciphertext that were read into
 // `tls_splice_alloc`'s memory.
 //
 // # Safety
 // `splice` must be NULL or valid.
-void tls_splice_commit(struct tls_splice *splice, size_t nread);
+int tls_splice_commit(struct tls_splice *splice, size_t nread);
 
-// Moves what it can from `ssl` to the endpoint and returns the steps to take.
+// Moves what it can from `ssl` to the endpoint. `*steps` are the steps to take.
 // To be called when ciphertext has arrived and when the endpoint has become
 // writable. With `TLS_SPLICE_STEP_OVER`, `*ssl_ret` is what SSL_read(3)
-// returned, and this thread's error queue is what it left.
+// returned, and this thread's error queue is what it left; otherwise it is 1.
 //
 // # Safety
-// `splice` must be NULL or valid, `ssl` valid and kept alive by the caller for
-// the whole call, `ssl_ret` writable.
-uint32_t tls_splice_decrypt(struct tls_splice *splice, SSL *ssl, int *ssl_ret);
+// `splice` must be NULL or valid, `ssl` NULL, or valid and kept alive by the caller
+// for the whole call, `steps` and `ssl_ret` NULL or writable.
+int tls_splice_decrypt(struct tls_splice *splice, SSL *ssl, uint32_t *steps, int *ssl_ret);
 
-// Moves what it can from the endpoint to `ssl` and returns the steps to take.
+// Moves what it can from the endpoint to `ssl`. `*steps` are the steps to take.
 // To be called when the endpoint has become readable, and as the steps say.
 //
 // # Safety
 // As for `tls_splice_decrypt`.
-uint32_t tls_splice_encrypt(struct tls_splice *splice, SSL *ssl);
+int tls_splice_encrypt(struct tls_splice *splice, SSL *ssl, uint32_t *steps);
 
 // Shuts the write side of a socket endpoint down; nothing for others.
 //
 // # Safety
 // `splice` must be NULL or valid.
-void tls_splice_shutdown_write(struct tls_splice *splice);
+int tls_splice_shutdown_write(struct tls_splice *splice);
 
-// Whether the endpoint has not taken all that it could be given.
+// `*is_blocked` is whether the endpoint has not taken all that it could be given.
 //
 // # Safety
-// `splice` must be NULL or valid.
-bool tls_splice_is_blocked(struct tls_splice *splice);
+// `splice` and `is_blocked` must be NULL or valid.
+int tls_splice_is_blocked(struct tls_splice *splice, bool *is_blocked);
 
 // Says that no more will be decrypted, since the stream has ended without a
-// close_notify. False if that was within a packet: then the splice has failed.
+// close_notify. `*is_cut_off` is whether that was within a packet: then the splice
+// has failed.
 //
 // # Safety
-// `splice` must be NULL or valid.
-bool tls_splice_end_decrypt(struct tls_splice *splice);
+// `splice` and `is_cut_off` must be NULL or valid.
+int tls_splice_end_decrypt(struct tls_splice *splice, bool *is_cut_off);
 
-// Cleartext that was decrypted and not taken by the endpoint, in bytes.
+// Hands over the error that SSL_read(3) has ended with, after bytes that are still
+// undelivered, so that no `TLS_SPLICE_STEP_OVER` has said so: OpenSSL tells of it
+// only once. `*ssl_ret` is what SSL_read(3) returned, and `*error` is for
+// `tls_splice_raise`, once these bytes are where they go instead.
+// `TLS_SPLICE_NOTHING` if there is none, or if it is a close_notify, which OpenSSL
+// repeats.
 //
 // # Safety
-// `splice` must be NULL or valid.
-size_t tls_splice_undelivered(struct tls_splice *splice);
+// `splice` must be NULL or valid, `ssl_ret` and `error` NULL or writable.
+int tls_splice_take_end(struct tls_splice *splice, int *ssl_ret, unsigned long *error);
 
-// Moves at most `len` bytes of that to `out`, in order. Returns how many.
-//
-// # Safety
-// `splice` must be NULL or valid, `out` writable for `len`.
-size_t tls_splice_take_undelivered(struct tls_splice *splice, uint8_t *out, size_t len);
+// Puts a packed OpenSSL error into this thread's queue, in place of what is there:
+// with it, SSL_get_error(3) gives for what SSL_read(3) had returned what it gave
+// then.
+int tls_splice_raise(unsigned long error);
 
-// Copies the counters. False, and nothing copied, if the handle is NULL or
-// inside another call.
+// `*len` is how many bytes were decrypted and not taken by the endpoint.
 //
 // # Safety
-// `splice` must be NULL or valid, `out` writable.
-bool tls_splice_get_stats(struct tls_splice *splice, struct tls_splice_stats *out);
+// `splice` and `len` must be NULL or valid.
+int tls_splice_undelivered(struct tls_splice *splice, size_t *len);
 
-// Why the splice failed. False, and nothing written, if it has not, or if it
-// failed by a bug of this library.
+// Moves at most `len` bytes of that to `out`, in order. `*taken` is how many.
 //
 // # Safety
-// `splice` must be NULL or valid, `out` writable.
-bool tls_splice_get_failure(struct tls_splice *splice, struct tls_splice_failure *out);
+// `splice` must be NULL or valid, `out` writable for `len`, `taken` NULL or writable.
+int tls_splice_take_undelivered(struct tls_splice *splice, uint8_t *out, size_t len, size_t *taken);
+
+// Copies the counters; after a panic the last ones, although that is the code.
+// Nothing is copied with another one.
+//
+// # Safety
+// `splice` must be NULL or valid, `out` NULL or writable.
+int tls_splice_get_stats(struct tls_splice *splice, struct tls_splice_stats *out);
+
+// Why the splice failed. `TLS_SPLICE_NOTHING` if it has not.
+//
+// # Safety
+// `splice` must be NULL or valid, `out` NULL or writable.
+int tls_splice_get_failure(struct tls_splice *splice, struct tls_splice_failure *out);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -17,7 +17,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use common::{connect, new_splice, nonblocking_pair, poll_splice, stats_of, Tls, TLS1_3};
+use common::{abi, connect, new_splice, nonblocking_pair, poll_splice, stats_of, Tls, TLS1_3};
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};
 use tls_splice::error::TLS_SPLICE_OK;
 use tls_splice::ffi::*;
@@ -74,7 +74,7 @@ impl Bench {
         let directions = TLS_SPLICE_DECRYPT | TLS_SPLICE_ENCRYPT;
         let splice = new_splice(near.as_raw_fd(), directions, 256 << 10).unwrap();
         unsafe {
-            tls_splice_start(splice, directions);
+            abi::start(splice, directions);
             let rc = tls_splice_attach_rbio(splice, ours.0);
             assert_eq!(rc, TLS_SPLICE_OK);
         }
@@ -110,14 +110,14 @@ impl Bench {
             while !rest.is_empty() {
                 let mut steps = TLS_SPLICE_STEP_MORE;
                 unsafe {
-                    let buf = tls_splice_alloc(bench.splice);
+                    let buf = abi::alloc(bench.splice);
                     let n = rest.len().min(buf.len);
                     ptr::copy_nonoverlapping(rest.as_ptr(), buf.base, n);
-                    tls_splice_commit(bench.splice, n);
+                    abi::commit(bench.splice, n);
                     rest = &rest[n..];
                     let mut ret = 0;
                     while steps & TLS_SPLICE_STEP_MORE != 0 {
-                        steps = tls_splice_decrypt(bench.splice, bench.ours.0, &mut ret);
+                        steps = abi::decrypt(bench.splice, bench.ours.0, &mut ret);
                     }
                 }
                 assert_eq!(
@@ -141,7 +141,7 @@ impl Bench {
         while stats_of(self.splice).bytes_out < goal || self.ours.pending() > 0 {
             poll_splice(self.splice, self.ours.0);
             elapsed += self.timed(|bench| {
-                black_box(unsafe { tls_splice_encrypt(bench.splice, bench.ours.0) });
+                black_box(unsafe { abi::encrypt(bench.splice, bench.ours.0) });
             });
             self.ours.take(usize::MAX);
         }
@@ -152,8 +152,8 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         unsafe {
-            tls_splice_detach_rbio(self.splice, self.ours.0);
-            tls_splice_free(self.splice);
+            abi::detach_rbio(self.splice, self.ours.0);
+            abi::free(self.splice);
         }
     }
 }

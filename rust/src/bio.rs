@@ -1,7 +1,7 @@
 //! What the BIOs of a splice have in common: a state that the pump and OpenSSL
 //! share, and how OpenSSL is told of a BIO type.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::CStr;
 use std::sync::Arc;
 
@@ -9,10 +9,14 @@ use libc::{c_char, c_int, c_long, c_void};
 use openssl_sys as ffi;
 use openssl_sys::{BIO, BIO_METHOD};
 
+use crate::panic::guard;
 use crate::sys;
 
 /// The state of a BIO. One of its two owners is the pump, the other the BIO.
-pub struct Shared<S>(UnsafeCell<S>);
+pub struct Shared<S> {
+    state: UnsafeCell<S>,
+    panicked: Cell<bool>,
+}
 
 // SAFETY: calls on one splice never overlap in time, on whatever threads they
 // are, and the BIO is only used inside them.
@@ -27,7 +31,12 @@ impl<S> Shared<S> {
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn get(&self) -> &mut S {
         // SAFETY: by the contract above.
-        unsafe { &mut *self.0.get() }
+        unsafe { &mut *self.state.get() }
+    }
+
+    /// Whether a callback of the BIO has panicked: see [`with_state`].
+    pub fn has_panicked(&self) -> bool {
+        self.panicked.get()
     }
 }
 
@@ -83,7 +92,10 @@ impl Method {
             if bio.is_null() {
                 return None;
             }
-            let shared = Arc::new(Shared(UnsafeCell::new(state)));
+            let shared = Arc::new(Shared {
+                state: UnsafeCell::new(state),
+                panicked: Cell::new(false),
+            });
             ffi::BIO_set_data(bio, Arc::into_raw(shared.clone()).cast_mut().cast());
             ffi::BIO_set_init(bio, 1);
             Some((bio, shared))
@@ -91,25 +103,37 @@ impl Method {
     }
 }
 
+/// Runs `f`, which a callback of `bio` consists of, on the state. A panic in it makes
+/// the call into the BIO fail, and each later one, as `failed`: OpenSSL's own frames,
+/// which are below, cannot be unwound. Nor can the state be used any more, and the
+/// handle that it belongs to says so ([`crate::handle`]).
+///
 /// # Safety
 /// `bio` must be of a type with the state `S`, inside an OpenSSL call.
-pub unsafe fn state<'a, S>(bio: *mut BIO) -> &'a mut S {
-    // SAFETY: the BIO's data is its share of the state until `destroy`, and the
-    // pump keeps no reference into the state across calls into OpenSSL.
-    unsafe { (*ffi::BIO_get_data(bio).cast::<Shared<S>>()).get() }
+pub unsafe fn with_state<S, T>(bio: *mut BIO, failed: T, f: impl FnOnce(&mut S) -> T) -> T {
+    // SAFETY: the BIO's data is its share of the state until `destroy`.
+    let shared = unsafe { &*ffi::BIO_get_data(bio).cast::<Shared<S>>() };
+    if shared.has_panicked() {
+        return failed;
+    }
+    // SAFETY: the pump keeps no reference into the state across calls into OpenSSL.
+    guard(|| f(unsafe { shared.get() })).unwrap_or_else(|| {
+        shared.panicked.set(true);
+        failed
+    })
 }
 
 unsafe extern "C" fn destroy<S>(bio: *mut BIO) -> c_int {
     // SAFETY: OpenSSL calls this once, for a BIO of this type; its data is the
     // share that `Method::bio` gave it, or NULL if that did not get so far.
-    unsafe {
+    let share = unsafe {
         let data = ffi::BIO_get_data(bio).cast::<Shared<S>>();
-        if !data.is_null() {
-            drop(Arc::from_raw(data.cast_const()));
-        }
         ffi::BIO_set_data(bio, std::ptr::null_mut());
-    }
-    1
+        (!data.is_null()).then(|| Arc::from_raw(data.cast_const()))
+    };
+    // It is dropped with its last owner, so if it is here, there is no handle left
+    // that could say of a panic.
+    guard(|| drop(share)).is_some().into()
 }
 
 /// One of Node's BIOs, on which this is a reference.
@@ -163,3 +187,36 @@ impl Drop for NodeBio {
 /// BIO_pending(3).
 pub const BIO_CTRL_PENDING: c_int = 10;
 const BIO_TYPE_SOURCE_SINK: c_int = 0x0400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("on purpose");
+        }
+    }
+
+    unsafe extern "C" fn ctrl(bio: *mut BIO, _: c_int, _: c_long, _: *mut c_void) -> c_long {
+        // SAFETY: a BIO of that state, in a call of OpenSSL's.
+        unsafe { with_state(bio, -1, |_: &mut Bomb| panic!("on purpose")) }
+    }
+
+    #[test]
+    fn a_panic_is_kept_in_and_remembered() {
+        let method = Method::new::<Bomb>(c"tls_splice test", None, None, ctrl);
+        // SAFETY: it is of that state; we have the only reference to it.
+        unsafe {
+            let (bio, shared) = method.bio(Bomb).unwrap();
+            assert!(!shared.has_panicked());
+            assert_eq!(sys::BIO_ctrl_pending(bio), 0);
+            assert!(shared.has_panicked());
+            // The BIO is the last owner.
+            drop(shared);
+            assert_eq!(sys::BIO_free(bio), 1);
+        }
+    }
+}

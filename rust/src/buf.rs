@@ -74,6 +74,15 @@ impl Chunk {
         }
     }
 
+    /// One of which whatever is done with it panics.
+    #[cfg(test)]
+    pub(crate) fn broken() -> Chunk {
+        let mut chunk = Chunk::lend(Size::Small);
+        chunk.start = usize::MAX;
+        chunk.end = usize::MAX - 1;
+        chunk
+    }
+
     /// Bytes held.
     pub fn len(&self) -> usize {
         self.end - self.start
@@ -134,9 +143,11 @@ impl Drop for Chunk {
         let data = std::mem::take(&mut self.data);
         // During thread exit the pool may be gone; then the buffer just goes too.
         let _ = POOLS.try_with(|pools| {
-            let mut pool = pools[self.size as usize].borrow_mut();
-            if pool.len() < self.size.kept() {
-                pool.push(data);
+            // This may be for a panic, during which there must not be another.
+            if let Ok(mut pool) = pools[self.size as usize].try_borrow_mut() {
+                if pool.len() < self.size.kept() {
+                    pool.push(data);
+                }
             }
         });
     }

@@ -8,13 +8,15 @@ pub const TLS_SPLICE_OK: c_int = 0;
 pub const TLS_SPLICE_EABI: c_int = 1;
 /// A required pointer is NULL, or a value is out of range.
 pub const TLS_SPLICE_EARG: c_int = 2;
-/// The handle is inside another call: an OpenSSL callback re-entered.
+/// The handle is inside another call: an OpenSSL callback re-entered. Nothing has
+/// happened.
 pub const TLS_SPLICE_EBUSY: c_int = 3;
 /// The access mode of the fd (F_GETFL) does not fit the directions.
 pub const TLS_SPLICE_EACCMODE: c_int = 4;
 /// The fd is of a kind that this version does not splice to.
 pub const TLS_SPLICE_ENOTSUP: c_int = 5;
-/// A bug in this library: a panic was caught at the boundary.
+/// A bug in this library: a panic was caught at the boundary, in this call or in an
+/// earlier one on the handle, which can only be freed.
 pub const TLS_SPLICE_EPANIC: c_int = 6;
 /// OpenSSL could not allocate.
 pub const TLS_SPLICE_ENOMEM: c_int = 7;
@@ -23,6 +25,8 @@ pub const TLS_SPLICE_ENOMEM: c_int = 7;
 pub const TLS_SPLICE_EFRAMING: c_int = 8;
 /// The fd is a TUN or TAP device with IFF_VNET_HDR.
 pub const TLS_SPLICE_EVNETHDR: c_int = 9;
+/// There is none of what was asked for.
+pub const TLS_SPLICE_NOTHING: c_int = 10;
 
 /// Why [`crate::endpoint::Endpoint::open`] refuses an fd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,16 @@
 //! The C ABI: exports only.
 //!
-//! Every function may be called from any thread, one call at a time per handle.
-//! A NULL handle is refused or ignored. A panic does not leave the library.
+//! Every function may be called from any thread, one call at a time per handle, and
+//! answers with a `TLS_SPLICE_*` code. A pointer that is NULL, the handle included, is
+//! `TLS_SPLICE_EARG`. `TLS_SPLICE_EBUSY` is a call from inside of another one on the
+//! same handle. What a call gives is behind its last pointers, and is nothing (0)
+//! unless the code is `TLS_SPLICE_OK`.
+//!
+//! A panic does not leave the library, nor does one in a callback that OpenSSL makes
+//! to a BIO of a splice. It is `TLS_SPLICE_EPANIC`, then and for each later call on
+//! the handle, which can only be freed.
+
+use std::cell::Cell;
 
 use libc::{c_int, c_ulong, size_t, ssize_t};
 use openssl_sys::SSL;
@@ -13,9 +22,10 @@ use crate::handle::tls_splice;
 use crate::panic::guard;
 use crate::pump::*;
 use crate::stats::Stats;
+use crate::tls;
 
 /// Version of this ABI; `tls_splice_abi_version` must return the same.
-pub const TLS_SPLICE_ABI_VERSION: u32 = 1;
+pub const TLS_SPLICE_ABI_VERSION: u32 = 2;
 
 /// The framing that goes with the endpoint: `IP` for a TUN device, `U16BE` for
 /// TAP devices and datagram sockets, `RAW` for all else.
@@ -51,6 +61,7 @@ pub struct tls_splice_config {
 
 /// A piece of memory that belongs to the splice.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct tls_splice_buf {
     /// Start; NULL when `len` is 0.
     pub base: *mut u8,
@@ -58,9 +69,17 @@ pub struct tls_splice_buf {
     pub len: size_t,
 }
 
+impl tls_splice_buf {
+    const NOTHING: tls_splice_buf = tls_splice_buf {
+        base: std::ptr::null_mut(),
+        len: 0,
+    };
+}
+
 /// What to do with a file, on another thread than that of the loop, or with a
 /// stream.
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub struct tls_splice_transfer {
     /// The file, which stays the splice's; -1 for a stream.
     pub fd: c_int,
@@ -70,7 +89,7 @@ pub struct tls_splice_transfer {
 
 /// Why a splice failed.
 #[repr(C)]
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub struct tls_splice_failure {
     /// errno of a failed system call on the endpoint, else 0.
     pub errnum: c_int,
@@ -106,7 +125,7 @@ pub unsafe extern "C" fn tls_splice_new(
     config: *const tls_splice_config,
     out: *mut *mut tls_splice,
 ) -> c_int {
-    guard(TLS_SPLICE_EPANIC, || {
+    guard(|| {
         if config.is_null() || out.is_null() {
             return TLS_SPLICE_EARG;
         }
@@ -145,53 +164,100 @@ pub unsafe extern "C" fn tls_splice_new(
             Err(error) => error.code(),
         }
     })
+    .unwrap_or(TLS_SPLICE_EPANIC)
 }
 
-/// Frees a splice and closes its descriptors. Nothing if NULL.
+/// Frees a splice and closes its descriptors, also after a panic. Nothing if NULL.
+/// `TLS_SPLICE_EPANIC` if that panics: then some of it stays.
 ///
 /// # Safety
 /// `splice` must come from `tls_splice_new`, be in no call, and not be used
-/// again. Its BIOs must have been detached, unless the `SSL` is gone.
+/// again. Its BIOs must have been detached, unless the `SSL` is gone, or is going to be
+/// used no more: after a panic they cannot be.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_free(splice: *mut tls_splice) {
-    guard((), || {
+pub unsafe extern "C" fn tls_splice_free(splice: *mut tls_splice) -> c_int {
+    let freed = guard(|| {
         if !splice.is_null() {
             // SAFETY: by the contract above it is ours, from Box::into_raw.
             drop(unsafe { Box::from_raw(splice) });
         }
     });
+    match freed {
+        Some(()) => TLS_SPLICE_OK,
+        None => TLS_SPLICE_EPANIC,
+    }
 }
 
-/// Runs `f` on the pump of `splice`; `otherwise` if NULL, busy or panicking.
+/// Runs `f`, which returns a code, on the pump of `splice`.
 ///
 /// # Safety
 /// `splice` must be NULL or valid.
-unsafe fn with<T: Copy>(
+unsafe fn with(
     splice: *const tls_splice,
-    otherwise: T,
-    f: impl FnOnce(&mut Pump, &std::cell::Cell<bool>) -> T,
-) -> T {
-    // SAFETY: passed on.
-    unsafe { with_or(splice, otherwise, otherwise, f) }
-}
-
-/// The same, with another result for a panic.
-///
-/// # Safety
-/// `splice` must be NULL or valid.
-unsafe fn with_or<T: Copy>(
-    splice: *const tls_splice,
-    otherwise: T,
-    panicked: T,
-    f: impl FnOnce(&mut Pump, &std::cell::Cell<bool>) -> T,
-) -> T {
+    f: impl FnOnce(&mut Pump, &Cell<bool>) -> c_int,
+) -> c_int {
     // SAFETY: NULL or valid, by the contract above.
-    let splice = unsafe { splice.as_ref() };
-    guard(panicked, || {
-        splice
-            .and_then(|splice| splice.with(f))
-            .unwrap_or(otherwise)
-    })
+    match unsafe { splice.as_ref() } {
+        Some(splice) => splice.with(f),
+        None => TLS_SPLICE_EARG,
+    }
+}
+
+/// Runs `f`, which always succeeds, on the pump of `splice`.
+///
+/// # Safety
+/// `splice` must be NULL or valid.
+unsafe fn run(splice: *const tls_splice, f: impl FnOnce(&mut Pump)) -> c_int {
+    // SAFETY: passed on.
+    unsafe {
+        with(splice, |pump, _| {
+            f(pump);
+            TLS_SPLICE_OK
+        })
+    }
+}
+
+/// Runs `f` on the pump of `splice` and writes what it returns to `out`, or `nothing`.
+///
+/// # Safety
+/// `splice` must be NULL or valid, `out` NULL or writable.
+unsafe fn give<T: Copy>(
+    splice: *const tls_splice,
+    out: *mut T,
+    nothing: T,
+    f: impl FnOnce(&mut Pump, &Cell<bool>) -> Result<T, c_int>,
+) -> c_int {
+    if out.is_null() {
+        return TLS_SPLICE_EARG;
+    }
+    let mut given = nothing;
+    // SAFETY: passed on.
+    let code = unsafe {
+        with(splice, |pump, cancelled| match f(pump, cancelled) {
+            Ok(result) => {
+                given = result;
+                TLS_SPLICE_OK
+            }
+            Err(code) => code,
+        })
+    };
+    // A callback of a BIO may have panicked in between.
+    let given = if code == TLS_SPLICE_OK {
+        given
+    } else {
+        nothing
+    };
+    // SAFETY: writable by the contract above, as it is not NULL.
+    unsafe { out.write(given) };
+    code
+}
+
+/// `Err` if it is NULL.
+fn check(ssl: *mut SSL) -> Result<*mut SSL, c_int> {
+    match ssl.is_null() {
+        true => Err(TLS_SPLICE_EARG),
+        false => Ok(ssl),
+    }
 }
 
 /// Hands the caller's fd number over too (`autoClose`): it is closed when the
@@ -200,48 +266,60 @@ unsafe fn with_or<T: Copy>(
 /// # Safety
 /// `splice` must be NULL or valid, and `fd` the caller's to give away.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_adopt_fd(splice: *mut tls_splice, fd: c_int) {
+pub unsafe extern "C" fn tls_splice_adopt_fd(splice: *mut tls_splice, fd: c_int) -> c_int {
     // SAFETY: passed on; the descriptor is the caller's to give away.
-    unsafe { with(splice, (), |pump, _| pump.endpoint().adopt(fd)) }
+    unsafe { run(splice, |pump| pump.endpoint().adopt(fd)) }
 }
 
-/// The descriptor to poll for the endpoint's readiness. It stays the splice's.
-/// -1 if the endpoint is a file or the caller's: then `tls_splice_begin_transfer`
-/// takes the place of polling. -1 too if `splice` is NULL.
+/// `*fd` is the descriptor to poll for the endpoint's readiness. It stays the
+/// splice's. -1 if the endpoint is a file or the caller's: then
+/// `tls_splice_begin_transfer` takes the place of polling. -1 too instead of nothing.
 ///
 /// # Safety
-/// `splice` must be NULL or valid.
+/// `splice` must be NULL or valid, `fd` NULL or writable.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_poll_fd(splice: *mut tls_splice) -> c_int {
+pub unsafe extern "C" fn tls_splice_poll_fd(splice: *mut tls_splice, fd: *mut c_int) -> c_int {
     // SAFETY: passed on.
-    unsafe { with(splice, -1, |pump, _| pump.endpoint().poll_fd()) }
+    unsafe { give(splice, fd, -1, |pump, _| Ok(pump.endpoint().poll_fd())) }
 }
 
-/// What to poll `tls_splice_poll_fd` for: 1 readable, 2 writable, or both, as
-/// UV_READABLE and UV_WRITABLE; 0 not at all. To be asked after each call that
-/// returns steps, once these are taken, and when the write BIO has drained.
+/// `*events` is what to poll `tls_splice_poll_fd` for: 1 readable, 2 writable, or
+/// both, as UV_READABLE and UV_WRITABLE; 0 not at all. To be asked after each call
+/// that gives steps, once these are taken, and when the write BIO has drained.
 /// Level-triggered.
 ///
 /// # Safety
-/// `splice` must be NULL or valid, `ssl` valid.
+/// `splice`, `ssl` and `events` must be NULL or valid.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_interest(splice: *mut tls_splice, ssl: *mut SSL) -> u32 {
+pub unsafe extern "C" fn tls_splice_interest(
+    splice: *mut tls_splice,
+    ssl: *mut SSL,
+    events: *mut u32,
+) -> c_int {
     // SAFETY: passed on.
-    unsafe { with(splice, 0, |pump, _| pump.interest(ssl)) }
+    unsafe { give(splice, events, 0, |pump, _| Ok(pump.interest(check(ssl)?))) }
 }
 
-/// What the endpoint is ready for, in the same bits, when `tls_splice_poll_fd`
-/// is for `polled`.
+/// `*events` is what the endpoint is ready for, in the same bits, when
+/// `tls_splice_poll_fd` is for `polled`.
 ///
 /// # Safety
-/// `splice` must be NULL or valid.
+/// `splice` and `events` must be NULL or valid.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_ready(splice: *mut tls_splice, polled: u32) -> u32 {
+pub unsafe extern "C" fn tls_splice_ready(
+    splice: *mut tls_splice,
+    polled: u32,
+    events: *mut u32,
+) -> c_int {
     // SAFETY: passed on.
-    unsafe { with(splice, 0, |pump, _| pump.endpoint().ready(polled)) }
+    unsafe {
+        give(splice, events, 0, |pump, _| {
+            Ok(pump.endpoint().ready(polled))
+        })
+    }
 }
 
-/// Begins a transfer for `event`, which `tls_splice_interest` has returned: 1 for a
+/// Begins a transfer for `event`, which `tls_splice_interest` has given: 1 for a
 /// read(2) at the file's position, 2 for a write(2). To or from a stream of the
 /// caller's it may be begun at any time.
 ///
@@ -252,24 +330,27 @@ pub unsafe extern "C" fn tls_splice_ready(splice: *mut tls_splice, polled: u32) 
 /// that it has given enough for one turn of the loop.
 ///
 /// # Safety
-/// `splice` must be NULL or valid, `ssl` valid.
+/// `splice`, `ssl` and `transfer` must be NULL or valid.
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_begin_transfer(
     splice: *mut tls_splice,
     ssl: *mut SSL,
     event: u32,
-) -> tls_splice_transfer {
-    let nothing = Transfer {
+    transfer: *mut tls_splice_transfer,
+) -> c_int {
+    let nothing = tls_splice_transfer {
         fd: -1,
-        base: std::ptr::null_mut(),
-        len: 0,
+        buf: tls_splice_buf::NOTHING,
     };
     // SAFETY: passed on.
-    let Transfer { fd, base, len } =
-        unsafe { with(splice, nothing, |pump, _| pump.begin_transfer(ssl, event)) };
-    tls_splice_transfer {
-        fd,
-        buf: tls_splice_buf { base, len },
+    unsafe {
+        give(splice, transfer, nothing, |pump, _| {
+            let Transfer { fd, base, len } = pump.begin_transfer(check(ssl)?, event);
+            Ok(tls_splice_transfer {
+                fd,
+                buf: tls_splice_buf { base, len },
+            })
+        })
     }
 }
 
@@ -283,31 +364,37 @@ pub unsafe extern "C" fn tls_splice_end_transfer(
     splice: *mut tls_splice,
     event: u32,
     result: ssize_t,
-) {
+) -> c_int {
     let result = usize::try_from(result).map_err(|_| result.wrapping_neg() as c_int);
     // SAFETY: passed on.
-    unsafe { with(splice, (), |pump, _| pump.end_transfer(event, result)) }
+    unsafe { run(splice, |pump| pump.end_transfer(event, result)) }
 }
 
 /// Hands what `from` has decrypted to `to`, of which it is the source, to be sent on
-/// the session `ssl` of that by `tls_splice_encrypt`. No byte is copied. Returns
-/// whether any was handed over: not if there is none, or `to` has no room. Where they
-/// end, `tls_splice_end_encrypt` tells `to`.
+/// the session `ssl` of that by `tls_splice_encrypt`. No byte is copied.
+/// `TLS_SPLICE_NOTHING` if none was handed over, since there is none, or `to` has no
+/// room. Where they end, `tls_splice_end_encrypt` tells `to`. A panic is one of both.
 ///
 /// # Safety
-/// Each of `from` and `to` must be NULL or valid, and `ssl` valid.
+/// Each of `from`, `to` and `ssl` must be NULL or valid.
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_pass(
     from: *mut tls_splice,
     to: *mut tls_splice,
     ssl: *mut SSL,
-) -> bool {
-    // SAFETY: passed on. One that is both is busy the second time.
-    unsafe {
-        with(from, false, |from, _| {
-            with(to, false, |to, _| from.pass(to, ssl))
-        })
-    }
+) -> c_int {
+    // SAFETY: NULL or valid, by the contract above.
+    let (Some(from), Some(to)) = (unsafe { from.as_ref() }, unsafe { to.as_ref() }) else {
+        return TLS_SPLICE_EARG;
+    };
+    from.with_both(to, |from, to| match check(ssl) {
+        Err(code) => code,
+        // SAFETY: passed on.
+        Ok(ssl) => match unsafe { from.pass(to, ssl) } {
+            true => TLS_SPLICE_OK,
+            false => TLS_SPLICE_NOTHING,
+        },
+    })
 }
 
 /// Starts `direction`, one of those in the config.
@@ -315,9 +402,9 @@ pub unsafe extern "C" fn tls_splice_pass(
 /// # Safety
 /// `splice` must be NULL or valid.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_start(splice: *mut tls_splice, direction: u32) {
+pub unsafe extern "C" fn tls_splice_start(splice: *mut tls_splice, direction: u32) -> c_int {
     // SAFETY: passed on.
-    unsafe { with(splice, (), |pump, _| pump.start(direction)) }
+    unsafe { run(splice, |pump| pump.start(direction)) }
 }
 
 /// Queues a copy of bytes that were read before the splice, and that go first:
@@ -326,80 +413,110 @@ pub unsafe extern "C" fn tls_splice_start(splice: *mut tls_splice, direction: u3
 /// that moves bytes.
 ///
 /// # Safety
-/// `splice` must be NULL or valid, `bytes` readable for `len`.
+/// `splice` must be NULL or valid, `bytes` readable for `len`; NULL if that is 0.
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_push_before(
     splice: *mut tls_splice,
     direction: u32,
     bytes: *const u8,
     len: size_t,
-) {
-    if bytes.is_null() || len == 0 {
-        return;
-    }
-    // SAFETY: by the contract above.
-    unsafe {
-        let bytes = std::slice::from_raw_parts(bytes, len);
-        with(splice, (), |pump, _| pump.push_before(direction, bytes))
-    }
+) -> c_int {
+    let bytes = match (bytes.is_null(), len) {
+        (_, 0) => &[],
+        (true, _) => return TLS_SPLICE_EARG,
+        // SAFETY: by the contract above.
+        (false, _) => unsafe { std::slice::from_raw_parts(bytes, len) },
+    };
+    // SAFETY: passed on.
+    unsafe { run(splice, |pump| pump.push_before(direction, bytes)) }
 }
 
 /// Asks the started directions to stop. `tls_splice_decrypt` moves nothing any
-/// more; `tls_splice_encrypt` must be called until it returns STOPPED, since an
+/// more; `tls_splice_encrypt` must be called until it gives STOPPED, since an
 /// `SSL_write` that has begun must be finished.
 ///
 /// # Safety
 /// `splice` must be NULL or valid.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_stop(splice: *mut tls_splice) {
+pub unsafe extern "C" fn tls_splice_stop(splice: *mut tls_splice) -> c_int {
     // SAFETY: passed on.
-    unsafe { with(splice, (), |pump, _| pump.stop()) }
+    unsafe { run(splice, Pump::stop) }
 }
 
 /// Stops reading the source, as if it had ended; also before the start. Inside an
-/// OpenSSL callback of a call on `splice`, when that call returns.
+/// OpenSSL callback of a call on `splice`, when that call returns: that is
+/// `TLS_SPLICE_OK`, too.
 ///
 /// # Safety
 /// `splice` must be NULL or valid.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_end_encrypt(splice: *mut tls_splice) {
+pub unsafe extern "C" fn tls_splice_end_encrypt(splice: *mut tls_splice) -> c_int {
     // SAFETY: NULL or valid, by the contract above.
-    if let Some(splice) = unsafe { splice.as_ref() } {
-        guard((), || splice.end_encrypt());
+    match unsafe { splice.as_ref() } {
+        Some(splice) => splice.end_encrypt(),
+        None => TLS_SPLICE_EARG,
     }
 }
 
 /// Tells a call on `splice` that is under way, inside whose OpenSSL callback
-/// this is called, to return without using the `SSL` again.
+/// this is called, to return without using the `SSL` again. Nothing if there is none.
 ///
 /// # Safety
 /// `splice` must be NULL or valid.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_cancel(splice: *mut tls_splice) {
+pub unsafe extern "C" fn tls_splice_cancel(splice: *mut tls_splice) -> c_int {
     // SAFETY: NULL or valid, by the contract above.
-    if let Some(splice) = unsafe { splice.as_ref() } {
-        splice.cancel();
+    match unsafe { splice.as_ref() } {
+        Some(splice) => splice.cancel(),
+        None => TLS_SPLICE_EARG,
     }
 }
 
 /// Makes `ssl` read ciphertext from the splice's buffer (`tls_splice_alloc`),
-/// after what its present read BIO holds. `TLS_SPLICE_OK`,
-/// `TLS_SPLICE_EBUSY` inside a handshake or another call, `TLS_SPLICE_ENOMEM`.
+/// after what its present read BIO holds. `TLS_SPLICE_EBUSY` inside a handshake,
+/// too; `TLS_SPLICE_ENOMEM`.
 ///
 /// # Safety
-/// `splice` must be NULL or valid; `ssl` must be valid, have a read BIO, and be
-/// in no call.
+/// `splice` must be NULL or valid; `ssl` must be NULL, or valid, have a read BIO, and
+/// be in no call.
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_attach_rbio(splice: *mut tls_splice, ssl: *mut SSL) -> c_int {
     // SAFETY: by the contract above.
+    unsafe { attach(splice, ssl, |pump| pump.attach_rbio(ssl)) }
+}
+
+/// # Safety
+/// `splice` and `ssl` must be NULL or valid.
+unsafe fn attach(
+    splice: *mut tls_splice,
+    ssl: *mut SSL,
+    f: impl FnOnce(&mut Pump) -> bool,
+) -> c_int {
+    // SAFETY: passed on.
     unsafe {
-        with(splice, TLS_SPLICE_EBUSY, |pump, _| {
-            if crate::sys::SSL_in_init(ssl) != 0 {
-                TLS_SPLICE_EBUSY
-            } else if pump.attach_rbio(ssl) {
+        with(splice, |pump, _| match check(ssl) {
+            Err(code) => code,
+            Ok(ssl) if crate::sys::SSL_in_init(ssl) != 0 => TLS_SPLICE_EBUSY,
+            Ok(_) if f(pump) => TLS_SPLICE_OK,
+            Ok(_) => TLS_SPLICE_ENOMEM,
+        })
+    }
+}
+
+/// # Safety
+/// `splice` must be NULL or valid.
+unsafe fn detach(
+    splice: *mut tls_splice,
+    ssl: *mut SSL,
+    f: impl FnOnce(&mut Pump, *mut SSL),
+) -> c_int {
+    // SAFETY: passed on.
+    unsafe {
+        with(splice, |pump, _| match check(ssl) {
+            Err(code) => code,
+            Ok(ssl) => {
+                f(pump, ssl);
                 TLS_SPLICE_OK
-            } else {
-                TLS_SPLICE_ENOMEM
             }
         })
     }
@@ -411,33 +528,22 @@ pub unsafe extern "C" fn tls_splice_attach_rbio(splice: *mut tls_splice, ssl: *m
 /// # Safety
 /// As for `tls_splice_attach_rbio`, with the same `ssl`.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_detach_rbio(splice: *mut tls_splice, ssl: *mut SSL) {
+pub unsafe extern "C" fn tls_splice_detach_rbio(splice: *mut tls_splice, ssl: *mut SSL) -> c_int {
     // SAFETY: by the contract above.
-    unsafe { with(splice, (), |pump, _| pump.detach_rbio(ssl)) }
+    unsafe { detach(splice, ssl, |pump, ssl| pump.detach_rbio(ssl)) }
 }
 
 /// Makes `ssl` write the ciphertext of `tls_splice_encrypt` to the splice's
 /// buffers (`tls_splice_collected`), while its present write BIO is empty, and
-/// all else to that. `TLS_SPLICE_OK`, `TLS_SPLICE_EBUSY` inside a handshake or
-/// another call, `TLS_SPLICE_ENOMEM`.
+/// all else to that. `TLS_SPLICE_EBUSY` inside a handshake, too; `TLS_SPLICE_ENOMEM`.
 ///
 /// # Safety
-/// `splice` must be NULL or valid; `ssl` must be valid, have a write BIO, and be
-/// in no call.
+/// `splice` must be NULL or valid; `ssl` must be NULL, or valid, have a write BIO, and
+/// be in no call.
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_attach_wbio(splice: *mut tls_splice, ssl: *mut SSL) -> c_int {
     // SAFETY: by the contract above.
-    unsafe {
-        with(splice, TLS_SPLICE_EBUSY, |pump, _| {
-            if crate::sys::SSL_in_init(ssl) != 0 {
-                TLS_SPLICE_EBUSY
-            } else if pump.attach_wbio(ssl) {
-                TLS_SPLICE_OK
-            } else {
-                TLS_SPLICE_ENOMEM
-            }
-        })
-    }
+    unsafe { attach(splice, ssl, |pump| pump.attach_wbio(ssl)) }
 }
 
 /// Gives `ssl` its own write BIO back, with what is collected. Nothing if
@@ -446,26 +552,30 @@ pub unsafe extern "C" fn tls_splice_attach_wbio(splice: *mut tls_splice, ssl: *m
 /// # Safety
 /// As for `tls_splice_attach_wbio`, with the same `ssl`.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_detach_wbio(splice: *mut tls_splice, ssl: *mut SSL) {
+pub unsafe extern "C" fn tls_splice_detach_wbio(splice: *mut tls_splice, ssl: *mut SSL) -> c_int {
     // SAFETY: by the contract above.
-    unsafe { with(splice, (), |pump, _| pump.detach_wbio(ssl)) }
+    unsafe { detach(splice, ssl, |pump, ssl| pump.detach_wbio(ssl)) }
 }
 
 /// What `tls_splice_encrypt` has collected, for the stream, in order: writes at
-/// most `len` pieces to `out` and returns how many. They stay the splice's, and
+/// most `len` pieces to `out`; `*count` is how many. They stay the splice's, and
 /// valid until the `tls_splice_written` that must follow before any other call.
 ///
 /// # Safety
-/// `splice` must be NULL or valid, `out` writable for `len`.
+/// `splice` must be NULL or valid, `out` writable for `len`, `count` NULL or writable.
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_collected(
     splice: *mut tls_splice,
     out: *mut tls_splice_buf,
     len: size_t,
-) -> size_t {
+    count: *mut size_t,
+) -> c_int {
     // SAFETY: passed on; `out` is writable by the contract above.
     unsafe {
-        with(splice, 0, |pump, _| {
+        give(splice, count, 0, |pump, _| {
+            if out.is_null() {
+                return Err(TLS_SPLICE_EARG);
+            }
             let pieces = pump.wbio().into_iter().flat_map(|wbio| wbio.collected());
             let mut n = 0;
             for piece in pieces.take(len) {
@@ -475,7 +585,7 @@ pub unsafe extern "C" fn tls_splice_collected(
                 });
                 n += 1;
             }
-            n
+            Ok(n)
         })
     }
 }
@@ -486,10 +596,14 @@ pub unsafe extern "C" fn tls_splice_collected(
 /// # Safety
 /// `splice` must be NULL or valid.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_written(splice: *mut tls_splice, n: size_t, is_all: bool) {
+pub unsafe extern "C" fn tls_splice_written(
+    splice: *mut tls_splice,
+    n: size_t,
+    is_all: bool,
+) -> c_int {
     // SAFETY: passed on.
     unsafe {
-        with(splice, (), |pump, _| {
+        run(splice, |pump| {
             if let Some(wbio) = pump.wbio() {
                 wbio.written(n, !is_all);
             }
@@ -497,25 +611,28 @@ pub unsafe extern "C" fn tls_splice_written(splice: *mut tls_splice, n: size_t, 
     }
 }
 
-/// The memory that the next read of ciphertext goes to: valid until the
+/// `*buf` is the memory that the next read of ciphertext goes to: valid until the
 /// `tls_splice_commit` that must follow, with 0 if nothing was read. Empty when
 /// no read BIO is attached, when there is no room, and once each time that it has
 /// given enough for one turn of the loop.
 ///
 /// # Safety
-/// `splice` must be NULL or valid.
+/// `splice` and `buf` must be NULL or valid.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_alloc(splice: *mut tls_splice) -> tls_splice_buf {
-    let (base, len) = {
-        // SAFETY: passed on.
-        unsafe {
-            with(splice, (std::ptr::null_mut(), 0), |pump, _| {
-                let buf = pump.alloc();
-                (buf.as_mut_ptr(), buf.len())
+pub unsafe extern "C" fn tls_splice_alloc(
+    splice: *mut tls_splice,
+    buf: *mut tls_splice_buf,
+) -> c_int {
+    // SAFETY: passed on.
+    unsafe {
+        give(splice, buf, tls_splice_buf::NOTHING, |pump, _| {
+            let buf = pump.alloc();
+            Ok(tls_splice_buf {
+                base: buf.as_mut_ptr(),
+                len: buf.len(),
             })
-        }
-    };
-    tls_splice_buf { base, len }
+        })
+    }
 }
 
 /// Takes in `nread` bytes of ciphertext that were read into
@@ -524,45 +641,57 @@ pub unsafe extern "C" fn tls_splice_alloc(splice: *mut tls_splice) -> tls_splice
 /// # Safety
 /// `splice` must be NULL or valid.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_commit(splice: *mut tls_splice, nread: size_t) {
+pub unsafe extern "C" fn tls_splice_commit(splice: *mut tls_splice, nread: size_t) -> c_int {
     // SAFETY: passed on.
-    unsafe { with(splice, (), |pump, _| pump.commit(nread)) }
+    unsafe { run(splice, |pump| pump.commit(nread)) }
 }
 
-/// Moves what it can from `ssl` to the endpoint and returns the steps to take.
+/// Moves what it can from `ssl` to the endpoint. `*steps` are the steps to take.
 /// To be called when ciphertext has arrived and when the endpoint has become
 /// writable. With `TLS_SPLICE_STEP_OVER`, `*ssl_ret` is what SSL_read(3)
-/// returned, and this thread's error queue is what it left.
+/// returned, and this thread's error queue is what it left; otherwise it is 1.
 ///
 /// # Safety
-/// `splice` must be NULL or valid, `ssl` valid and kept alive by the caller for
-/// the whole call, `ssl_ret` writable.
+/// `splice` must be NULL or valid, `ssl` NULL, or valid and kept alive by the caller
+/// for the whole call, `steps` and `ssl_ret` NULL or writable.
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_decrypt(
     splice: *mut tls_splice,
     ssl: *mut SSL,
+    steps: *mut u32,
     ssl_ret: *mut c_int,
-) -> u32 {
+) -> c_int {
+    if steps.is_null() || ssl_ret.is_null() {
+        return TLS_SPLICE_EARG;
+    }
+    let mut given = (0, 1);
     // SAFETY: by the contract above.
     unsafe {
-        let failed = TLS_SPLICE_STEP_FAILED | TLS_SPLICE_STEP_PAUSE_TLS;
-        let (step, ret) = with_or(splice, (0, 1), (failed, 1), |pump, cancelled| {
-            pump.decrypt(ssl, cancelled)
+        let code = give(splice, &raw mut given, (0, 1), |pump, cancelled| {
+            Ok(pump.decrypt(check(ssl)?, cancelled))
         });
-        *ssl_ret = ret;
-        step
+        (*steps, *ssl_ret) = given;
+        code
     }
 }
 
-/// Moves what it can from the endpoint to `ssl` and returns the steps to take.
+/// Moves what it can from the endpoint to `ssl`. `*steps` are the steps to take.
 /// To be called when the endpoint has become readable, and as the steps say.
 ///
 /// # Safety
 /// As for `tls_splice_decrypt`.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_encrypt(splice: *mut tls_splice, ssl: *mut SSL) -> u32 {
+pub unsafe extern "C" fn tls_splice_encrypt(
+    splice: *mut tls_splice,
+    ssl: *mut SSL,
+    steps: *mut u32,
+) -> c_int {
     // SAFETY: by the contract above.
-    unsafe { with(splice, 0, |pump, cancelled| pump.encrypt(ssl, cancelled)) }
+    unsafe {
+        give(splice, steps, 0, |pump, cancelled| {
+            Ok(pump.encrypt(check(ssl)?, cancelled))
+        })
+    }
 }
 
 /// Shuts the write side of a socket endpoint down; nothing for others.
@@ -570,61 +699,119 @@ pub unsafe extern "C" fn tls_splice_encrypt(splice: *mut tls_splice, ssl: *mut S
 /// # Safety
 /// `splice` must be NULL or valid.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_shutdown_write(splice: *mut tls_splice) {
+pub unsafe extern "C" fn tls_splice_shutdown_write(splice: *mut tls_splice) -> c_int {
     // SAFETY: passed on.
-    unsafe { with(splice, (), |pump, _| pump.endpoint().shutdown_write()) }
+    unsafe { run(splice, |pump| pump.endpoint().shutdown_write()) }
 }
 
-/// Whether the endpoint has not taken all that it could be given.
+/// `*is_blocked` is whether the endpoint has not taken all that it could be given.
 ///
 /// # Safety
-/// `splice` must be NULL or valid.
+/// `splice` and `is_blocked` must be NULL or valid.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_is_blocked(splice: *mut tls_splice) -> bool {
+pub unsafe extern "C" fn tls_splice_is_blocked(
+    splice: *mut tls_splice,
+    is_blocked: *mut bool,
+) -> c_int {
     // SAFETY: passed on.
-    unsafe { with(splice, false, |pump, _| pump.is_blocked()) }
+    unsafe { give(splice, is_blocked, false, |pump, _| Ok(pump.is_blocked())) }
 }
 
 /// Says that no more will be decrypted, since the stream has ended without a
-/// close_notify. False if that was within a packet: then the splice has failed.
+/// close_notify. `*is_cut_off` is whether that was within a packet: then the splice
+/// has failed.
 ///
 /// # Safety
-/// `splice` must be NULL or valid.
+/// `splice` and `is_cut_off` must be NULL or valid.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_end_decrypt(splice: *mut tls_splice) -> bool {
+pub unsafe extern "C" fn tls_splice_end_decrypt(
+    splice: *mut tls_splice,
+    is_cut_off: *mut bool,
+) -> c_int {
     // SAFETY: passed on.
-    unsafe { with(splice, true, |pump, _| pump.end_decrypt()) }
+    unsafe { give(splice, is_cut_off, false, |pump, _| Ok(!pump.end_decrypt())) }
 }
 
-/// Cleartext that was decrypted and not taken by the endpoint, in bytes.
+/// Hands over the error that SSL_read(3) has ended with, after bytes that are still
+/// undelivered, so that no `TLS_SPLICE_STEP_OVER` has said so: OpenSSL tells of it
+/// only once. `*ssl_ret` is what SSL_read(3) returned, and `*error` is for
+/// `tls_splice_raise`, once these bytes are where they go instead.
+/// `TLS_SPLICE_NOTHING` if there is none, or if it is a close_notify, which OpenSSL
+/// repeats.
 ///
 /// # Safety
-/// `splice` must be NULL or valid.
+/// `splice` must be NULL or valid, `ssl_ret` and `error` NULL or writable.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_undelivered(splice: *mut tls_splice) -> size_t {
+pub unsafe extern "C" fn tls_splice_take_end(
+    splice: *mut tls_splice,
+    ssl_ret: *mut c_int,
+    error: *mut c_ulong,
+) -> c_int {
+    if ssl_ret.is_null() || error.is_null() {
+        return TLS_SPLICE_EARG;
+    }
+    let mut given = (0, 0);
+    // SAFETY: by the contract above.
+    unsafe {
+        let code = give(splice, &raw mut given, (0, 0), |pump, _| {
+            let end = pump.take_end().ok_or(TLS_SPLICE_NOTHING)?;
+            Ok((end.ret, end.error))
+        });
+        (*ssl_ret, *error) = given;
+        code
+    }
+}
+
+/// Puts a packed OpenSSL error into this thread's queue, in place of what is there:
+/// with it, SSL_get_error(3) gives for what SSL_read(3) had returned what it gave
+/// then.
+#[no_mangle]
+pub extern "C" fn tls_splice_raise(error: c_ulong) -> c_int {
+    if error == 0 {
+        return TLS_SPLICE_EARG;
+    }
+    match guard(|| tls::raise(error)) {
+        Some(()) => TLS_SPLICE_OK,
+        None => TLS_SPLICE_EPANIC,
+    }
+}
+
+/// `*len` is how many bytes were decrypted and not taken by the endpoint.
+///
+/// # Safety
+/// `splice` and `len` must be NULL or valid.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_undelivered(
+    splice: *mut tls_splice,
+    len: *mut size_t,
+) -> c_int {
     // SAFETY: passed on.
     unsafe {
-        with(splice, 0, |pump, _| {
-            pump.undelivered().map_or(0, |held| held.len())
+        give(splice, len, 0, |pump, _| {
+            Ok(pump.undelivered().map_or(0, |held| held.len()))
         })
     }
 }
 
-/// Moves at most `len` bytes of that to `out`, in order. Returns how many.
+/// Moves at most `len` bytes of that to `out`, in order. `*taken` is how many.
 ///
 /// # Safety
-/// `splice` must be NULL or valid, `out` writable for `len`.
+/// `splice` must be NULL or valid, `out` writable for `len`, `taken` NULL or writable.
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_take_undelivered(
     splice: *mut tls_splice,
     out: *mut u8,
     len: size_t,
-) -> size_t {
+    taken: *mut size_t,
+) -> c_int {
     // SAFETY: passed on; `out` is writable by the contract above.
     unsafe {
-        with(splice, 0, |pump, _| {
+        give(splice, taken, 0, |pump, _| {
+            if out.is_null() && len > 0 {
+                return Err(TLS_SPLICE_EARG);
+            }
             let Some(held) = pump.undelivered() else {
-                return 0;
+                return Ok(0);
             };
             let mut copied = 0;
             while copied < len && !held.is_empty() {
@@ -633,61 +820,60 @@ pub unsafe extern "C" fn tls_splice_take_undelivered(
                 held.consume(n);
                 copied += n;
             }
-            copied
+            Ok(copied)
         })
     }
 }
 
-/// Copies the counters. False, and nothing copied, if the handle is NULL or
-/// inside another call.
+/// Copies the counters; after a panic the last ones, although that is the code.
+/// Nothing is copied with another one.
 ///
 /// # Safety
-/// `splice` must be NULL or valid, `out` writable.
+/// `splice` must be NULL or valid, `out` NULL or writable.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_get_stats(splice: *mut tls_splice, out: *mut Stats) -> bool {
-    // SAFETY: passed on; `out` is writable by the contract above.
-    unsafe {
-        with(splice, false, |pump, _| {
-            *out = pump.stats;
-            true
-        })
+pub unsafe extern "C" fn tls_splice_get_stats(splice: *mut tls_splice, out: *mut Stats) -> c_int {
+    // SAFETY: NULL or valid, by the contract above.
+    let Some(splice) = unsafe { splice.as_ref() }.filter(|_| !out.is_null()) else {
+        return TLS_SPLICE_EARG;
+    };
+    let (code, stats) = splice.stats();
+    if let Some(stats) = stats {
+        // SAFETY: writable by the contract above, as it is not NULL.
+        unsafe { out.write(stats) };
     }
+    code
 }
 
-/// Why the splice failed. False, and nothing written, if it has not, or if it
-/// failed by a bug of this library.
+/// Why the splice failed. `TLS_SPLICE_NOTHING` if it has not.
 ///
 /// # Safety
-/// `splice` must be NULL or valid, `out` writable.
+/// `splice` must be NULL or valid, `out` NULL or writable.
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_get_failure(
     splice: *mut tls_splice,
     out: *mut tls_splice_failure,
-) -> bool {
-    // SAFETY: passed on; `out` is writable by the contract above.
+) -> c_int {
+    let nothing = tls_splice_failure::default();
+    // SAFETY: passed on.
     unsafe {
-        with(splice, false, |pump, _| {
-            let Some(failure) = pump.failure() else {
-                return false;
-            };
-            *out = match failure {
+        give(splice, out, nothing, |pump, _| {
+            Ok(match pump.failure().ok_or(TLS_SPLICE_NOTHING)? {
                 Failure::Endpoint { syscall, errno } => tls_splice_failure {
                     errnum: errno,
                     is_write: syscall == Syscall::Write,
-                    ..Default::default()
+                    ..nothing
                 },
                 Failure::Framing { direction, offset } => tls_splice_failure {
                     framing: direction,
                     offset,
-                    ..Default::default()
+                    ..nothing
                 },
                 Failure::Tls(error) => tls_splice_failure {
                     is_tls: true,
                     tls_error: error,
-                    ..Default::default()
+                    ..nothing
                 },
-            };
-            true
+            })
         })
     }
 }

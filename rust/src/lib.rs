@@ -29,3 +29,10 @@ pub mod stats;
 pub mod sys;
 pub mod tls;
 pub mod wbio;
+
+// The tests of the modules use what those of the library do.
+#[cfg(test)]
+extern crate self as tls_splice;
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;

@@ -75,6 +75,8 @@ struct Decrypt {
     error: Option<c_int>,
     track: Track,
     end: Option<tls::End>,
+    /// The caller has been told of it.
+    end_is_told: bool,
     /// Bytes since the loop last turned.
     turn: usize,
     blocked: bool,
@@ -172,6 +174,13 @@ enum Delivery {
     /// That is enough for now.
     Paused,
     Failed(Failure),
+}
+
+#[cfg(test)]
+#[derive(Clone, Copy)]
+pub(crate) enum Bio {
+    Read,
+    Write,
 }
 
 /// Both directions of one splice and the endpoint they share.
@@ -320,6 +329,20 @@ impl Pump {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn sabotage(&mut self, bio: Bio) {
+        match bio {
+            Bio::Read => self.rbio.as_mut().unwrap().sabotage(),
+            Bio::Write => self.wbio.as_mut().unwrap().sabotage(),
+        }
+    }
+
+    /// Whether a callback of one of the two BIOs has panicked.
+    pub fn has_panicked(&self) -> bool {
+        self.rbio.as_ref().is_some_and(Rbio::has_panicked)
+            || self.wbio.as_ref().is_some_and(Wbio::has_panicked)
+    }
+
     /// The ciphertext to write now.
     pub fn wbio(&mut self) -> Option<&mut Wbio> {
         self.wbio.as_mut()
@@ -371,6 +394,14 @@ impl Pump {
             return false;
         }
         true
+    }
+
+    /// The error that has ended the TLS side, behind bytes that are not delivered. It
+    /// is the caller's from then on, who gets it once: OpenSSL does not say it again.
+    pub fn take_end(&mut self) -> Option<tls::End> {
+        let decrypt = self.decrypt.as_mut()?;
+        let end = decrypt.end.filter(|end| !end.close_notify)?;
+        (!std::mem::replace(&mut decrypt.end_is_told, true)).then_some(end)
     }
 
     /// Cleartext that was decrypted and not taken by the endpoint.
@@ -575,6 +606,7 @@ impl Pump {
                     self.failure = Some(decrypt.out_of_step());
                     return (TLS_SPLICE_STEP_FAILED | TLS_SPLICE_STEP_PAUSE_TLS, 1);
                 }
+                decrypt.end_is_told = true;
                 // SAFETY: by the contract above.
                 let ret = unsafe { end.report(ssl) };
                 return (TLS_SPLICE_STEP_OVER, ret);
@@ -1060,7 +1092,7 @@ impl tls::End {
             // SAFETY: passed on. After close_notify, SSL_read keeps returning 0.
             unsafe { tls::read(ssl, &mut [0]) };
         } else {
-            self.raise();
+            tls::raise(self.error);
         }
         self.ret
     }

@@ -110,6 +110,17 @@ impl Rbio {
         unsafe { self.shared.get() }.chunk = None;
     }
 
+    #[cfg(test)]
+    pub(crate) fn sabotage(&mut self) {
+        // SAFETY: as in `spare`.
+        unsafe { self.shared.get() }.chunk = Some(Chunk::broken());
+    }
+
+    /// See [`Shared::has_panicked`].
+    pub fn has_panicked(&self) -> bool {
+        self.shared.has_panicked()
+    }
+
     /// Ciphertext that OpenSSL has not read, Node's included, in bytes.
     pub fn pending(&self) -> usize {
         // SAFETY: as in `spare`.
@@ -121,25 +132,27 @@ unsafe extern "C" fn read(bio: *mut BIO, out: *mut c_char, len: c_int) -> c_int 
     if len <= 0 || out.is_null() {
         return 0;
     }
-    // SAFETY: OpenSSL calls this for our BIO, with `len` writable bytes at `out`.
+    // SAFETY: OpenSSL calls this for our BIO.
     unsafe {
         ffi::BIO_clear_retry_flags(bio);
-        let state = bio::state::<State>(bio);
-        if let Some(node) = state.node.as_ref().filter(|node| node.pending() > 0) {
-            return ffi::BIO_read(node.as_ptr(), out.cast(), len);
-        }
-        if let Some(chunk) = state.chunk.as_mut() {
-            let n = chunk.len().min(len as usize);
-            std::ptr::copy_nonoverlapping(chunk.filled().as_ptr(), out.cast(), n);
-            chunk.consume(n);
-            if chunk.is_empty() {
-                state.chunk = None;
+        bio::with_state::<State, _>(bio, -1, |state| {
+            if let Some(node) = state.node.as_ref().filter(|node| node.pending() > 0) {
+                return ffi::BIO_read(node.as_ptr(), out.cast(), len);
             }
-            return n as c_int;
-        }
-        // Never an end of file: only the stream's owner knows of one.
-        ffi::BIO_set_retry_read(bio);
-        -1
+            if let Some(chunk) = state.chunk.as_mut() {
+                let n = chunk.len().min(len as usize);
+                // SAFETY: there are `len` writable bytes at `out`.
+                std::ptr::copy_nonoverlapping(chunk.filled().as_ptr(), out.cast(), n);
+                chunk.consume(n);
+                if chunk.is_empty() {
+                    state.chunk = None;
+                }
+                return n as c_int;
+            }
+            // Never an end of file: only the stream's owner knows of one.
+            ffi::BIO_set_retry_read(bio);
+            -1
+        })
     }
 }
 
@@ -147,7 +160,9 @@ unsafe extern "C" fn ctrl(bio: *mut BIO, cmd: c_int, _: c_long, _: *mut c_void) 
     match cmd {
         ffi::BIO_CTRL_FLUSH => 1,
         // SAFETY: OpenSSL calls this for our BIO.
-        bio::BIO_CTRL_PENDING => unsafe { bio::state::<State>(bio) }.pending() as c_long,
+        bio::BIO_CTRL_PENDING => unsafe {
+            bio::with_state(bio, -1, |state: &mut State| state.pending() as c_long)
+        },
         _ => 0,
     }
 }

@@ -28,26 +28,24 @@ pub struct End {
     pub close_notify: bool,
 }
 
-impl End {
-    /// Puts the error back into this thread's queue, where `SSL_get_error` and
-    /// Node's own error path look for it, unless it is still there with all its
-    /// details. It is not when the bytes decrypted before it had to wait.
-    pub fn raise(&self) {
-        // SAFETY: plain calls on this thread's error queue; the library and
-        // reason are those of an error that OpenSSL reported, and the format is
-        // NULL, so no variadic argument is read.
-        unsafe {
-            if self.error == 0 || sys::ERR_peek_error() == self.error {
-                return;
-            }
-            ffi::ERR_clear_error();
-            ffi::ERR_new();
-            ffi::ERR_set_error(
-                ffi::ERR_GET_LIB(self.error),
-                ffi::ERR_GET_REASON(self.error),
-                std::ptr::null(),
-            );
+/// Puts a packed error into this thread's queue, where `SSL_get_error` and Node's own
+/// error path look for it, unless it is still there with all its details. It is not
+/// when the bytes decrypted before it had to wait.
+pub fn raise(error: c_ulong) {
+    // SAFETY: plain calls on this thread's error queue; the library and reason are
+    // those of an error that OpenSSL reported, and the format is NULL, so no
+    // variadic argument is read.
+    unsafe {
+        if sys::ERR_peek_error() == error {
+            return;
         }
+        ffi::ERR_clear_error();
+        ffi::ERR_new();
+        ffi::ERR_set_error(
+            ffi::ERR_GET_LIB(error),
+            ffi::ERR_GET_REASON(error),
+            std::ptr::null(),
+        );
     }
 }
 
@@ -107,7 +105,7 @@ pub unsafe fn read(ssl: *mut SSL, out: &mut [u8]) -> Read {
         }),
         ffi::SSL_ERROR_SSL | ffi::SSL_ERROR_SYSCALL => Read::End(End {
             ret,
-            // Left in the queue, for `End::raise`.
+            // Left in the queue, for `raise`.
             error: match peek_error() {
                 0 => FAILED_BEFORE,
                 error => error,

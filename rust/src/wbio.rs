@@ -100,6 +100,18 @@ impl Wbio {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn sabotage(&mut self) {
+        // SAFETY: as in `set_collecting`.
+        let state = unsafe { self.shared.get() };
+        state.collected.push_back(Chunk::broken());
+    }
+
+    /// See [`Shared::has_panicked`].
+    pub fn has_panicked(&self) -> bool {
+        self.shared.has_panicked()
+    }
+
     /// Collects from now on, or passes on again. Nothing is collected while Node's
     /// BIO has something to go first.
     pub fn set_collecting(&mut self, on: bool) {
@@ -140,25 +152,28 @@ unsafe extern "C" fn write(bio: *mut BIO, data: *const c_char, len: c_int) -> c_
     // SAFETY: OpenSSL calls this for our BIO, with `len` readable bytes at `data`.
     unsafe {
         ffi::BIO_clear_retry_flags(bio);
-        let state = bio::state::<State>(bio);
         let bytes = std::slice::from_raw_parts(data.cast::<u8>(), len as usize);
-        if state.collecting {
-            state.collect(bytes);
-        } else {
-            state.settle();
-            if let Some(node) = &state.node {
-                node.write(bytes);
+        bio::with_state(bio, -1, |state: &mut State| {
+            if state.collecting {
+                state.collect(bytes);
+            } else {
+                state.settle();
+                if let Some(node) = &state.node {
+                    node.write(bytes);
+                }
             }
-        }
+            len
+        })
     }
-    len
 }
 
 unsafe extern "C" fn ctrl(bio: *mut BIO, cmd: c_int, _: c_long, _: *mut c_void) -> c_long {
     match cmd {
         ffi::BIO_CTRL_FLUSH => 1,
         // SAFETY: OpenSSL calls this for our BIO.
-        bio::BIO_CTRL_PENDING => unsafe { bio::state::<State>(bio) }.pending() as c_long,
+        bio::BIO_CTRL_PENDING => unsafe {
+            bio::with_state(bio, -1, |state: &mut State| state.pending() as c_long)
+        },
         _ => 0,
     }
 }

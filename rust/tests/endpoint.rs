@@ -18,7 +18,6 @@ use libc::c_int;
 use common::*;
 use tls_splice::endpoint::{Endpoint, Io, READABLE, WRITABLE};
 use tls_splice::error::*;
-use tls_splice::ffi::*;
 use tls_splice::frame::Framing;
 use tls_splice::pump::*;
 
@@ -87,7 +86,7 @@ fn tcp() -> (TcpStream, TcpStream) {
 fn code(fd: &impl AsRawFd, directions: u32) -> c_int {
     match new_splice(fd.as_raw_fd(), directions, 1000) {
         Ok(splice) => {
-            unsafe { tls_splice_free(splice) };
+            unsafe { abi::free(splice) };
             TLS_SPLICE_OK
         }
         Err(code) => code,
@@ -393,7 +392,7 @@ fn no_descriptor_is_leaked() {
         ] {
             let splice = new_splice(fd, DUPLEX, 1000).unwrap();
             assert!(open_fds() > made);
-            unsafe { tls_splice_free(splice) };
+            unsafe { abi::free(splice) };
             assert_eq!(open_fds(), made);
         }
         assert_eq!(code(&reader, TLS_SPLICE_ENCRYPT), TLS_SPLICE_OK);
@@ -444,16 +443,16 @@ fn an_adopted_descriptor_is_closed_once() {
     let fd = std::os::fd::IntoRawFd::into_raw_fd(near);
     let splice = new_splice(fd, DUPLEX, 1000).unwrap();
     unsafe {
-        tls_splice_adopt_fd(splice, fd);
+        abi::adopt_fd(splice, fd);
         assert!(is_open(fd));
-        tls_splice_free(splice);
+        abi::free(splice);
     }
     assert!(!is_open(fd));
     assert_eq!(far.read(&mut [0; 1]).unwrap(), 0, "the other end sees it");
     // Not adopted: left open.
     let (near, _far) = UnixStream::pair().unwrap();
     let splice = new_splice(near.as_raw_fd(), DUPLEX, 1000).unwrap();
-    unsafe { tls_splice_free(splice) };
+    unsafe { abi::free(splice) };
     assert!(is_open(near.as_raw_fd()));
 }
 

@@ -33,8 +33,8 @@ impl Rig {
         let (ours, peer) = connect(TLS1_3, true);
         let file = tempfile::tempfile().unwrap();
         let splice = new_splice(file.as_raw_fd(), directions, 256 * 1024).unwrap();
-        assert_eq!(unsafe { tls_splice_poll_fd(splice) }, -1);
-        unsafe { tls_splice_start(splice, directions) };
+        assert_eq!(unsafe { abi::poll_fd(splice) }, -1);
+        unsafe { abi::start(splice, directions) };
         Rig {
             ours,
             peer,
@@ -45,27 +45,27 @@ impl Rig {
 
     fn decrypt(&mut self) -> u32 {
         let mut ret = 1;
-        let steps = unsafe { tls_splice_decrypt(self.splice, self.ours.0, &mut ret) };
+        let steps = unsafe { abi::decrypt(self.splice, self.ours.0, &mut ret) };
         unsafe { ossl::ERR_clear_error() };
         steps
     }
 
     fn encrypt(&mut self) -> u32 {
-        unsafe { tls_splice_encrypt(self.splice, self.ours.0) }
+        unsafe { abi::encrypt(self.splice, self.ours.0) }
     }
 
     fn interest(&mut self) -> u32 {
-        unsafe { tls_splice_interest(self.splice, self.ours.0) }
+        unsafe { abi::interest(self.splice, self.ours.0) }
     }
 
     fn begin(&mut self, event: u32) -> tls_splice_transfer {
-        let transfer = unsafe { tls_splice_begin_transfer(self.splice, self.ours.0, event) };
+        let transfer = unsafe { abi::begin_transfer(self.splice, self.ours.0, event) };
         assert!(transfer.buf.len > 0);
         transfer
     }
 
     fn end(&mut self, event: u32, result: isize) {
-        unsafe { tls_splice_end_transfer(self.splice, event, result) };
+        unsafe { abi::end_transfer(self.splice, event, result) };
     }
 
     /// Writes at most `limit` bytes to the file, with all that it takes.
@@ -98,15 +98,14 @@ impl Rig {
     }
 
     fn failure(&self) -> Option<(c_int, bool)> {
-        let mut failure = tls_splice_failure::default();
-        unsafe { tls_splice_get_failure(self.splice, &mut failure) }
-            .then_some((failure.errnum, failure.is_write))
+        let failure = unsafe { abi::failure(self.splice) }?;
+        Some((failure.errnum, failure.is_write))
     }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        unsafe { tls_splice_free(self.splice) };
+        unsafe { abi::free(self.splice) };
     }
 }
 
@@ -173,7 +172,7 @@ fn a_transfer_is_asked_for_once() {
     rig.begin(READABLE);
     assert_eq!(rig.interest(), 0);
     for event in [READABLE, WRITABLE] {
-        let transfer = unsafe { tls_splice_begin_transfer(rig.splice, rig.ours.0, event) };
+        let transfer = unsafe { abi::begin_transfer(rig.splice, rig.ours.0, event) };
         assert_eq!(transfer.buf.len, 0);
     }
     // Cancelled, interrupted: as if it had not begun.
@@ -196,7 +195,7 @@ fn a_stop_waits_for_the_transfers() {
     rig.encrypt();
     let write = rig.begin(WRITABLE);
     let read = rig.begin(READABLE);
-    unsafe { tls_splice_stop(rig.splice) };
+    unsafe { abi::stop(rig.splice) };
     assert_eq!(rig.encrypt() & TLS_SPLICE_STEP_STOPPED, 0);
 
     let n = unsafe { libc::read(read.fd, read.buf.base.cast(), 400) };
@@ -214,7 +213,7 @@ fn a_stop_waits_for_the_transfers() {
     rig.end(WRITABLE, n);
     assert_ne!(rig.decrypt() & TLS_SPLICE_STEP_STOPPED, 0);
     let mut rest = vec![0; 1000];
-    let n = unsafe { tls_splice_take_undelivered(rig.splice, rest.as_mut_ptr(), rest.len()) };
+    let n = unsafe { abi::take_undelivered(rig.splice, rest.as_mut_ptr(), rest.len()) };
     assert_eq!(
         rest[..n],
         sent[300..],
@@ -230,7 +229,7 @@ fn the_end_of_encryption_waits_for_the_read() {
     rig.file.rewind().unwrap();
     rig.encrypt();
     let read = rig.begin(READABLE);
-    unsafe { tls_splice_end_encrypt(rig.splice) };
+    unsafe { abi::end_encrypt(rig.splice) };
     assert_eq!(rig.encrypt() & TLS_SPLICE_STEP_OVER, 0);
     let n = unsafe { libc::read(read.fd, read.buf.base.cast(), read.buf.len) };
     rig.end(READABLE, n);
@@ -253,7 +252,7 @@ fn a_full_disk_is_a_failure() {
     rig.end(WRITABLE, -(libc::ENOSPC as isize));
     assert_ne!(rig.decrypt() & TLS_SPLICE_STEP_FAILED, 0);
     assert_eq!(rig.failure(), Some((libc::ENOSPC, true)));
-    assert_eq!(unsafe { tls_splice_undelivered(rig.splice) }, 990);
+    assert_eq!(unsafe { abi::undelivered(rig.splice) }, 990);
 }
 
 #[test]

@@ -255,7 +255,7 @@ impl Rig {
         };
         let mut splice = std::ptr::null_mut();
         assert_eq!(unsafe { tls_splice_new(&config, &mut splice) }, 0);
-        unsafe { tls_splice_start(splice, DUPLEX) };
+        unsafe { abi::start(splice, DUPLEX) };
         Rig {
             ours,
             peer,
@@ -282,14 +282,14 @@ impl Rig {
 
     fn decrypt(&mut self) -> u32 {
         let mut ret = 1;
-        let steps = unsafe { tls_splice_decrypt(self.splice, self.ours.0, &mut ret) };
+        let steps = unsafe { abi::decrypt(self.splice, self.ours.0, &mut ret) };
         unsafe { ossl::ERR_clear_error() };
         steps
     }
 
     /// What the peer gets, record by record.
     fn encrypt(&mut self) -> (u32, Vec<Vec<u8>>) {
-        let steps = unsafe { tls_splice_encrypt(self.splice, self.ours.0) };
+        let steps = unsafe { abi::encrypt(self.splice, self.ours.0) };
         self.peer.give(&self.ours.take(usize::MAX));
         let mut records = Vec::new();
         let mut record = vec![0; 20_000];
@@ -305,9 +305,9 @@ impl Rig {
 
     /// Whether the endpoint has something to read, for all that the caller knows.
     fn is_readable(&mut self) -> bool {
-        let interest = unsafe { tls_splice_interest(self.splice, self.ours.0) };
+        let interest = unsafe { abi::interest(self.splice, self.ours.0) };
         let mut poll = libc::pollfd {
-            fd: unsafe { tls_splice_poll_fd(self.splice) },
+            fd: unsafe { abi::poll_fd(self.splice) },
             events: libc::POLLIN,
             revents: 0,
         };
@@ -337,21 +337,20 @@ impl Rig {
     }
 
     fn desync(&self) -> Option<(u32, u64)> {
-        let mut failure = tls_splice_failure::default();
-        unsafe { tls_splice_get_failure(self.splice, &mut failure) }
-            .then_some((failure.framing, failure.offset))
+        let failure = unsafe { abi::failure(self.splice) }?;
+        Some((failure.framing, failure.offset))
     }
 
     fn undelivered(&mut self) -> Vec<u8> {
-        let mut rest = vec![0; unsafe { tls_splice_undelivered(self.splice) }];
-        unsafe { tls_splice_take_undelivered(self.splice, rest.as_mut_ptr(), rest.len()) };
+        let mut rest = vec![0; unsafe { abi::undelivered(self.splice) }];
+        unsafe { abi::take_undelivered(self.splice, rest.as_mut_ptr(), rest.len()) };
         rest
     }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        unsafe { tls_splice_free(self.splice) };
+        unsafe { abi::free(self.splice) };
     }
 }
 
@@ -478,7 +477,7 @@ fn the_high_water_mark_leaves_room_for_one_packet() {
             while before != Some(rig.stats().packets_out) {
                 before = Some(rig.stats().packets_out);
                 while sent.next_if(|packet| far.send(packet).is_ok()).is_some() {}
-                unsafe { tls_splice_encrypt(rig.splice, rig.ours.0) };
+                unsafe { abi::encrypt(rig.splice, rig.ours.0) };
             }
             assert_ne!(rig.ours.pending(), 0);
             got.extend(rig.encrypt().1.concat());
@@ -679,7 +678,7 @@ fn bytes_from_before_the_splice_are_packets_too() {
     let (before, after) = stream.split_at(100_001);
     for piece in before.chunks(999) {
         unsafe {
-            tls_splice_push_before(rig.splice, TLS_SPLICE_DECRYPT, piece.as_ptr(), piece.len());
+            abi::push_before(rig.splice, TLS_SPLICE_DECRYPT, piece.as_ptr(), piece.len());
         }
     }
     let mut got = Vec::new();
@@ -703,13 +702,13 @@ fn packets_read_before_the_splice_go_first() {
         let (mut rig, far) = Rig::datagrams(TLS_SPLICE_FRAMING_IP);
         for piece in [&stream[..cut], &stream[cut..]] {
             let (base, len) = (piece.as_ptr(), piece.len());
-            unsafe { tls_splice_push_before(rig.splice, TLS_SPLICE_ENCRYPT, base, len) };
+            unsafe { abi::push_before(rig.splice, TLS_SPLICE_ENCRYPT, base, len) };
         }
         let after = ip_packet(1000, 7);
         far.send(&after).unwrap();
         let mut expected = stream;
         if stop {
-            unsafe { tls_splice_stop(rig.splice) };
+            unsafe { abi::stop(rig.splice) };
         } else {
             expected.extend(&after);
         }
@@ -727,7 +726,7 @@ fn a_stop_hands_whole_packets_back() {
     let steps = rig.peer_sends(&stream[..stream.len() - 10], 16_384);
     assert_ne!(steps & TLS_SPLICE_STEP_PAUSE_TLS, 0, "the queue is full");
     assert_eq!(rig.stats().stalls_in, 1);
-    unsafe { tls_splice_stop(rig.splice) };
+    unsafe { abi::stop(rig.splice) };
     let delivered = received(&far);
     assert!(!delivered.is_empty());
     let mut rest = rig.undelivered();
@@ -756,7 +755,7 @@ fn a_packet_allocates_nothing() {
             far.send(packet).unwrap();
         }
         allocated += allocations(|| unsafe {
-            tls_splice_encrypt(rig.splice, rig.ours.0);
+            abi::encrypt(rig.splice, rig.ours.0);
         });
         rig.peer.give(&rig.ours.take(usize::MAX));
         assert_eq!(rig.peer.read_all().0, stream);

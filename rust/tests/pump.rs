@@ -6,6 +6,7 @@ mod common;
 
 use std::cell::Cell;
 use std::io::{Read, Write};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::ptr;
@@ -15,7 +16,7 @@ use openssl_sys as ossl;
 use openssl_sys::SSL;
 
 use common::*;
-use tls_splice::endpoint::Endpoint;
+use tls_splice::endpoint::{Endpoint, READABLE, WRITABLE};
 use tls_splice::error::*;
 use tls_splice::ffi::*;
 use tls_splice::frame::Framing;
@@ -26,8 +27,7 @@ const MEGABYTE: usize = 1 << 20;
 const ERR_LIB_SSL: c_int = 20;
 
 fn failure_of(rig: &Rig) -> Option<tls_splice_failure> {
-    let mut failure = tls_splice_failure::default();
-    unsafe { tls_splice_get_failure(rig.splice, &mut failure) }.then_some(failure)
+    unsafe { abi::failure(rig.splice) }
 }
 
 #[test]
@@ -110,15 +110,13 @@ fn bytes_read_before_the_splice_go_first() {
 
         rig.start_quietly();
         for part in before.chunks(70_000) {
-            unsafe {
-                tls_splice_push_before(rig.splice, TLS_SPLICE_DECRYPT, part.as_ptr(), part.len())
-            };
+            unsafe { abi::push_before(rig.splice, TLS_SPLICE_DECRYPT, part.as_ptr(), part.len()) };
         }
         unsafe {
-            tls_splice_push_before(rig.splice, TLS_SPLICE_ENCRYPT, from.as_ptr(), from.len());
+            abi::push_before(rig.splice, TLS_SPLICE_ENCRYPT, from.as_ptr(), from.len());
             // Nothing to queue.
-            tls_splice_push_before(rig.splice, TLS_SPLICE_ENCRYPT, ptr::null(), 5);
-            tls_splice_push_before(rig.splice, TLS_SPLICE_ENCRYPT, from.as_ptr(), 0);
+            abi::push_before(rig.splice, TLS_SPLICE_ENCRYPT, ptr::null(), 0);
+            abi::push_before(rig.splice, TLS_SPLICE_ENCRYPT, from.as_ptr(), 0);
         }
         rig.source_write(1000);
         // The rest arrives before the pump has looked at the beginning.
@@ -262,7 +260,7 @@ fn the_end_of_the_source_waits_for_the_write_bio() {
         rig.peer_write(70_000);
         rig.drain();
         assert_eq!(rig.to_us.at, 70_000);
-        assert_eq!(unsafe { tls_splice_encrypt(rig.splice, rig.ours.0) }, 0);
+        assert_eq!(unsafe { abi::encrypt(rig.splice, rig.ours.0) }, 0);
     }
 }
 
@@ -272,7 +270,7 @@ fn ending_the_encrypt_direction_by_hand() {
     rig.start();
     rig.source_write(1000);
     rig.settle();
-    unsafe { tls_splice_end_encrypt(rig.splice) };
+    unsafe { abi::end_encrypt(rig.splice) };
     rig.source_write(1000);
     rig.encrypt();
     assert!(rig.out_over);
@@ -295,7 +293,7 @@ fn close_notify_ends_the_direction_after_the_last_byte() {
         assert_eq!(rig.in_over, Some((0, ossl::SSL_ERROR_ZERO_RETURN, 0)));
         assert_eq!(rig.stats().close_notify, 1);
 
-        unsafe { tls_splice_shutdown_write(rig.splice) };
+        unsafe { abi::shutdown_write(rig.splice) };
         assert_eq!(rig.sink_read(1), None);
         rig.source_write(1000);
         rig.settle();
@@ -505,7 +503,7 @@ fn stop_with_a_full_tls_side_sends_what_was_read() {
         rig.start_quietly();
         let before = rig.sent_out.take(3 * MEGABYTE);
         unsafe {
-            tls_splice_push_before(
+            abi::push_before(
                 rig.splice,
                 TLS_SPLICE_ENCRYPT,
                 before.as_ptr(),
@@ -702,17 +700,8 @@ unsafe extern "C" fn reenter(ssl: *const SSL, _: c_int, _: c_int) {
     SEEN.set(SEEN.get() + 1);
     let ssl = ssl.cast_mut();
     unsafe {
-        let mut ret = 1;
-        assert_eq!(tls_splice_decrypt(splice, ssl, &mut ret), 0);
-        assert_eq!(tls_splice_encrypt(splice, ssl), 0);
-        assert_eq!(tls_splice_interest(splice, ssl), 0);
-        assert_eq!(tls_splice_attach_rbio(splice, ssl), BUSY);
-        assert_eq!(tls_splice_undelivered(splice), 0);
-        assert_eq!(tls_splice_alloc(splice).len, 0);
-        assert!(!tls_splice_get_stats(splice, &mut Default::default()));
-        tls_splice_detach_rbio(splice, ssl);
-        tls_splice_stop(splice);
-        tls_splice_cancel(splice);
+        abi::refused(splice, ssl, BUSY);
+        abi::cancel(splice);
     }
 }
 
@@ -776,7 +765,7 @@ unsafe extern "C" fn end_from_inside(_: *const SSL, _: c_int, _: c_int) {
     let splice = INSIDE.get();
     if !splice.is_null() {
         SEEN.set(SEEN.get() + 1);
-        unsafe { tls_splice_end_encrypt(splice) };
+        unsafe { abi::end_encrypt(splice) };
     }
 }
 
@@ -828,58 +817,122 @@ fn cancel_outside_of_a_call_is_nothing() {
     rig.peer_write(1000);
     rig.source_write(1000);
     rig.peer_turn();
-    unsafe { tls_splice_cancel(rig.splice) };
+    unsafe { abi::cancel(rig.splice) };
     rig.stream_read();
-    unsafe { tls_splice_cancel(rig.splice) };
+    unsafe { abi::cancel(rig.splice) };
     rig.encrypt();
     rig.drain();
     assert!(!rig.in_stopped && !rig.out_stopped);
     assert_eq!((rig.to_us.at, rig.from_us.at), (1000, 1000));
 }
 
+/// Makes a call panic: by a lie about how much there is, when the peer has sent so much.
+type Lie = unsafe fn(&mut Rig) -> c_int;
+
+const LIES: [(&str, usize, Lie); 3] = [
+    ("commit", 1000, |rig| unsafe {
+        assert!(abi::alloc(rig.splice).len > 0);
+        tls_splice_commit(rig.splice, usize::MAX)
+    }),
+    ("end_transfer, writing", MEGABYTE, |rig| unsafe {
+        let transfer = abi::begin_transfer(rig.splice, rig.ours.0, WRITABLE);
+        assert!(transfer.buf.len > 0);
+        tls_splice_end_transfer(rig.splice, WRITABLE, transfer.buf.len as isize + 1)
+    }),
+    ("end_transfer, reading", 1000, |rig| unsafe {
+        let transfer = abi::begin_transfer(rig.splice, rig.ours.0, READABLE);
+        assert!(transfer.buf.len > 0);
+        tls_splice_end_transfer(rig.splice, READABLE, isize::MAX)
+    }),
+];
+
 #[test]
 fn a_panic_stays_inside_and_the_handle_refuses_from_then_on() {
-    let mut rig = Rig::new(Options::default());
-    rig.start();
-    unsafe {
-        let buf = tls_splice_alloc(rig.splice);
-        assert!(buf.len > 0);
-        // More than was lent.
-        tls_splice_commit(rig.splice, usize::MAX);
-        let mut ret = 0;
-        assert_eq!(tls_splice_decrypt(rig.splice, rig.ours.0, &mut ret), 0);
-        assert!(!tls_splice_get_stats(rig.splice, &mut Default::default()));
-        assert_eq!(tls_splice_attach_rbio(rig.splice, rig.ours.0), BUSY);
+    for (name, sent, lie) in LIES {
+        let mut rig = Rig::new(Options::default());
+        rig.start();
+        rig.peer_write(sent);
+        rig.settle();
+        let before = rig.stats();
+        assert!(before.bytes_in > 0);
+        unsafe {
+            assert_eq!(lie(&mut rig), TLS_SPLICE_EPANIC, "{name}");
+            for _ in 0..2 {
+                abi::refused(rig.splice, rig.ours.0, TLS_SPLICE_EPANIC);
+                assert_eq!(tls_splice_cancel(rig.splice), TLS_SPLICE_EPANIC);
+                assert_eq!(tls_splice_end_encrypt(rig.splice), TLS_SPLICE_EPANIC);
+            }
+            let mut last = Default::default();
+            let code = tls_splice_get_stats(rig.splice, &mut last);
+            assert_eq!((code, last), (TLS_SPLICE_EPANIC, before));
+            // The session still has the splice's BIOs.
+            rig.ours.read_all();
+            rig.ours.shutdown();
+        }
+        rig.abandon();
     }
 }
 
 #[test]
-fn a_null_handle_is_refused_or_ignored() {
+fn a_null_handle_is_refused() {
     let (ours, _peer) = connect(TLS1_3, true);
-    let mut ret = 0;
     let none: *mut Splice = ptr::null_mut();
     unsafe {
-        tls_splice_free(none);
-        tls_splice_start(none, DUPLEX);
-        tls_splice_stop(none);
-        tls_splice_cancel(none);
-        tls_splice_end_encrypt(none);
-        tls_splice_shutdown_write(none);
-        tls_splice_commit(none, 1);
-        tls_splice_push_before(none, TLS_SPLICE_DECRYPT, b"x".as_ptr(), 1);
-        tls_splice_detach_rbio(none, ours.0);
-        assert_eq!(tls_splice_attach_rbio(none, ours.0), BUSY);
-        assert_eq!(tls_splice_poll_fd(none), -1);
-        assert_eq!(tls_splice_interest(none, ours.0), 0);
-        assert_eq!(tls_splice_ready(none, 3), 0);
-        assert_eq!(tls_splice_alloc(none).len, 0);
-        assert_eq!(tls_splice_decrypt(none, ours.0, &mut ret), 0);
-        assert_eq!(tls_splice_encrypt(none, ours.0), 0);
-        assert_eq!(tls_splice_undelivered(none), 0);
-        assert_eq!(tls_splice_take_undelivered(none, ptr::null_mut(), 0), 0);
-        assert!(!tls_splice_get_stats(none, &mut Default::default()));
-        assert!(!tls_splice_get_failure(none, &mut Default::default()));
+        abi::refused(none, ours.0, TLS_SPLICE_EARG);
+        assert_eq!(tls_splice_cancel(none), TLS_SPLICE_EARG);
+        assert_eq!(tls_splice_end_encrypt(none), TLS_SPLICE_EARG);
+        abi::free(none);
     }
+}
+
+#[test]
+fn null_in_place_of_what_is_needed_is_refused() {
+    let mut rig = Rig::new(Options::default());
+    rig.start();
+    let (splice, ssl) = (rig.splice, rig.ours.0);
+    let (mut steps, mut ret, mut n, mut error) = (0, 0, 0, 0);
+    let mut piece = MaybeUninit::uninit();
+    let mut transfer = MaybeUninit::uninit();
+    unsafe {
+        let codes = [
+            tls_splice_poll_fd(splice, ptr::null_mut()),
+            tls_splice_interest(splice, ptr::null_mut(), &mut steps),
+            tls_splice_interest(splice, ssl, ptr::null_mut()),
+            tls_splice_ready(splice, 3, ptr::null_mut()),
+            tls_splice_begin_transfer(splice, ptr::null_mut(), WRITABLE, transfer.as_mut_ptr()),
+            tls_splice_begin_transfer(splice, ssl, WRITABLE, ptr::null_mut()),
+            tls_splice_pass(splice, ptr::null_mut(), ssl),
+            tls_splice_push_before(splice, TLS_SPLICE_ENCRYPT, ptr::null(), 5),
+            tls_splice_attach_rbio(splice, ptr::null_mut()),
+            tls_splice_detach_rbio(splice, ptr::null_mut()),
+            tls_splice_attach_wbio(splice, ptr::null_mut()),
+            tls_splice_detach_wbio(splice, ptr::null_mut()),
+            tls_splice_collected(splice, ptr::null_mut(), 1, &mut n),
+            tls_splice_collected(splice, piece.as_mut_ptr(), 1, ptr::null_mut()),
+            tls_splice_alloc(splice, ptr::null_mut()),
+            tls_splice_decrypt(splice, ptr::null_mut(), &mut steps, &mut ret),
+            tls_splice_decrypt(splice, ssl, ptr::null_mut(), &mut ret),
+            tls_splice_decrypt(splice, ssl, &mut steps, ptr::null_mut()),
+            tls_splice_encrypt(splice, ptr::null_mut(), &mut steps),
+            tls_splice_encrypt(splice, ssl, ptr::null_mut()),
+            tls_splice_is_blocked(splice, ptr::null_mut()),
+            tls_splice_end_decrypt(splice, ptr::null_mut()),
+            tls_splice_take_end(splice, ptr::null_mut(), &mut error),
+            tls_splice_take_end(splice, &mut ret, ptr::null_mut()),
+            tls_splice_raise(0),
+            tls_splice_undelivered(splice, ptr::null_mut()),
+            tls_splice_take_undelivered(splice, ptr::null_mut(), 1, &mut n),
+            tls_splice_take_undelivered(splice, ptr::null_mut(), 0, ptr::null_mut()),
+            tls_splice_get_stats(splice, ptr::null_mut()),
+            tls_splice_get_failure(splice, ptr::null_mut()),
+        ];
+        assert_eq!(codes, [TLS_SPLICE_EARG; 30]);
+    }
+    // It is none the worse for it.
+    rig.peer_write(1000);
+    rig.source_write(1000);
+    rig.drain();
+    assert_eq!((rig.to_us.at, rig.from_us.at), (1000, 1000));
 }
 
 #[test]
@@ -896,7 +949,7 @@ fn bad_configs_are_refused() {
         let mut out = ptr::null_mut();
         let code = unsafe { tls_splice_new(&config, &mut out) };
         assert_eq!(out.is_null(), code != TLS_SPLICE_OK);
-        unsafe { tls_splice_free(out) };
+        unsafe { abi::free(out) };
         code
     };
     assert_eq!(try_new(good()), TLS_SPLICE_OK);
@@ -944,7 +997,7 @@ fn attaching_inside_a_handshake_is_refused() {
     unsafe {
         assert_eq!(tls_splice_attach_rbio(splice, ours.0), BUSY);
         assert_eq!(tls_splice_attach_wbio(splice, ours.0), BUSY);
-        tls_splice_free(splice);
+        abi::free(splice);
     }
 }
 
@@ -977,7 +1030,7 @@ fn collected(rig: &Rig) -> usize {
         base: ptr::null_mut(),
         len: 0,
     });
-    let n = unsafe { tls_splice_collected(rig.splice, pieces.as_mut_ptr(), pieces.len()) };
+    let n = unsafe { abi::collected(rig.splice, pieces.as_mut_ptr(), pieces.len()) };
     pieces[..n].iter().map(|piece| piece.len).sum()
 }
 
@@ -985,7 +1038,7 @@ fn collected(rig: &Rig) -> usize {
 /// and in the `SSL`'s own BIO.
 fn encrypt_only(rig: &mut Rig, n: usize) -> (usize, usize) {
     assert_eq!(rig.source_write(n), n);
-    let steps = unsafe { tls_splice_encrypt(rig.splice, rig.ours.0) };
+    let steps = unsafe { abi::encrypt(rig.splice, rig.ours.0) };
     assert_ne!(steps & TLS_SPLICE_STEP_FLUSH, 0);
     let waiting = (collected(rig), rig.ours.pending());
     assert!(waiting.1 > n);
@@ -1005,10 +1058,10 @@ fn ciphertext_is_collected_for_one_write() {
         len: 0,
     };
     unsafe {
-        assert_eq!(tls_splice_collected(rig.splice, &mut piece, 1), 1);
+        assert_eq!(abi::collected(rig.splice, &mut piece, 1), 1);
         let bytes = std::slice::from_raw_parts(piece.base, 12_345);
         rig.wire_out.extend(bytes);
-        tls_splice_written(rig.splice, bytes.len(), false);
+        abi::written(rig.splice, bytes.len(), false);
     }
     assert_eq!(collected(&rig), 0);
     assert_eq!(rig.ours.pending(), collected_now - 12_345);
@@ -1054,25 +1107,25 @@ fn either_may_go_first_while_attached() {
         let (ours, peer) = connect(TLS1_3, true);
         let splice = new_splice(near.as_raw_fd(), DUPLEX, 100_000).unwrap();
         unsafe {
-            tls_splice_start(splice, DUPLEX);
+            abi::start(splice, DUPLEX);
             assert_eq!(tls_splice_attach_rbio(splice, ours.0), TLS_SPLICE_OK);
             assert_eq!(tls_splice_attach_wbio(splice, ours.0), TLS_SPLICE_OK);
-            tls_splice_push_before(splice, TLS_SPLICE_ENCRYPT, [7; 5000].as_ptr(), 5000);
-            tls_splice_encrypt(splice, ours.0);
+            abi::push_before(splice, TLS_SPLICE_ENCRYPT, [7; 5000].as_ptr(), 5000);
+            abi::encrypt(splice, ours.0);
             peer.write(&[7; 5000]);
             let bytes = peer.take(usize::MAX);
-            let buf = tls_splice_alloc(splice);
+            let buf = abi::alloc(splice);
             ptr::copy_nonoverlapping(bytes.as_ptr(), buf.base, bytes.len());
-            tls_splice_commit(splice, bytes.len());
+            abi::commit(splice, bytes.len());
             if ssl_first {
                 drop(ours);
                 // Only the splice is left, with a read that was under way.
-                let buf = tls_splice_alloc(splice);
+                let buf = abi::alloc(splice);
                 assert!(buf.len > 0);
-                tls_splice_commit(splice, 0);
-                tls_splice_free(splice);
+                abi::commit(splice, 0);
+                abi::free(splice);
             } else {
-                tls_splice_free(splice);
+                abi::free(splice);
                 // What it had taken in is still there.
                 assert_eq!(ours.read_all(), (vec![7; 5000], ossl::SSL_ERROR_WANT_READ));
             }
@@ -1087,7 +1140,7 @@ fn buffers_exist_only_while_there_is_something_in_them() {
     rig.peer_write(1000);
     rig.source_write(1000);
     rig.drain();
-    assert_eq!(unsafe { tls_splice_undelivered(rig.splice) }, 0);
+    assert_eq!(unsafe { abi::undelivered(rig.splice) }, 0);
     let stats = rig.stats();
     assert!(stats.peak_buffered_in <= 1100 && stats.peak_buffered_out <= 1100);
 }
@@ -1145,7 +1198,7 @@ fn a_turn_is_bounded_and_the_next_one_goes_on() {
         most = most.max(rig.stats().bytes_in - before);
     }
     assert!(most <= 330 * 1024, "{most} bytes in one call");
-    unsafe { tls_splice_shutdown_write(rig.splice) };
+    unsafe { abi::shutdown_write(rig.splice) };
     assert!(reader.join().unwrap() == bytes);
 }
 
@@ -1246,9 +1299,9 @@ fn what_follows_close_notify_is_read_and_dropped() {
     rig.drain();
     assert!(rig.in_over.is_some());
     for _ in 0..3 {
-        let buf = unsafe { tls_splice_alloc(rig.splice) };
+        let buf = unsafe { abi::alloc(rig.splice) };
         assert!(buf.len > 0, "the stream could not be read any more");
-        unsafe { tls_splice_commit(rig.splice, buf.len) };
+        unsafe { abi::commit(rig.splice, buf.len) };
     }
 }
 
@@ -1264,7 +1317,7 @@ fn bytes_read_before_the_splice_stay_under_the_high_water_mark() {
         let before = rig.sent_out.take(200_000);
         rig.start_quietly();
         unsafe {
-            tls_splice_push_before(
+            abi::push_before(
                 rig.splice,
                 TLS_SPLICE_ENCRYPT,
                 before.as_ptr(),

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <openssl/err.h>
@@ -26,6 +27,23 @@
   } while (0)
 
 enum { BOTH = TLS_SPLICE_DECRYPT | TLS_SPLICE_ENCRYPT, READABLE = 1, WRITABLE = 2, PIECE = 16 * 1024 };
+
+#define OK(call) CHECK((call) == TLS_SPLICE_OK)
+
+/* --- A kernel that lies ----------------------------------------------------------------------------------------- */
+
+/* How many bytes more than are true send(2) and recv(2) say they have moved, for the splice. */
+static ssize_t lie;
+
+ssize_t send(int fd, const void *buf, size_t len, int flags) {
+  ssize_t n = syscall(SYS_sendto, fd, buf, len, flags, NULL, 0);
+  return n > 0 ? n + lie : n;
+}
+
+ssize_t recv(int fd, void *buf, size_t len, int flags) {
+  ssize_t n = syscall(SYS_recvfrom, fd, buf, len, flags, NULL, NULL);
+  return n > 0 ? n + lie : n;
+}
 
 /* --- A stream whose every byte tells where it belongs ----------------------------------------------------------- */
 
@@ -97,7 +115,7 @@ struct rig {
   BIO *wbio; /* Its own, which it writes to by way of the splice's or itself. */
   int near, far;
   struct tls_splice *splice;
-  bool attach, paused, in_over, out_over, stopped, failed, more, out_more;
+  bool attach, paused, in_over, out_over, stopped, failed, more, out_more, panicked;
   int ssl_error;
   struct stream peer_sends, sink_gets, source_sends, peer_gets;
 };
@@ -127,19 +145,21 @@ static void rig_open(struct rig *rig, int version, bool attach, size_t high_wate
 
   struct tls_splice_config config = {
       .struct_size = sizeof(config), .fd = rig->near, .directions = BOTH, .high_water_mark = high_water_mark};
-  CHECK(tls_splice_new(&config, &rig->splice) == TLS_SPLICE_OK);
-  tls_splice_start(rig->splice, BOTH);
+  OK(tls_splice_new(&config, &rig->splice));
+  OK(tls_splice_start(rig->splice, BOTH));
   rig->attach = attach;
   if (attach) {
-    CHECK(tls_splice_attach_rbio(rig->splice, rig->ours) == TLS_SPLICE_OK);
-    CHECK(tls_splice_attach_wbio(rig->splice, rig->ours) == TLS_SPLICE_OK);
+    OK(tls_splice_attach_rbio(rig->splice, rig->ours));
+    OK(tls_splice_attach_wbio(rig->splice, rig->ours));
   }
 }
 
 static void rig_close(struct rig *rig) {
-  tls_splice_detach_rbio(rig->splice, rig->ours);
-  tls_splice_detach_wbio(rig->splice, rig->ours);
-  tls_splice_free(rig->splice);
+  if (rig->splice != NULL && !rig->panicked) {
+    OK(tls_splice_detach_rbio(rig->splice, rig->ours));
+    OK(tls_splice_detach_wbio(rig->splice, rig->ours));
+  }
+  OK(tls_splice_free(rig->splice));
   CHECK((fcntl(rig->near, F_GETFL) & O_NONBLOCK) == 0);
   SSL_free(rig->peer);
   SSL_free(rig->ours);
@@ -150,7 +170,7 @@ static void rig_close(struct rig *rig) {
 
 static struct tls_splice_stats rig_stats(struct rig *rig) {
   struct tls_splice_stats stats;
-  CHECK(tls_splice_get_stats(rig->splice, &stats));
+  OK(tls_splice_get_stats(rig->splice, &stats));
   return stats;
 }
 
@@ -165,18 +185,21 @@ static void rig_flush(struct rig *rig) {
 /* What has been collected: a stream that takes at most PIECE bytes now. */
 static void rig_write(struct rig *rig) {
   struct tls_splice_buf pieces[2];
-  size_t count = tls_splice_collected(rig->splice, pieces, 2);
+  size_t count;
+  OK(tls_splice_collected(rig->splice, pieces, 2, &count));
   if (count == 0) return;
   size_t n = pieces[0].len < PIECE ? pieces[0].len : PIECE;
   CHECK(BIO_write(SSL_get_rbio(rig->peer), pieces[0].base, (int)n) == (int)n);
-  tls_splice_written(rig->splice, n, count == 1 && n == pieces[0].len);
-  CHECK(tls_splice_collected(rig->splice, pieces, 2) == 0);
+  OK(tls_splice_written(rig->splice, n, count == 1 && n == pieces[0].len));
+  OK(tls_splice_collected(rig->splice, pieces, 2, &count));
+  CHECK(count == 0);
 }
 
 static void rig_decrypt(struct rig *rig) {
   if (rig->in_over || rig->failed) return;
-  int ret = 1;
-  uint32_t steps = tls_splice_decrypt(rig->splice, rig->ours, &ret);
+  int ret;
+  uint32_t steps;
+  OK(tls_splice_decrypt(rig->splice, rig->ours, &steps, &ret));
   rig->more = steps & TLS_SPLICE_STEP_MORE;
   rig->paused = steps & TLS_SPLICE_STEP_PAUSE_TLS;
   rig->in_over = steps & TLS_SPLICE_STEP_OVER;
@@ -188,7 +211,8 @@ static void rig_decrypt(struct rig *rig) {
 
 static void rig_encrypt(struct rig *rig) {
   if (rig->out_over || rig->stopped) return;
-  uint32_t steps = tls_splice_encrypt(rig->splice, rig->ours);
+  uint32_t steps;
+  OK(tls_splice_encrypt(rig->splice, rig->ours, &steps));
   rig->out_more = steps & TLS_SPLICE_STEP_MORE;
   rig->out_over = steps & TLS_SPLICE_STEP_OVER;
   rig->stopped = steps & TLS_SPLICE_STEP_STOPPED;
@@ -203,13 +227,14 @@ static bool rig_stream(struct rig *rig) {
   BIO *wire = SSL_get_wbio(rig->peer);
   if (rig->paused || BIO_ctrl_pending(wire) == 0) return false;
   if (rig->attach) {
-    struct tls_splice_buf buf = tls_splice_alloc(rig->splice);
+    struct tls_splice_buf buf;
+    OK(tls_splice_alloc(rig->splice, &buf));
     /* Empty once when it is enough for one turn. */
-    if (buf.len == 0) buf = tls_splice_alloc(rig->splice);
+    if (buf.len == 0) OK(tls_splice_alloc(rig->splice, &buf));
     CHECK(buf.len > 0);
     int n = BIO_read(wire, buf.base, (int)(buf.len < PIECE ? buf.len : PIECE));
     CHECK(n > 0);
-    tls_splice_commit(rig->splice, (size_t)n);
+    OK(tls_splice_commit(rig->splice, (size_t)n));
   } else {
     unsigned char buf[PIECE];
     int n = BIO_read(wire, buf, sizeof(buf));
@@ -230,13 +255,17 @@ static bool rig_turn(struct rig *rig) {
     rig_encrypt(rig);
     busy = true;
   }
-  uint32_t interest = tls_splice_interest(rig->splice, rig->ours);
+  uint32_t interest;
+  OK(tls_splice_interest(rig->splice, rig->ours, &interest));
   if (interest != 0 && !rig->failed) {
-    struct pollfd pollfd = {.fd = tls_splice_poll_fd(rig->splice),
+    int fd;
+    OK(tls_splice_poll_fd(rig->splice, &fd));
+    struct pollfd pollfd = {.fd = fd,
                             .events = (short)((interest & READABLE ? POLLIN : 0) | (interest & WRITABLE ? POLLOUT : 0))};
     CHECK(poll(&pollfd, 1, 0) >= 0);
     uint32_t polled = (pollfd.revents & (POLLIN | POLLHUP) ? READABLE : 0) | (pollfd.revents & POLLOUT ? WRITABLE : 0);
-    uint32_t ready = polled == 0 ? 0 : tls_splice_ready(rig->splice, polled);
+    uint32_t ready = 0;
+    if (polled != 0) OK(tls_splice_ready(rig->splice, polled, &ready));
     if (ready & WRITABLE) rig_decrypt(rig);
     if (ready & READABLE) rig_encrypt(rig);
     busy = busy || ready != 0;
@@ -320,7 +349,7 @@ static void test_megabytes(int version, bool attach, size_t high_water_mark, siz
   rig_settle(&rig);
   CHECK(rig.in_over && rig.ssl_error == SSL_ERROR_ZERO_RETURN);
   CHECK(rig_stats(&rig).close_notify == 1);
-  tls_splice_shutdown_write(rig.splice);
+  OK(tls_splice_shutdown_write(rig.splice));
   CHECK(rig_read_sink(&rig, 2000) == 1000);
   unsigned char byte;
   CHECK(read(rig.far, &byte, 1) == 0);
@@ -348,22 +377,27 @@ static void test_stop(int version, bool attach) {
   rig_source_write(&rig, 50000);
   rig_settle(&rig);
   rig_source_write(&rig, 50000);
-  tls_splice_stop(rig.splice);
-  int ret = 1;
-  CHECK(tls_splice_decrypt(rig.splice, rig.ours, &ret) & TLS_SPLICE_STEP_STOPPED);
+  OK(tls_splice_stop(rig.splice));
+  int ret;
+  uint32_t steps;
+  OK(tls_splice_decrypt(rig.splice, rig.ours, &steps, &ret));
+  CHECK(steps & TLS_SPLICE_STEP_STOPPED && ret == 1);
   while (!rig.stopped) rig_encrypt(&rig);
   CHECK(rig.peer_gets.at == rig_stats(&rig).bytes_out);
-  tls_splice_detach_rbio(rig.splice, rig.ours);
+  OK(tls_splice_detach_rbio(rig.splice, rig.ours));
 
   /* In order: what the sink has, what it has not taken, what OpenSSL still has. */
   rig_read_sink(&rig, 2000000);
   CHECK(rig.sink_gets.at == rig_stats(&rig).bytes_in);
-  size_t held = tls_splice_undelivered(rig.splice);
+  size_t held, taken;
+  OK(tls_splice_undelivered(rig.splice, &held));
   unsigned char *bytes = malloc(held);
   CHECK(bytes != NULL && held > 0);
-  CHECK(tls_splice_take_undelivered(rig.splice, bytes, held) == held);
-  CHECK(tls_splice_undelivered(rig.splice) == 0);
+  OK(tls_splice_take_undelivered(rig.splice, bytes, held, &taken));
+  CHECK(taken == held);
   stream_check(&rig.sink_gets, bytes, held);
+  OK(tls_splice_undelivered(rig.splice, &held));
+  CHECK(held == 0);
   free(bytes);
   carry(SSL_get_wbio(rig.peer), rig.ours);
   unsigned char buf[PIECE];
@@ -381,9 +415,157 @@ static void test_broken_sink(void) {
   rig_peer_write(&rig, 1000);
   rig_settle(&rig);
   struct tls_splice_failure failure;
-  CHECK(rig.failed && tls_splice_get_failure(rig.splice, &failure));
+  CHECK(rig.failed);
+  OK(tls_splice_get_failure(rig.splice, &failure));
   CHECK(failure.errnum == EPIPE && failure.is_write && !failure.is_tls);
-  CHECK(tls_splice_undelivered(rig.splice) == 1000);
+  size_t held;
+  OK(tls_splice_undelivered(rig.splice, &held));
+  CHECK(held == 1000);
+  rig_close(&rig);
+}
+
+/* A bad record behind bytes that are not delivered is the caller's, once. */
+static void test_taken_end(int version, bool attach) {
+  struct rig rig;
+  rig_open(&rig, version, attach, 65536);
+  /* So that it is full. */
+  unsigned char buf[PIECE] = {0};
+  while (send(rig.near, buf, sizeof(buf), MSG_DONTWAIT) > 0) {}
+  int ret;
+  unsigned long error;
+  rig_peer_write(&rig, 1000);
+  rig_settle(&rig);
+  CHECK(tls_splice_take_end(rig.splice, &ret, &error) == TLS_SPLICE_NOTHING && ret == 0 && error == 0);
+  rig_close(&rig);
+
+  rig_open(&rig, version, attach, 65536);
+  while (send(rig.near, buf, sizeof(buf), MSG_DONTWAIT) > 0) {}
+  rig_peer_write(&rig, 1000);
+  static const unsigned char garbage[45] = {23, 3, 3, 0, 40};
+  CHECK(BIO_write(SSL_get_wbio(rig.peer), garbage, sizeof(garbage)) == sizeof(garbage));
+  rig_settle(&rig);
+  size_t held;
+  OK(tls_splice_undelivered(rig.splice, &held));
+  CHECK(held == 1000 && !rig.in_over);
+  OK(tls_splice_stop(rig.splice));
+  OK(tls_splice_take_end(rig.splice, &ret, &error));
+  CHECK(ret <= 0 && error != 0);
+  ERR_clear_error();
+  OK(tls_splice_raise(error));
+  CHECK(SSL_get_error(rig.ours, ret) == SSL_ERROR_SSL && ERR_peek_error() == error);
+  CHECK(tls_splice_take_end(rig.splice, &ret, &error) == TLS_SPLICE_NOTHING);
+  CHECK(tls_splice_raise(0) == TLS_SPLICE_EARG);
+  rig_close(&rig);
+}
+
+/* --- Panics: the checks that find a lie out --------------------------------------------------------------------- */
+
+static void check_panicked(struct rig *rig, const struct tls_splice_stats *last) {
+  rig->panicked = true;
+  struct tls_splice *splice = rig->splice;
+  struct tls_splice_stats stats;
+  struct tls_splice_failure failure;
+  struct tls_splice_buf buf;
+  struct tls_splice_transfer transfer;
+  unsigned char byte = 0;
+  int n = 7;
+  unsigned long error = 7;
+  uint32_t events = 7;
+  size_t len = 7;
+  bool is = true;
+  const int codes[] = {
+      tls_splice_adopt_fd(splice, -1),
+      tls_splice_poll_fd(splice, &n),
+      tls_splice_interest(splice, rig->ours, &events),
+      tls_splice_ready(splice, READABLE, &events),
+      tls_splice_begin_transfer(splice, rig->ours, WRITABLE, &transfer),
+      tls_splice_end_transfer(splice, WRITABLE, 1),
+      tls_splice_pass(splice, splice, rig->ours),
+      tls_splice_start(splice, BOTH),
+      tls_splice_push_before(splice, TLS_SPLICE_DECRYPT, &byte, 1),
+      tls_splice_stop(splice),
+      tls_splice_end_encrypt(splice),
+      tls_splice_cancel(splice),
+      tls_splice_attach_rbio(splice, rig->ours),
+      tls_splice_detach_rbio(splice, rig->ours),
+      tls_splice_attach_wbio(splice, rig->ours),
+      tls_splice_detach_wbio(splice, rig->ours),
+      tls_splice_collected(splice, &buf, 1, &len),
+      tls_splice_written(splice, 1, true),
+      tls_splice_alloc(splice, &buf),
+      tls_splice_commit(splice, 1),
+      tls_splice_decrypt(splice, rig->ours, &events, &n),
+      tls_splice_encrypt(splice, rig->ours, &events),
+      tls_splice_shutdown_write(splice),
+      tls_splice_is_blocked(splice, &is),
+      tls_splice_end_decrypt(splice, &is),
+      tls_splice_take_end(splice, &n, &error),
+      tls_splice_undelivered(splice, &len),
+      tls_splice_take_undelivered(splice, &byte, 1, &len),
+      tls_splice_get_failure(splice, &failure),
+      tls_splice_get_stats(splice, &stats),
+  };
+  for (size_t i = 0; i < sizeof(codes) / sizeof(*codes); i++) CHECK(codes[i] == TLS_SPLICE_EPANIC);
+  CHECK(events == 0 && len == 0 && !is && error == 0 && buf.len == 0 && transfer.buf.len == 0);
+  CHECK(memcmp(&stats, last, sizeof(stats)) == 0);
+}
+
+/* What is held is freed, and the session can be used to its end. */
+static void test_panics(bool attach) {
+  struct rig rig;
+  struct tls_splice_stats last;
+  uint32_t steps = 7;
+  int ret = 7;
+
+  rig_open(&rig, TLS1_3_VERSION, attach, 65536);
+  rig_peer_write(&rig, 2000000);
+  rig_source_write(&rig, 100000);
+  rig_settle(&rig);
+  last = rig_stats(&rig);
+  rig_read_sink(&rig, 50000);
+  lie = 1 << 20;
+  CHECK(tls_splice_decrypt(rig.splice, rig.ours, &steps, &ret) == TLS_SPLICE_EPANIC);
+  CHECK(steps == 0 && ret == 1);
+  check_panicked(&rig, &last);
+  lie = 0;
+  SSL_shutdown(rig.ours);
+  rig_close(&rig);
+
+  rig_open(&rig, TLS1_3_VERSION, attach, 65536);
+  rig_peer_write(&rig, 2000000);
+  rig_source_write(&rig, 10000);
+  rig_settle(&rig);
+  rig_source_write(&rig, 100000);
+  last = rig_stats(&rig);
+  lie = 1 << 20;
+  CHECK(tls_splice_encrypt(rig.splice, rig.ours, &steps) == TLS_SPLICE_EPANIC);
+  CHECK(steps == 0);
+  check_panicked(&rig, &last);
+  lie = 0;
+  SSL_shutdown(rig.ours);
+  rig_close(&rig);
+
+  const uint32_t events[] = {READABLE, WRITABLE};
+  for (int i = 0; i < 2; i++) {
+    rig_open(&rig, TLS1_3_VERSION, attach, 65536);
+    rig_peer_write(&rig, 2000000);
+    rig_settle(&rig);
+    last = rig_stats(&rig);
+    struct tls_splice_transfer transfer;
+    OK(tls_splice_begin_transfer(rig.splice, rig.ours, events[i], &transfer));
+    CHECK(transfer.buf.len > 0);
+    CHECK(tls_splice_end_transfer(rig.splice, events[i], 1 << 20) == TLS_SPLICE_EPANIC);
+    check_panicked(&rig, &last);
+    rig_close(&rig);
+  }
+
+  if (!attach) return;
+  rig_open(&rig, TLS1_3_VERSION, attach, 65536);
+  last = rig_stats(&rig);
+  struct tls_splice_buf buf;
+  OK(tls_splice_alloc(rig.splice, &buf));
+  CHECK(tls_splice_commit(rig.splice, 1 << 20) == TLS_SPLICE_EPANIC);
+  check_panicked(&rig, &last);
   rig_close(&rig);
 }
 
@@ -392,20 +574,21 @@ static void test_teardown(void) {
   struct rig rig;
   rig_open(&rig, TLS1_3_VERSION, true, 65536);
   int adopted = dup(rig.near);
-  tls_splice_adopt_fd(rig.splice, adopted);
+  OK(tls_splice_adopt_fd(rig.splice, adopted));
   rig_peer_write(&rig, 1000);
-  struct tls_splice_buf buf = tls_splice_alloc(rig.splice);
+  struct tls_splice_buf buf;
+  OK(tls_splice_alloc(rig.splice, &buf));
   CHECK(buf.len > 0 && BIO_read(SSL_get_wbio(rig.peer), buf.base, 100) == 100);
-  tls_splice_commit(rig.splice, 100);
+  OK(tls_splice_commit(rig.splice, 100));
   SSL_free(rig.ours);
-  tls_splice_free(rig.splice);
+  OK(tls_splice_free(rig.splice));
   CHECK(fcntl(adopted, F_GETFD) == -1 && errno == EBADF);
   SSL_free(rig.peer);
   close(rig.near);
   close(rig.far);
 
   rig_open(&rig, TLS1_3_VERSION, true, 65536);
-  tls_splice_free(rig.splice);
+  OK(tls_splice_free(rig.splice));
   rig.splice = NULL;
   rig_close(&rig);
 }
@@ -454,41 +637,66 @@ static void test_bad_arguments(void) {
   close(pipes[1]);
   CHECK(splice == NULL);
 
-  /* A handle that is NULL is refused, or nothing happens. */
+  /* So is a handle that is NULL, and what it gives is set all the same. */
   SSL *ssl = make_ssl(TLS1_3_VERSION, 0);
   struct tls_splice_stats stats;
-  struct tls_splice_failure failure;
+  struct tls_splice_failure failure = {.errnum = 7};
+  struct tls_splice_buf buf = {.len = 7};
+  struct tls_splice_transfer transfer = {.fd = 7};
   unsigned char byte = 0;
-  int ret;
-  tls_splice_free(NULL);
-  tls_splice_start(NULL, BOTH);
-  tls_splice_stop(NULL);
-  tls_splice_cancel(NULL);
-  tls_splice_end_encrypt(NULL);
-  tls_splice_shutdown_write(NULL);
-  tls_splice_push_before(NULL, TLS_SPLICE_DECRYPT, &byte, 1);
-  tls_splice_commit(NULL, 1);
-  CHECK(!tls_splice_is_blocked(NULL));
-  CHECK(tls_splice_end_decrypt(NULL));
-  tls_splice_detach_rbio(NULL, ssl);
-  CHECK(tls_splice_attach_rbio(NULL, ssl) != TLS_SPLICE_OK);
-  tls_splice_detach_wbio(NULL, ssl);
-  CHECK(tls_splice_attach_wbio(NULL, ssl) != TLS_SPLICE_OK);
-  CHECK(tls_splice_collected(NULL, NULL, 0) == 0);
-  tls_splice_written(NULL, 1, false);
-  CHECK(tls_splice_poll_fd(NULL) == -1);
-  CHECK(tls_splice_interest(NULL, ssl) == 0 && tls_splice_ready(NULL, 3) == 0);
-  CHECK(tls_splice_alloc(NULL).len == 0);
-  CHECK(tls_splice_decrypt(NULL, ssl, &ret) == 0 && tls_splice_encrypt(NULL, ssl) == 0);
-  CHECK(tls_splice_undelivered(NULL) == 0 && tls_splice_take_undelivered(NULL, &byte, 1) == 0);
-  CHECK(!tls_splice_get_stats(NULL, &stats) && !tls_splice_get_failure(NULL, &failure));
+  int n = 7, ret = 7;
+  unsigned long error = 7;
+  uint32_t events = 7, steps = 7;
+  size_t len = 7;
+  bool is = true;
+  OK(tls_splice_free(NULL));
+  const int codes[] = {
+      tls_splice_adopt_fd(NULL, -1),
+      tls_splice_start(NULL, BOTH),
+      tls_splice_stop(NULL),
+      tls_splice_cancel(NULL),
+      tls_splice_end_encrypt(NULL),
+      tls_splice_shutdown_write(NULL),
+      tls_splice_push_before(NULL, TLS_SPLICE_DECRYPT, &byte, 1),
+      tls_splice_commit(NULL, 1),
+      tls_splice_detach_rbio(NULL, ssl),
+      tls_splice_attach_rbio(NULL, ssl),
+      tls_splice_detach_wbio(NULL, ssl),
+      tls_splice_attach_wbio(NULL, ssl),
+      tls_splice_written(NULL, 1, false),
+      tls_splice_end_transfer(NULL, READABLE, 1),
+      tls_splice_pass(NULL, NULL, ssl),
+      tls_splice_get_stats(NULL, &stats),
+      tls_splice_get_failure(NULL, &failure),
+      tls_splice_is_blocked(NULL, &is),
+      tls_splice_collected(NULL, &buf, 1, &len),
+      tls_splice_poll_fd(NULL, &n),
+      tls_splice_interest(NULL, ssl, &events),
+      tls_splice_begin_transfer(NULL, ssl, READABLE, &transfer),
+      tls_splice_alloc(NULL, &buf),
+      tls_splice_decrypt(NULL, ssl, &steps, &ret),
+      tls_splice_raise(0),
+  };
+  for (size_t i = 0; i < sizeof(codes) / sizeof(*codes); i++) CHECK(codes[i] == TLS_SPLICE_EARG);
+  CHECK(failure.errnum == 0 && !is && len == 0 && n == -1 && events == 0 && transfer.fd == -1);
+  CHECK(buf.len == 0 && steps == 0 && ret == 1);
+  events = steps = 7;
+  len = 7;
+  is = true;
+  CHECK(tls_splice_ready(NULL, 3, &events) == TLS_SPLICE_EARG && events == 0);
+  CHECK(tls_splice_encrypt(NULL, ssl, &steps) == TLS_SPLICE_EARG && steps == 0);
+  CHECK(tls_splice_end_decrypt(NULL, &is) == TLS_SPLICE_EARG && !is);
+  CHECK(tls_splice_undelivered(NULL, &len) == TLS_SPLICE_EARG && len == 0);
+  len = 7;
+  CHECK(tls_splice_take_undelivered(NULL, &byte, 1, &len) == TLS_SPLICE_EARG && len == 0);
+  CHECK(tls_splice_take_end(NULL, &ret, &error) == TLS_SPLICE_EARG && ret == 0 && error == 0);
 
   /* A handshake is no time to change the BIO. */
-  CHECK(tls_splice_new(&good, &splice) == TLS_SPLICE_OK);
+  OK(tls_splice_new(&good, &splice));
   CHECK(tls_splice_attach_rbio(splice, ssl) == TLS_SPLICE_EBUSY);
   CHECK(tls_splice_attach_wbio(splice, ssl) == TLS_SPLICE_EBUSY);
-  CHECK(!tls_splice_get_failure(splice, &failure));
-  tls_splice_free(splice);
+  CHECK(tls_splice_get_failure(splice, &failure) == TLS_SPLICE_NOTHING);
+  OK(tls_splice_free(splice));
   SSL_free(ssl);
   close(pair[0]);
   close(pair[1]);
@@ -505,11 +713,15 @@ int main(void) {
     test_megabytes(version, attach, 4096, 2 << 20);
     test_bad_record(version, attach);
     test_stop(version, attach);
+    test_taken_end(version, attach);
     printf("ok - TLS %s, %s: megabytes both ways, close_notify, a bad record, stop\n", name, bio);
   }
   test_broken_sink();
   test_teardown();
   test_bad_arguments();
   printf("ok - a broken sink, teardown in either order, bad arguments\n");
+  test_panics(true);
+  test_panics(false);
+  printf("ok - panics\n");
   return 0;
 }

@@ -47,7 +47,7 @@ const kSeedOut = 2;
 const kFunctions = [
   'read', 'readv', 'pread', 'recv', 'recvmsg', 'write', 'writev', 'pwrite', 'send', 'sendmsg',
 ];
-const kKinds = { short: 0, fail: 1, end: 2, hold: 3 };
+const kKinds = { short: 0, fail: 1, end: 2, more: 3, hold: 4 };
 
 // How often each fault struck in each function, over all cases.
 const injected = {};
@@ -55,7 +55,7 @@ const injected = {};
 class Fault {
   #id;
 
-  // On what `fd` refers to. `name` is 'short', 'end', 'hold', or the error.
+  // On what `fd` refers to. `name` is 'short', 'end', 'more', 'hold', or the error.
   constructor(fd, access, name, { rate = 1, after = 0, times = Number.MAX_SAFE_INTEGER } = {}) {
     const kind = kKinds[name] ?? kKinds.fail;
     const errno = kind === kKinds.fail ? os.constants.errno[name] : 0;
@@ -784,6 +784,64 @@ for (const kind of Object.keys(endpoints)) {
 for (const kind of ['blocking', 'unix', 'tcp', 'tls']) {
   test(`${kind}, duplex: ECONNRESET under TLS, reading`, () => tlsReadFails(kind, 'ECONNRESET', 'duplex'));
   test(`${kind}, duplex: EPIPE under TLS, writing`, () => tlsWriteFails(kind, 'EPIPE', 'duplex'));
+}
+
+// --- A kernel that lies -------------------------------------------------------------
+
+// More bytes than were asked for are what the core's own checks stop at. Of such a
+// bug the splice and its socket end with an error, and nothing waits.
+async function lies(kind, direction, access, { underTLS = false, autoClose = false } = {}) {
+  const { client, server } = await openTLS();
+  const endpoint = await endpoints[kind](direction);
+  const fault = inject(underTLS ? server._handle.fd : endpoint.fd, access, 'more', { after: kAfter, times: 1 });
+  const splice = server.spliceTo({ ...endpoint.target, direction, autoClose });
+  const events = record(splice, ['error', 'close']);
+  // Of two TLSSockets it is the other one's splice.
+  const spliced = kind === 'tls' && !underTLS ? endpoint.target.stream : server;
+  const outcome = Promise.all([
+    new Promise((resolve) => spliced.once('error', resolve)), closing(spliced),
+    new Promise((resolve) => splice.once('error', resolve)), closing(splice),
+  ]);
+  splice.start();
+  if (direction !== 'out')
+    send(client, kSize, { seed: kSeedIn }).catch(() => {});
+  if (direction !== 'in')
+    sourceOf(endpoint)?.catch(() => {});
+  if (direction !== 'out' && endpoint.other)
+    receive(endpoint.other).catch(() => {});
+  endpoint.other?.on('error', () => {});
+  client.resume();
+  const { 0: socketError, 2: error, 3: stats } = await outcome;
+  for (const { code, message } of [socketError, error]) {
+    assert.strictEqual(code, 'ERR_INTERNAL_ASSERTION');
+    assert.match(message, /The pump has panicked/);
+  }
+  assert.deepStrictEqual(events, ['error', 'close']);
+  assert.strictEqual(stats.reason, 'error');
+  assert.strictEqual(spliced.destroyed, true);
+  // They are still what they were.
+  const moved = access === 'read' && !underTLS ? stats.bytesOut : stats.bytesIn;
+  assert(moved > kAfter - 300_000 && moved <= kAfter, `${moved}`);
+  assert(fault.state.bytes > kAfter);
+  if (spliced === server)
+    await checkOpen(endpoint, !autoClose);
+}
+
+// A stream is only written by libuv.
+for (const kind of ['fifo', 'blocking', 'tcp fd', 'file']) {
+  test(`${kind}, in: a panic`, () => lies(kind, 'in', 'write'));
+  if (kind !== 'tcp fd')
+    test(`${kind}, in: a panic, autoClose`, () => lies(kind, 'in', 'write', { autoClose: true }));
+}
+for (const kind of ['blocking', 'tcp fd'])
+  test(`${kind}, duplex: a panic, writing`, () => lies(kind, 'duplex', 'write'));
+for (const kind of Object.keys(endpoints)) {
+  test(`${kind}, out: a panic`, () => lies(kind, 'out', 'read'));
+  test(`${kind}, in: a panic under TLS`, () => lies(kind, 'in', 'read', { underTLS: true }));
+}
+for (const kind of ['blocking', 'unix', 'tcp', 'tcp fd', 'tls']) {
+  test(`${kind}, duplex: a panic, reading`, () => lies(kind, 'duplex', 'read'));
+  test(`${kind}, duplex: a panic under TLS`, () => lies(kind, 'duplex', 'read', { underTLS: true }));
 }
 
 // --- Files that take their time -----------------------------------------------------

@@ -28,6 +28,7 @@ enum {
   kShort,  // At least one byte, fewer than were asked for.
   kFail,   // errnum, once `after` bytes have passed: to the byte, as on a disk that is full.
   kEnd,    // The end of the file, once `after` bytes have passed.
+  kMore,   // 1 MiB more than is true, which no kernel says, once `after` bytes have passed.
   kHold,   // Waits for release(). Not on the main thread, which would wait for itself: that is counted.
 };
 
@@ -86,6 +87,7 @@ typedef struct {
   bool ends;
   int errnum;
   size_t len;
+  size_t more;
   Rule* shortens;
   struct stat stat;
 } Verdict;
@@ -103,7 +105,8 @@ static Verdict Judge(int function, int fd, size_t len) {
     if (!Matches(rule, &verdict.stat, function)) continue;
     verdict.matches = true;
     if (rule->times == 0) continue;
-    if ((rule->kind == kFail || rule->kind == kEnd) && rule->bytes < rule->after) {
+    const bool waits = rule->kind == kFail || rule->kind == kEnd || rule->kind == kMore;
+    if (waits && rule->bytes < rule->after) {
       if (verdict.len > rule->after - rule->bytes) verdict.len = rule->after - rule->bytes;
       continue;
     }
@@ -126,6 +129,12 @@ static Verdict Judge(int function, int fd, size_t len) {
         break;
       case kEnd:
         verdict.ends = true;
+        rule->injected[function]++;
+        rule->times--;
+        rule->struck = true;
+        break;
+      case kMore:
+        verdict.more = 1 << 20;
         rule->injected[function]++;
         rule->times--;
         rule->struck = true;
@@ -157,7 +166,7 @@ static ssize_t Done(int function, const Verdict* verdict, ssize_t result) {
   if (verdict->shortens != NULL && (size_t)result == verdict->len) verdict->shortens->injected[function]++;
   pthread_mutex_unlock(&mutex);
   errno = saved;
-  return result;
+  return result + (ssize_t)verdict->more;
 }
 
 #define REAL(name) \

@@ -80,10 +80,9 @@ void TLSSplice::MemoryInfo(MemoryTracker* tracker) const {
   tracker->TrackFieldWithSize("stats", sizeof(*stats_));
   if (file_) tracker->TrackFieldWithSize("file", sizeof(*file_));
   if (endpoint_) tracker->TrackFieldWithSize("endpoint", sizeof(*endpoint_));
-  if (pump_ != nullptr) {
-    tracker->TrackFieldWithSize(
-        "held", tls_splice_undelivered(pump_), "tls_splice");
-  }
+  size_t held;
+  if (tls_splice_undelivered(pump_, &held) == TLS_SPLICE_OK)
+    tracker->TrackFieldWithSize("held", held, "tls_splice");
 }
 
 void TLSSplice::New(const FunctionCallbackInfo<Value>& args) {
@@ -121,18 +120,21 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   if (err != TLS_SPLICE_OK) return args.GetReturnValue().Set(err);
 
   uv_loop_t* loop = splice->env()->event_loop();
-  const int poll_fd = tls_splice_poll_fd(splice->pump_);
+  int poll_fd;
+  err = tls_splice_poll_fd(splice->pump_, &poll_fd);
   if (poll_fd < 0 && fd != TLS_SPLICE_FD_NONE)
     splice->file_ = std::make_unique<FileRequests>();
-  err = poll_fd < 0 ? uv_idle_init(loop, &splice->idle_)
-                    : uv_poll_init(loop, &splice->poll_, poll_fd);
+  if (err == TLS_SPLICE_OK) {
+    err = poll_fd < 0 ? uv_idle_init(loop, &splice->idle_)
+                      : uv_poll_init(loop, &splice->poll_, poll_fd);
+  }
   if (err != 0) {
     splice->FreePump();
     return args.GetReturnValue().Set(err);
   }
   splice->MarkAsInitialized();
-  if (args[4]->IsTrue()) {
-    tls_splice_adopt_fd(splice->pump_, fd);
+  if (args[4]->IsTrue() &&
+      splice->Check(tls_splice_adopt_fd(splice->pump_, fd))) {
     // A Worker does not close it too when it exits.
     splice->env()->RemoveUnmanagedFd(fd);
   }
@@ -164,14 +166,14 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   // The pump takes no other call inside of one.
   CHECK_EQ(splice->depth_, 0);
   Environment* env = splice->env();
-  tls_splice_start(splice->pump_, direction);
+  splice->Check(tls_splice_start(splice->pump_, direction));
   Local<Array> chunks = args[2].As<Array>();
   for (uint32_t i = 0; i < chunks->Length(); i++) {
     Local<Value> chunk;
     if (!chunks->Get(env->context(), i).ToLocal(&chunk)) return;
     ArrayBufferViewContents<uint8_t> bytes(chunk);
-    tls_splice_push_before(
-        splice->pump_, direction, bytes.data(), bytes.length());
+    splice->Check(tls_splice_push_before(
+        splice->pump_, direction, bytes.data(), bytes.length()));
   }
 
   if (splice->spliced_ == 0) {
@@ -205,10 +207,10 @@ void TLSSplice::Stop(const FunctionCallbackInfo<Value>& args) {
   splice->stop_requested_ = true;
   if (splice->depth_ > 0) {
     // The pump returns as soon as OpenSSL does, and is then told.
-    tls_splice_cancel(splice->pump_);
+    splice->Check(tls_splice_cancel(splice->pump_));
     return;
   }
-  tls_splice_stop(splice->pump_);
+  splice->Check(tls_splice_stop(splice->pump_));
   splice->state_bits_ |= kInStopped;
   splice->CancelTransfers();
   splice->SetReading(false);
@@ -230,16 +232,19 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   const uint32_t directions = args[0].As<Uint32>()->Value() & splice->spliced_;
   if (splice->endpoint_ && (directions & TLS_SPLICE_DECRYPT) != 0)
     splice->endpoint_->Disown();
-  const size_t len = (directions & TLS_SPLICE_DECRYPT) != 0
-                         ? tls_splice_undelivered(splice->pump_)
-                         : 0;
+  size_t len = 0;
+  if ((directions & TLS_SPLICE_DECRYPT) != 0)
+    splice->Check(tls_splice_undelivered(splice->pump_, &len));
   if ((directions & TLS_SPLICE_DECRYPT) != 0)
     splice->released_read_ = splice->held_read_;
   Local<Object> buffer;
   if (len > 0 &&
-      Buffer::New(splice->env()->isolate(), len).ToLocal(&buffer)) {
-    tls_splice_take_undelivered(
-        splice->pump_, reinterpret_cast<uint8_t*>(Buffer::Data(buffer)), len);
+      Buffer::New(splice->env()->isolate(), len).ToLocal(&buffer) &&
+      splice->Check(tls_splice_take_undelivered(
+          splice->pump_,
+          reinterpret_cast<uint8_t*>(Buffer::Data(buffer)),
+          len,
+          &len))) {
     args.GetReturnValue().Set(buffer);
   }
   // Last, since it calls into JS if the stream below is one of JS.
@@ -303,7 +308,8 @@ void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
   CHECK_EQ(array->Length(), kStatsCount);
   double* out = reinterpret_cast<double*>(
       static_cast<char*>(array->Buffer()->Data()) + array->ByteOffset());
-  // Inside a call into the pump, and after its end, it is what it was.
+  // Inside a call into the pump, and after its end, it is what it was. After a
+  // panic it is what it was then.
   tls_splice_get_stats(splice->pump_, splice->stats_.get());
   const tls_splice_stats& stats = *splice->stats_;
   out[kBytesIn] = static_cast<double>(stats.bytes_in);
@@ -339,16 +345,19 @@ void TLSSplice::GetState(const FunctionCallbackInfo<Value>& args) {
 }
 
 // getFailure(): [libuv error code, syscall] of the endpoint or of the stream
-// below, or [0, '', direction, offset] of packets that are out of step. Throws
-// the error of OpenSSL if encryption failed.
+// below, or [0, '', direction, offset] of packets that are out of step.
+// Undefined if the pump has panicked. Throws the error of OpenSSL if encryption
+// failed.
 void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   Environment* env = splice->env();
   tls_splice_failure failure{};
+  const int found = tls_splice_get_failure(splice->pump_, &failure);
+  if (!splice->Check(found) && splice->panicked_) return;
   int err = splice->write_error_;
   bool is_write = true;
-  if (err == 0 && tls_splice_get_failure(splice->pump_, &failure)) {
+  if (err == 0 && found == TLS_SPLICE_OK) {
     if (failure.is_tls) {
       return ThrowCryptoError(env, failure.tls_error, "SSL_write failed");
     }
@@ -385,7 +394,7 @@ void TLSSplice::Detach(uint32_t directions) {
     // Inside a call into OpenSSL its BIO stays. That only happens when the SSL
     // is being destroyed, and the BIO goes with it.
     if (rbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
-      tls_splice_detach_rbio(pump_, tls_wrap_->ssl_.get());
+      Check(tls_splice_detach_rbio(pump_, tls_wrap_->ssl_.get()));
     rbio_attached_ = false;
     reading_.reset();
     held_read_ = 0;
@@ -393,7 +402,7 @@ void TLSSplice::Detach(uint32_t directions) {
   }
   if ((directions & TLS_SPLICE_ENCRYPT) != 0) {
     if (wbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
-      tls_splice_detach_wbio(pump_, tls_wrap_->ssl_.get());
+      Check(tls_splice_detach_wbio(pump_, tls_wrap_->ssl_.get()));
     wbio_attached_ = false;
     tls_wrap_->splice_out_ = nullptr;
   }
@@ -418,6 +427,7 @@ void TLSSplice::FreePump() {
   // Whoever is in there does it, or the end of the transfer.
   if (depth_ > 0 || transfers_ != 0) return;
   tls_splice_get_stats(pump_, stats_.get());
+  // There is nobody left to tell that it has panicked.
   tls_splice_free(pump_);
   pump_ = nullptr;
 }
@@ -426,7 +436,7 @@ void TLSSplice::Close(Local<Value> close_callback) {
   if (!IsHandleClosing()) {
     Unjoin();
     Detach(spliced_);
-    if (depth_ > 0) tls_splice_cancel(pump_);
+    if (depth_ > 0) Check(tls_splice_cancel(pump_));
     // After garbage collection there is no object that it could be listed as.
     uv_unref(GetHandle());
     HandleWrap::Close(close_callback);
@@ -440,7 +450,7 @@ void TLSSplice::Close(Local<Value> close_callback) {
 }
 
 void TLSSplice::OnDestroySSL() {
-  if (depth_ > 0) tls_splice_cancel(pump_);
+  if (depth_ > 0) Check(tls_splice_cancel(pump_));
   Detach(spliced_);
 }
 
@@ -454,10 +464,11 @@ uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
   // This is the top of the stack: the time to change what OpenSSL reads from.
   if (direct_ && !rbio_attached_ && (spliced_ & TLS_SPLICE_DECRYPT) != 0) {
     rbio_attached_ =
-        tls_splice_attach_rbio(pump_, tls_wrap_->ssl_.get()) == TLS_SPLICE_OK;
+        Check(tls_splice_attach_rbio(pump_, tls_wrap_->ssl_.get()));
   }
   if (!rbio_attached_) return previous_listener_->OnStreamAlloc(suggested_size);
-  tls_splice_buf buf = tls_splice_alloc(pump_);
+  tls_splice_buf buf;
+  Check(tls_splice_alloc(pump_, &buf));
   return uv_buf_init(reinterpret_cast<char*>(buf.base), buf.len);
 }
 
@@ -477,7 +488,7 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
     }
   } else if ((state_bits_ & kInOver) != 0) {
     // As in TLSWrap, everything after close_notify is ignored.
-    if (rbio_attached_) tls_splice_commit(pump_, 0);
+    if (rbio_attached_) Check(tls_splice_commit(pump_, 0));
   } else if (had_no_room) {
     // Enough for this turn; libuv goes on in the next. Otherwise this is before
     // the first turn, or somebody else has resumed the stream while the sink is
@@ -486,12 +497,12 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
     reading_ = false;
     stream()->ReadStop();
   } else if (nread < 0) {
-    if (rbio_attached_) tls_splice_commit(pump_, 0);
+    if (rbio_attached_) Check(tls_splice_commit(pump_, 0));
     held_read_ = nread;
     reading_ = false;
     DeliverHeldRead();
   } else if (rbio_attached_) {
-    tls_splice_commit(pump_, nread);
+    Check(tls_splice_commit(pump_, nread));
     BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
     if (nread > 0) {
       on_top_ = true;
@@ -547,7 +558,7 @@ void TLSSplice::FailTLS(int err) {
 // failed once the endpoint has what was decrypted before. Until then nothing
 // more is encrypted.
 void TLSSplice::StopForHeldError() {
-  tls_splice_end_encrypt(pump_);
+  Check(tls_splice_end_encrypt(pump_));
   state_bits_ |= kOutStopped | kTLSFailing;
   UpdateInterest();
 }
@@ -578,8 +589,22 @@ bool TLSSplice::IsInDone() const {
   return (state_bits_ & kDone) != 0;
 }
 
-bool TLSSplice::IsHolding() const {
-  return tls_splice_is_blocked(pump_) || more_;
+bool TLSSplice::IsBlocked() {
+  bool is_blocked;
+  return Check(tls_splice_is_blocked(pump_, &is_blocked)) && is_blocked;
+}
+
+bool TLSSplice::IsHolding() {
+  return IsBlocked() || more_;
+}
+
+bool TLSSplice::Check(int result) {
+  if (result == TLS_SPLICE_EPANIC && !panicked_) {
+    panicked_ = true;
+    state_bits_ |= kTLSFailed;
+    Notify();
+  }
+  return result == TLS_SPLICE_OK;
 }
 
 void TLSSplice::DeliverHeldRead() {
@@ -595,11 +620,14 @@ void TLSSplice::DeliverHeldRead() {
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
   // The last of the ciphertext may still be there.
   if (tls_wrap->ssl_) tls_wrap->Cycle();
-  if (held_read_ == 0 || IsHolding()) return;
+  if (held_read_ == 0 || IsHolding() || panicked_) return;
   FailIfOver();
   if ((state_bits_ & (kInOver | kInStopped | kFailed)) != 0) return;
   const ssize_t nread = held_read_;
-  if (nread == UV_EOF && !tls_splice_end_decrypt(pump_)) {
+  bool is_cut_off = false;
+  if (nread == UV_EOF && !Check(tls_splice_end_decrypt(pump_, &is_cut_off)))
+    return;
+  if (is_cut_off) {
     state_bits_ |= kFailed;
     return Notify();
   }
@@ -617,11 +645,12 @@ void TLSSplice::DeliverAfterEOF() {
   // What Decrypt() leaves in the queue is for TLSWrap::ClearOut().
   MarkPopErrorOnReturn mark_pop_error_on_return;
   Decrypt();
-  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || IsInDone() ||
-      tls_splice_is_blocked(pump_)) {
+  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || IsInDone() || IsBlocked()) {
     return;
   }
-  state_bits_ |= tls_splice_end_decrypt(pump_) ? kInOver : kFailed;
+  bool is_cut_off;
+  if (!Check(tls_splice_end_decrypt(pump_, &is_cut_off))) return;
+  state_bits_ |= is_cut_off ? kFailed : kInOver;
   Notify();
 }
 
@@ -667,8 +696,8 @@ int TLSSplice::ClearOut() {
 }
 
 void TLSSplice::Absorb(const char* data, size_t len) {
-  tls_splice_push_before(
-      pump_, TLS_SPLICE_DECRYPT, reinterpret_cast<const uint8_t*>(data), len);
+  Check(tls_splice_push_before(
+      pump_, TLS_SPLICE_DECRYPT, reinterpret_cast<const uint8_t*>(data), len));
   tls_wrap_->bytes_read_ += len;
 }
 
@@ -683,16 +712,21 @@ int TLSSplice::Decrypt() {
   uint32_t step;
   do {
     depth_++;
-    step = tls_splice_decrypt(pump_, ssl.get(), &ssl_ret);
+    const int result = tls_splice_decrypt(pump_, ssl.get(), &step, &ssl_ret);
     depth_--;
     if (IsHandleClosing()) FreePump();
     if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return 1;
+    if (!Check(result) && panicked_) {
+      UpdateInterest();
+      SetReading(false);
+      return 1;
+    }
   } while ((step & kLast) == 0 && !stop_requested_ && Deliver());
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return 1;
-  waits_for_peer_ = joined_ && tls_splice_is_blocked(pump_);
+  waits_for_peer_ = joined_ && IsBlocked();
   CountBytes();
   if (stop_requested_) {
-    tls_splice_stop(pump_);
+    Check(tls_splice_stop(pump_));
     state_bits_ |= kInStopped;
     out_more_ = true;
     Notify();
@@ -744,11 +778,13 @@ void TLSSplice::Encrypt() {
   // The end of the source can come from inside.
   out_more_ = false;
   depth_++;
-  const uint32_t step = tls_splice_encrypt(pump_, ssl.get());
+  uint32_t step;
+  const int result = tls_splice_encrypt(pump_, ssl.get(), &step);
   depth_--;
 
   if (IsHandleClosing()) FreePump();
   if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
+  if (!Check(result) && panicked_) return UpdateInterest();
   CountBytes();
   want_tls_ = (step & TLS_SPLICE_STEP_WANT_TLS) != 0;
   if ((step & TLS_SPLICE_STEP_MORE) != 0) out_more_ = true;
@@ -762,7 +798,7 @@ void TLSSplice::Encrypt() {
   }
   if (stop_requested_ && (state_bits_ & kInStopped) == 0) {
     // Asked for inside. The next turn finishes what OpenSSL has begun.
-    tls_splice_stop(pump_);
+    Check(tls_splice_stop(pump_));
     state_bits_ |= kInStopped;
     Notify();
     out_more_ = true;
@@ -772,9 +808,9 @@ void TLSSplice::Encrypt() {
   if (out_more_ && IsFlushed(*tls_wrap_)) ScheduleTurn();
   if ((step & TLS_SPLICE_STEP_FAILED) != 0) {
     state_bits_ |= kFailed;
-    tls_splice_failure failure{};
-    tls_splice_get_failure(pump_, &failure);
-    if (failure.is_tls) state_bits_ |= kTLSFailed;
+    tls_splice_failure failure;
+    if (Check(tls_splice_get_failure(pump_, &failure)) && failure.is_tls)
+      state_bits_ |= kTLSFailed;
   }
   if ((step & TLS_SPLICE_STEP_OVER) != 0) state_bits_ |= kOutOver;
   if ((step & TLS_SPLICE_STEP_STOPPED) != 0) state_bits_ |= kOutStopped;
@@ -788,8 +824,10 @@ void TLSSplice::WriteCollected() {
   const bool must_wait = tls_wrap_->is_awaiting_new_session() ||
                          tls_wrap_->has_active_write_issued_by_prev_listener_;
   tls_splice_buf pieces[8];
-  while (size_t count =
-             tls_splice_collected(pump_, pieces, arraysize(pieces))) {
+  size_t count;
+  while (
+      Check(tls_splice_collected(pump_, pieces, arraysize(pieces), &count)) &&
+      count > 0) {
     uv_buf_t bufs[arraysize(pieces)];
     size_t total = 0;
     for (size_t i = 0; i < count; i++) {
@@ -801,17 +839,17 @@ void TLSSplice::WriteCollected() {
     const int err =
         must_wait ? 0 : tls_wrap_->underlying_stream()->TryWrite(&left, &count);
     if (err != 0) {
-      tls_splice_written(pump_, total, true);
+      Check(tls_splice_written(pump_, total, true));
       return OnStreamAfterWrite(nullptr, err);
     }
     size_t written = total;
     for (size_t i = 0; i < count; i++) written -= left[i].len;
-    tls_splice_written(pump_, written, count == 0);
+    Check(tls_splice_written(pump_, written, count == 0));
   }
 }
 
 void TLSSplice::CountBytes() {
-  if (!tls_splice_get_stats(pump_, stats_.get())) return;
+  if (!Check(tls_splice_get_stats(pump_, stats_.get()))) return;
   const uint64_t in = stats_->bytes_decrypted;
   const uint64_t out = stats_->bytes_out;
   if (in == counted_in_ && out == counted_out_) return;

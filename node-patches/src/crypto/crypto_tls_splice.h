@@ -204,7 +204,11 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // An error that was held back, and is not hidden by a close_notify before it.
   void FailIfOver();
   bool IsInDone() const;
-  bool IsHolding() const;
+  bool IsBlocked();
+  bool IsHolding();
+  // Whether the pump has done what it was asked for, which `result` says. If it
+  // has panicked, that is the end of the splice and of its socket.
+  bool Check(int result);
   // Tell JS that getState() has changed, from the top of the stack.
   void Notify();
 
@@ -259,6 +263,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   bool out_more_ = false;
   bool want_tls_ = false;
   bool stop_requested_ = false;
+  // The pump has, by a bug, and can only be freed.
+  bool panicked_ = false;
   bool in_turn_ = false;
   // Called by the event loop, and so from inside of no other call.
   bool on_top_ = false;

@@ -24,10 +24,11 @@ namespace crypto {
 
 void TLSSplice::UpdateInterest() {
   if (IsHandleClosing() || depth_ > 0 || spliced_ == 0) return;
-  int events = 0;
+  uint32_t interest = 0;
   constexpr uint32_t kDone = kFailed | kTLSFailed | kInStopped;
   if (kicked_ && tls_wrap_->ssl_ && (state_bits_ & kDone) == 0)
-    events = tls_splice_interest(pump_, tls_wrap_->ssl_.get());
+    Check(tls_splice_interest(pump_, tls_wrap_->ssl_.get(), &interest));
+  const int events = static_cast<int>(interest);
   if (file_) return BeginTransfers(events);
   if (endpoint_) return endpoint_->SetReading((events & UV_READABLE) != 0);
   if (joined_) {
@@ -55,7 +56,9 @@ void TLSSplice::OnPoll(uv_poll_t* handle, int status, int events) {
     splice->poll_events_ = 0;
     events = UV_READABLE | UV_WRITABLE;
   }
-  splice->OnReady(tls_splice_ready(splice->pump_, events));
+  uint32_t ready;
+  splice->Check(tls_splice_ready(splice->pump_, events, &ready));
+  splice->OnReady(ready);
 }
 
 void TLSSplice::OnReady(int events) {
@@ -78,8 +81,7 @@ void TLSSplice::AttachWbio() {
       !tls_wrap_->ssl_) {
     return;
   }
-  wbio_attached_ =
-      tls_splice_attach_wbio(pump_, tls_wrap_->ssl_.get()) == TLS_SPLICE_OK;
+  wbio_attached_ = Check(tls_splice_attach_wbio(pump_, tls_wrap_->ssl_.get()));
 }
 
 bool TLSSplice::Deliver() {
@@ -88,11 +90,11 @@ bool TLSSplice::Deliver() {
   if (peer_ != nullptr && (peer_->state_bits_ & kOutOver) == 0)
     return PassToPeer();
   // As a socket whose other side does not read any more.
-  const tls_splice_transfer transfer =
-      tls_splice_begin_transfer(pump_, tls_wrap_->ssl_.get(), UV_WRITABLE);
+  tls_splice_transfer transfer;
+  Check(tls_splice_begin_transfer(
+      pump_, tls_wrap_->ssl_.get(), UV_WRITABLE, &transfer));
   if (transfer.buf.len == 0) return false;
-  tls_splice_end_transfer(pump_, UV_WRITABLE, UV_EPIPE);
-  return true;
+  return Check(tls_splice_end_transfer(pump_, UV_WRITABLE, UV_EPIPE));
 }
 
 // endOut(): stop reading the source, as if it had ended.
@@ -104,7 +106,7 @@ void TLSSplice::EndOut(const FunctionCallbackInfo<Value>& args) {
 
 void TLSSplice::EndSource() {
   if (pump_ == nullptr) return;
-  tls_splice_end_encrypt(pump_);
+  Check(tls_splice_end_encrypt(pump_));
   out_more_ = true;
   ScheduleTurn();
 }
@@ -115,14 +117,15 @@ void TLSSplice::ShutdownEndpoint(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   if (splice->peer_ != nullptr) splice->peer_->EndSource();
-  tls_splice_shutdown_write(splice->pump_);
+  splice->Check(tls_splice_shutdown_write(splice->pump_));
 }
 
 void TLSSplice::BeginTransfers(int events) {
   for (const int event : {UV_READABLE, UV_WRITABLE}) {
     if ((events & event) == 0) continue;
-    const tls_splice_transfer transfer =
-        tls_splice_begin_transfer(pump_, tls_wrap_->ssl_.get(), event);
+    tls_splice_transfer transfer;
+    Check(tls_splice_begin_transfer(
+        pump_, tls_wrap_->ssl_.get(), event, &transfer));
     if (transfer.buf.len == 0) continue;
     transfers_ |= event;
     keep_alive_.reset(this);
@@ -157,7 +160,7 @@ void TLSSplice::OnTransfer(uv_fs_t* req) {
   const int event = req == &splice->file_->read ? UV_READABLE : UV_WRITABLE;
   splice->transfers_ &= ~event;
   if (splice->transfers_ == 0) splice->keep_alive_.reset();
-  tls_splice_end_transfer(splice->pump_, event, req->result);
+  splice->Check(tls_splice_end_transfer(splice->pump_, event, req->result));
   uv_fs_req_cleanup(req);
   if (splice->IsHandleClosing()) {
     splice->FreePump();
@@ -198,8 +201,14 @@ bool TLSSplice::PassToPeer() {
   TLSSplice* to = peer_;
   constexpr uint32_t kDone = kOutStopped | kTLSFailed;
   if (!to->kicked_ || (to->spliced_ & TLS_SPLICE_ENCRYPT) == 0 ||
-      (to->state_bits_ & kDone) != 0 || !to->tls_wrap_->ssl_ ||
-      !tls_splice_pass(pump_, to->pump_, to->tls_wrap_->ssl_.get())) {
+      (to->state_bits_ & kDone) != 0 || !to->tls_wrap_->ssl_) {
+    return false;
+  }
+  const int result =
+      tls_splice_pass(pump_, to->pump_, to->tls_wrap_->ssl_.get());
+  // A panic is one of both.
+  if (!Check(result)) {
+    to->Check(result);
     return false;
   }
   if (on_top_ && to->direct_) {
@@ -244,8 +253,9 @@ bool TLSSplice::EndpointStream::IsSource() const {
 
 uv_buf_t TLSSplice::EndpointStream::OnStreamAlloc(size_t suggested_size) {
   if (!IsSource()) return previous_listener_->OnStreamAlloc(suggested_size);
-  const tls_splice_transfer transfer = tls_splice_begin_transfer(
-      splice_->pump_, splice_->tls_wrap_->ssl_.get(), UV_READABLE);
+  tls_splice_transfer transfer;
+  splice_->Check(tls_splice_begin_transfer(
+      splice_->pump_, splice_->tls_wrap_->ssl_.get(), UV_READABLE, &transfer));
   return uv_buf_init(reinterpret_cast<char*>(transfer.buf.base),
                      transfer.buf.len);
 }
@@ -264,7 +274,7 @@ void TLSSplice::EndpointStream::OnStreamRead(ssize_t nread,
   if (nread < 0) reading_ = false;
   if (nread == 0) nread = UV_EAGAIN;
   if (nread == UV_EOF) nread = 0;
-  tls_splice_end_transfer(splice_->pump_, UV_READABLE, nread);
+  splice_->Check(tls_splice_end_transfer(splice_->pump_, UV_READABLE, nread));
   if (nread != UV_EAGAIN) splice_->OnReady(UV_READABLE);
 }
 
@@ -274,12 +284,16 @@ bool TLSSplice::EndpointStream::Write() {
     return false;
   }
   const auto begin = [this] {
-    return tls_splice_begin_transfer(
-               splice_->pump_, splice_->tls_wrap_->ssl_.get(), UV_WRITABLE)
-        .buf;
+    tls_splice_transfer transfer;
+    splice_->Check(tls_splice_begin_transfer(splice_->pump_,
+                                             splice_->tls_wrap_->ssl_.get(),
+                                             UV_WRITABLE,
+                                             &transfer));
+    return transfer.buf;
   };
   const auto end = [this](ssize_t result) {
-    tls_splice_end_transfer(splice_->pump_, UV_WRITABLE, result);
+    splice_->Check(
+        tls_splice_end_transfer(splice_->pump_, UV_WRITABLE, result));
   };
   tls_splice_buf held = begin();
   if (held.len == 0) return false;
@@ -291,6 +305,7 @@ bool TLSSplice::EndpointStream::Write() {
     if (left->len < held.len) {
       end(held.len - left->len);
       held = begin();
+      if (held.len == 0) return false;
     }
     // Hooks of JS are called for that, and may have ended the splice.
     TLSSplice* splice = splice_;
@@ -332,7 +347,7 @@ void TLSSplice::EndpointStream::EndWrite(ssize_t result) {
   if (pending_ == nullptr && !is_writing_) return;
   pending_ = nullptr;
   is_writing_ = false;
-  tls_splice_end_transfer(splice_->pump_, UV_WRITABLE, result);
+  splice_->Check(tls_splice_end_transfer(splice_->pump_, UV_WRITABLE, result));
 }
 
 void TLSSplice::EndpointStream::OnStreamAfterWrite(WriteWrap* w, int status) {

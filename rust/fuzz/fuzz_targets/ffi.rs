@@ -22,7 +22,7 @@ use libfuzzer_sys::fuzz_target;
 use openssl_sys as ossl;
 use openssl_sys::SSL;
 
-use common::{connect, SSL_set_info_callback, Tls, DUPLEX, TLS1_2, TLS1_3};
+use common::{abi, connect, SSL_set_info_callback, Tls, DUPLEX, TLS1_2, TLS1_3};
 use tls_splice::endpoint::{READABLE, WRITABLE};
 use tls_splice::error::*;
 use tls_splice::ffi::*;
@@ -185,7 +185,8 @@ thread_local! {
     static CANCELS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whatever is called from inside a callback is refused, but for `cancel`.
+/// Whatever is called from inside a callback is refused, but for what a callback may
+/// call.
 unsafe extern "C" fn reenter(ssl: *const SSL, _: c_int, _: c_int) {
     let splice = INSIDE.get();
     if splice.is_null() {
@@ -193,50 +194,11 @@ unsafe extern "C" fn reenter(ssl: *const SSL, _: c_int, _: c_int) {
     }
     let ssl = ssl.cast_mut();
     unsafe {
-        refused(splice, ssl);
+        abi::refused(splice, ssl, TLS_SPLICE_EBUSY);
+        abi::end_encrypt(splice);
         if CANCELS.get() {
-            tls_splice_cancel(splice);
+            abi::cancel(splice);
         }
-    }
-}
-
-/// What every call answers when the handle is NULL or busy.
-unsafe fn refused(splice: *mut Splice, ssl: *mut SSL) {
-    let mut ret = 77;
-    let mut stats = Stats::default();
-    let mut failure = tls_splice_failure::default();
-    let mut out = [0u8; 4];
-    unsafe {
-        assert_eq!(tls_splice_decrypt(splice, ssl, &mut ret), 0);
-        assert_eq!(ret, 1);
-        assert_eq!(tls_splice_encrypt(splice, ssl), 0);
-        assert_eq!(tls_splice_interest(splice, ssl), 0);
-        assert_eq!(tls_splice_ready(splice, 3), 0);
-        assert_eq!(tls_splice_poll_fd(splice), -1);
-        assert_eq!(tls_splice_begin_transfer(splice, ssl, READABLE).buf.len, 0);
-        tls_splice_end_transfer(splice, READABLE, 1);
-        tls_splice_start(splice, DUPLEX);
-        tls_splice_push_before(splice, TLS_SPLICE_ENCRYPT, out.as_ptr(), out.len());
-        tls_splice_end_encrypt(splice);
-        tls_splice_shutdown_write(splice);
-        assert_eq!(tls_splice_attach_rbio(splice, ssl), TLS_SPLICE_EBUSY);
-        tls_splice_detach_rbio(splice, ssl);
-        assert_eq!(tls_splice_attach_wbio(splice, ssl), TLS_SPLICE_EBUSY);
-        tls_splice_detach_wbio(splice, ssl);
-        let mut piece = tls_splice_buf {
-            base: ptr::null_mut(),
-            len: 0,
-        };
-        assert_eq!(tls_splice_collected(splice, &mut piece, 1), 0);
-        tls_splice_written(splice, 1, false);
-        let buf = tls_splice_alloc(splice);
-        assert!(buf.base.is_null() && buf.len == 0);
-        tls_splice_commit(splice, 1);
-        assert_eq!(tls_splice_undelivered(splice), 0);
-        assert_eq!(tls_splice_take_undelivered(splice, out.as_mut_ptr(), 4), 0);
-        assert!(!tls_splice_get_stats(splice, &mut stats));
-        assert!(!tls_splice_get_failure(splice, &mut failure));
-        tls_splice_stop(splice);
     }
 }
 
@@ -333,10 +295,10 @@ impl World {
         handle.end_transfers();
         unsafe {
             if handle.attached {
-                tls_splice_detach_rbio(handle.splice, self.ours.0);
-                tls_splice_detach_wbio(handle.splice, self.ours.0);
+                abi::detach_rbio(handle.splice, self.ours.0);
+                abi::detach_wbio(handle.splice, self.ours.0);
             }
-            tls_splice_free(handle.splice);
+            abi::free(handle.splice);
         }
     }
 
@@ -366,13 +328,13 @@ impl World {
             Some(handle) if handle.attached => {
                 let mut rest = &bytes[..];
                 while !rest.is_empty() {
-                    let buf = unsafe { tls_splice_alloc(handle.splice) };
+                    let buf = unsafe { abi::alloc(handle.splice) };
                     let n = rest.len().min(buf.len);
                     unsafe {
                         if n > 0 {
                             ptr::copy_nonoverlapping(rest.as_ptr(), buf.base, n);
                         }
-                        tls_splice_commit(handle.splice, n);
+                        abi::commit(handle.splice, n);
                     }
                     // Full: the wire would wait, and here it breaks.
                     if n == 0 {
@@ -415,12 +377,12 @@ impl World {
                 self.peer.give(&self.ours.take(usize::MAX));
                 unsafe { ossl::SSL_do_handshake(self.peer.0) };
             }
-            12 => unsafe { refused(ptr::null_mut(), ssl) },
+            12 => unsafe { abi::refused(ptr::null_mut(), ssl, TLS_SPLICE_EARG) },
             13 => {
                 unsafe {
-                    tls_splice_free(ptr::null_mut());
-                    tls_splice_cancel(ptr::null_mut());
-                    tls_splice_adopt_fd(ptr::null_mut(), -1);
+                    abi::free(ptr::null_mut());
+                    assert_eq!(tls_splice_cancel(ptr::null_mut()), TLS_SPLICE_EARG);
+                    assert_eq!(tls_splice_end_encrypt(ptr::null_mut()), TLS_SPLICE_EARG);
                 };
                 self.pass(i);
             }
@@ -447,8 +409,12 @@ impl World {
             return;
         };
         unsafe {
-            assert!(!tls_splice_pass(from, from, ssl));
-            if tls_splice_pass(from, to.unwrap_or(ptr::null_mut()), ssl) {
+            assert_eq!(tls_splice_pass(from, from, ssl), TLS_SPLICE_EBUSY);
+            let Some(to) = to else {
+                assert_eq!(tls_splice_pass(from, ptr::null_mut(), ssl), TLS_SPLICE_EARG);
+                return;
+            };
+            if abi::pass(from, to, ssl) {
                 self.handles[1 - i].as_mut().unwrap().moved |= TLS_SPLICE_ENCRYPT;
             }
         }
@@ -479,10 +445,10 @@ impl Handle {
             len: 0,
         };
         unsafe {
-            if tls_splice_collected(self.splice, &mut piece, 1) == 1 {
+            if abi::collected(self.splice, &mut piece, 1) == 1 {
                 assert!(!piece.base.is_null() && piece.len > 0);
                 let n = input.size(2 * piece.len);
-                tls_splice_written(self.splice, n.min(piece.len), input.byte() & 1 == 0);
+                abi::written(self.splice, n.min(piece.len), input.byte() & 1 == 0);
             }
         }
     }
@@ -492,43 +458,43 @@ impl Handle {
         match op {
             14 => {
                 let direction = input.u32();
-                unsafe { tls_splice_start(splice, direction) };
+                unsafe { abi::start(splice, direction) };
                 self.started |= direction & DUPLEX;
             }
             15 => self.push_before(stream, input),
-            16 => unsafe { tls_splice_stop(splice) },
-            17 => unsafe { tls_splice_end_encrypt(splice) },
-            18 => unsafe { tls_splice_cancel(splice) },
+            16 => unsafe { abi::stop(splice) },
+            17 => unsafe { abi::end_encrypt(splice) },
+            18 => unsafe { abi::cancel(splice) },
             19 | 20 => self.decrypt(ssl),
             21 | 22 => {
                 self.moved |= TLS_SPLICE_ENCRYPT;
-                unsafe { tls_splice_encrypt(splice, ssl) };
+                unsafe { abi::encrypt(splice, ssl) };
                 self.write_collected(input);
             }
-            23 => unsafe { tls_splice_shutdown_write(splice) },
+            23 => unsafe { abi::shutdown_write(splice) },
             24 => self.take_undelivered(input),
             25 => {
-                let (polled, interest) = (input.u32(), unsafe { tls_splice_interest(splice, ssl) });
+                let (polled, interest) = (input.u32(), unsafe { abi::interest(splice, ssl) });
                 assert!(interest <= (READABLE | WRITABLE));
-                unsafe { tls_splice_ready(splice, polled) };
+                unsafe { abi::ready(splice, polled) };
             }
             26 | 27 => self.begin_transfer(ssl, input),
             28 => self.end_transfer(input),
             29 => {
                 let fd = File::open("/dev/null").unwrap().into_raw_fd();
-                unsafe { tls_splice_adopt_fd(splice, fd) };
+                unsafe { abi::adopt_fd(splice, fd) };
             }
             30 => {
                 unsafe {
-                    tls_splice_detach_rbio(splice, ssl);
-                    tls_splice_detach_wbio(splice, ssl);
+                    abi::detach_rbio(splice, ssl);
+                    abi::detach_wbio(splice, ssl);
                 }
                 self.attached = false;
             }
             _ => {
                 self.decrypt(ssl);
                 self.moved |= TLS_SPLICE_ENCRYPT;
-                unsafe { tls_splice_encrypt(splice, ssl) };
+                unsafe { abi::encrypt(splice, ssl) };
             }
         }
     }
@@ -536,7 +502,7 @@ impl Handle {
     fn decrypt(&mut self, ssl: *mut SSL) {
         self.moved |= TLS_SPLICE_DECRYPT;
         let mut ret = 77;
-        let steps = unsafe { tls_splice_decrypt(self.splice, ssl, &mut ret) };
+        let steps = unsafe { abi::decrypt(self.splice, ssl, &mut ret) };
         assert!(ret <= 1);
         if steps & TLS_SPLICE_STEP_OVER != 0 {
             assert!(ret <= 0);
@@ -544,8 +510,7 @@ impl Handle {
             assert_eq!(ret, 1);
         }
         if steps & TLS_SPLICE_STEP_FAILED != 0 {
-            let mut failure = tls_splice_failure::default();
-            assert!(unsafe { tls_splice_get_failure(self.splice, &mut failure) });
+            let failure = unsafe { abi::failure(self.splice) }.unwrap();
             assert!(!failure.is_tls);
             let out_of_step = failure.framing == TLS_SPLICE_DECRYPT;
             assert!(out_of_step || failure.is_write && failure.errnum != 0);
@@ -557,13 +522,14 @@ impl Handle {
         let direction = input.pick(&DIRECTIONS);
         let bytes = stream.take(input.size(100_000));
         unsafe {
-            tls_splice_push_before(self.splice, direction, ptr::null(), 5);
-            tls_splice_push_before(self.splice, direction, bytes.as_ptr(), 0);
+            let null = tls_splice_push_before(self.splice, direction, ptr::null(), 5);
+            assert_eq!(null, TLS_SPLICE_EARG);
+            abi::push_before(self.splice, direction, bytes.as_ptr(), 0);
         }
         if self.moved & direction != 0 {
             return;
         }
-        unsafe { tls_splice_push_before(self.splice, direction, bytes.as_ptr(), bytes.len()) };
+        unsafe { abi::push_before(self.splice, direction, bytes.as_ptr(), bytes.len()) };
         if direction & self.started & TLS_SPLICE_DECRYPT != 0 {
             self.before += bytes.len() as u64;
         }
@@ -573,10 +539,10 @@ impl Handle {
         if self.transfers.iter().any(|(event, _)| *event == WRITABLE) {
             return;
         }
-        let held = unsafe { tls_splice_undelivered(self.splice) };
+        let held = unsafe { abi::undelivered(self.splice) };
         let mut out = vec![0; input.size(100_000)];
         let n = unsafe {
-            tls_splice_take_undelivered(self.splice, out.as_mut_ptr(), out.len())
+            abi::take_undelivered(self.splice, out.as_mut_ptr(), out.len())
         };
         assert_eq!(n, held.min(out.len()));
         self.taken += n as u64;
@@ -585,15 +551,15 @@ impl Handle {
     fn begin_transfer(&mut self, ssl: *mut SSL, input: &mut Input) {
         let event = input.pick(&[READABLE, WRITABLE]);
         let splice = self.splice;
-        if unsafe { tls_splice_poll_fd(splice) } != -1
-            || unsafe { tls_splice_interest(splice, ssl) } & event == 0
+        if unsafe { abi::poll_fd(splice) } != -1
+            || unsafe { abi::interest(splice, ssl) } & event == 0
         {
             return;
         }
         if event == READABLE {
             self.moved |= TLS_SPLICE_ENCRYPT;
         }
-        let transfer = unsafe { tls_splice_begin_transfer(splice, ssl, event) };
+        let transfer = unsafe { abi::begin_transfer(splice, ssl, event) };
         if transfer.buf.len > 0 {
             assert!(transfer.fd >= -1 && !transfer.buf.base.is_null());
             assert!(self.transfers.iter().all(|(begun, _)| *begun != event));
@@ -616,21 +582,20 @@ impl Handle {
             2 => 0,
             _ => input.size(len) as isize,
         };
-        unsafe { tls_splice_end_transfer(self.splice, event, result) };
+        unsafe { abi::end_transfer(self.splice, event, result) };
     }
 
     fn end_transfers(&mut self) {
         for (event, _) in self.transfers.drain(..) {
             let result = -(libc::ECANCELED as isize);
-            unsafe { tls_splice_end_transfer(self.splice, event, result) };
+            unsafe { abi::end_transfer(self.splice, event, result) };
         }
     }
 
     /// Every byte is counted, and counters do not go back.
     fn check(&mut self) {
-        let mut stats = Stats::default();
-        assert!(unsafe { tls_splice_get_stats(self.splice, &mut stats) });
-        let held = unsafe { tls_splice_undelivered(self.splice) } as u64;
+        let stats = unsafe { abi::stats(self.splice) };
+        let held = unsafe { abi::undelivered(self.splice) } as u64;
         let decrypted = stats.bytes_decrypted + self.before;
         // But for those of packets that the endpoint has refused.
         let known = stats.bytes_in + self.taken + held;
@@ -640,8 +605,7 @@ impl Handle {
         assert!(stats.bytes_decrypted >= last.bytes_decrypted);
         assert!(stats.peak_buffered_in >= last.peak_buffered_in);
         assert!(stats.stalls_in >= last.stalls_in && stats.stalls_out >= last.stalls_out);
-        let mut failure = tls_splice_failure::default();
-        if unsafe { tls_splice_get_failure(self.splice, &mut failure) } {
+        if let Some(failure) = unsafe { abi::failure(self.splice) } {
             assert_eq!(failure.is_tls || failure.framing != 0, failure.errnum == 0);
         }
     }
@@ -668,7 +632,7 @@ fn run(bytes: &[u8]) {
         }
         drop(world.ours);
         for handle in world.handles.into_iter().flatten() {
-            unsafe { tls_splice_free(handle.splice) };
+            unsafe { abi::free(handle.splice) };
         }
     }
 }

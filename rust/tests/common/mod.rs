@@ -4,6 +4,7 @@
 
 #![allow(dead_code, clippy::undocumented_unsafe_blocks)]
 
+pub mod abi;
 pub mod model;
 
 use std::collections::VecDeque;
@@ -335,9 +336,7 @@ pub fn new_splice(
 }
 
 pub fn stats_of(splice: *mut Splice) -> Stats {
-    let mut stats = Stats::default();
-    assert!(unsafe { tls_splice_get_stats(splice, &mut stats) });
-    stats
+    unsafe { abi::stats(splice) }
 }
 
 /// One end of TLS ("ours"), spliced to one end of a socket pair, and what is at
@@ -452,7 +451,7 @@ impl Rig {
     }
 
     pub fn start_quietly(&mut self) {
-        unsafe { tls_splice_start(self.splice, self.options.directions) };
+        unsafe { abi::start(self.splice, self.options.directions) };
         let (cleartext, from_source) = std::mem::take(&mut self.before);
         self.push_before(TLS_SPLICE_DECRYPT, &cleartext);
         self.push_before(TLS_SPLICE_ENCRYPT, &from_source);
@@ -472,7 +471,7 @@ impl Rig {
     fn push_before(&self, direction: u32, bytes: &[u8]) {
         let (first, second) = bytes.split_at(bytes.len() / 3);
         for piece in [first, second] {
-            unsafe { tls_splice_push_before(self.splice, direction, piece.as_ptr(), piece.len()) };
+            unsafe { abi::push_before(self.splice, direction, piece.as_ptr(), piece.len()) };
         }
     }
 
@@ -521,7 +520,7 @@ impl Rig {
             return;
         }
         let mut ret = 1;
-        let steps = unsafe { tls_splice_decrypt(self.splice, self.ours.0, &mut ret) };
+        let steps = unsafe { abi::decrypt(self.splice, self.ours.0, &mut ret) };
         self.steps = steps;
         if steps & TLS_SPLICE_STEP_OVER != 0 {
             self.in_over = Some((ret, self.ours.error(ret), unsafe { ERR_peek_error() }));
@@ -540,7 +539,7 @@ impl Rig {
         if self.options.directions & TLS_SPLICE_ENCRYPT == 0 || self.out_over || self.out_stopped {
             return;
         }
-        let steps = unsafe { tls_splice_encrypt(self.splice, self.ours.0) };
+        let steps = unsafe { abi::encrypt(self.splice, self.ours.0) };
         self.steps = steps;
         unsafe { ossl::ERR_clear_error() };
         self.out_more = steps & TLS_SPLICE_STEP_MORE != 0;
@@ -566,7 +565,7 @@ impl Rig {
         let mut room = if self.tcp_open { self.segment } else { 0 };
         loop {
             let mut pieces = [const { MaybeUninit::<tls_splice_buf>::uninit() }; 2];
-            let n = unsafe { tls_splice_collected(self.splice, pieces.as_mut_ptr().cast(), 2) };
+            let n = unsafe { abi::collected(self.splice, pieces.as_mut_ptr().cast(), 2) };
             let mut written = 0;
             let mut is_all = true;
             for piece in &pieces[..n] {
@@ -581,7 +580,7 @@ impl Rig {
             if n == 0 {
                 return;
             }
-            unsafe { tls_splice_written(self.splice, written, is_all) };
+            unsafe { abi::written(self.splice, written, is_all) };
         }
     }
 
@@ -617,26 +616,26 @@ impl Rig {
         if self.in_over.is_some() {
             // As in TLSWrap, everything after the end is ignored.
             if self.attached {
-                let buf = unsafe { tls_splice_alloc(self.splice) };
+                let buf = unsafe { abi::alloc(self.splice) };
                 assert!(buf.len > 0, "the stream would not be read to its end");
-                unsafe { tls_splice_commit(self.splice, 0) };
+                unsafe { abi::commit(self.splice, 0) };
             }
             self.wire_in.drain(..n);
             return true;
         }
         if self.attached {
-            let mut buf = unsafe { tls_splice_alloc(self.splice) };
+            let mut buf = unsafe { abi::alloc(self.splice) };
             if buf.len == 0 {
                 // Enough for this turn.
                 self.yields += 1;
-                buf = unsafe { tls_splice_alloc(self.splice) };
+                buf = unsafe { abi::alloc(self.splice) };
             }
             assert!(buf.len > 0, "no room although the stream is not paused");
             let n = n.min(buf.len);
             let bytes: Vec<u8> = self.wire_in.drain(..n).collect();
             unsafe {
                 ptr::copy_nonoverlapping(bytes.as_ptr(), buf.base, n);
-                tls_splice_commit(self.splice, n);
+                abi::commit(self.splice, n);
             }
         } else {
             let bytes: Vec<u8> = self.wire_in.drain(..n).collect();
@@ -725,7 +724,7 @@ impl Rig {
     /// Stops and detaches, as the shim does: then everything is where JavaScript
     /// finds it, in order. Returns what it would have read.
     pub fn stop(&mut self) -> u64 {
-        unsafe { tls_splice_stop(self.splice) };
+        unsafe { abi::stop(self.splice) };
         self.decrypt();
         if self.options.directions & TLS_SPLICE_DECRYPT != 0 {
             assert!(!self.in_active());
@@ -760,8 +759,8 @@ impl Rig {
     /// The rest of `stop`, for a splice that has ended by itself.
     pub fn give_back(&mut self) -> u64 {
         unsafe {
-            tls_splice_detach_rbio(self.splice, self.ours.0);
-            tls_splice_detach_wbio(self.splice, self.ours.0);
+            abi::detach_rbio(self.splice, self.ours.0);
+            abi::detach_wbio(self.splice, self.ours.0);
         }
         self.attached = false;
         self.read_rest()
@@ -779,15 +778,14 @@ impl Rig {
     }
 
     pub fn take_undelivered(&mut self) -> usize {
-        let held = unsafe { tls_splice_undelivered(self.splice) };
+        let held = unsafe { abi::undelivered(self.splice) };
         let mut out = vec![0; held];
         // In two pieces.
-        let first = unsafe { tls_splice_take_undelivered(self.splice, out.as_mut_ptr(), held / 2) };
+        let first = unsafe { abi::take_undelivered(self.splice, out.as_mut_ptr(), held / 2) };
         assert_eq!(first, held / 2);
-        let second =
-            unsafe { tls_splice_take_undelivered(self.splice, out[first..].as_mut_ptr(), held) };
+        let second = unsafe { abi::take_undelivered(self.splice, out[first..].as_mut_ptr(), held) };
         assert_eq!(first + second, held);
-        assert_eq!(unsafe { tls_splice_undelivered(self.splice) }, 0);
+        assert_eq!(unsafe { abi::undelivered(self.splice) }, 0);
         self.to_us.check(&out);
         held
     }
@@ -796,12 +794,12 @@ impl Rig {
         let bytes: Vec<u8> = self.wire_in.drain(..).collect();
         if self.attached {
             for piece in bytes.chunks(1000) {
-                let buf = unsafe { tls_splice_alloc(self.splice) };
+                let buf = unsafe { abi::alloc(self.splice) };
                 let n = piece.len().min(buf.len);
                 assert_eq!(n, piece.len());
                 unsafe {
                     ptr::copy_nonoverlapping(piece.as_ptr(), buf.base, n);
-                    tls_splice_commit(self.splice, n);
+                    abi::commit(self.splice, n);
                 }
             }
         } else {
@@ -846,9 +844,14 @@ impl Rig {
         bytes.len()
     }
 
+    /// Drops a splice that has panicked, which cannot give the session its BIOs back.
+    pub fn abandon(mut self) {
+        unsafe { abi::free(std::mem::replace(&mut self.splice, ptr::null_mut())) };
+    }
+
     /// A new splice in place of the one that was stopped.
     pub fn again(&mut self) {
-        unsafe { tls_splice_free(self.splice) };
+        unsafe { abi::free(self.splice) };
         self.open();
         self.in_more = false;
         self.out_more = false;
@@ -863,18 +866,18 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         unsafe {
-            if !std::thread::panicking() {
-                tls_splice_detach_rbio(self.splice, self.ours.0);
-                tls_splice_detach_wbio(self.splice, self.ours.0);
+            if !std::thread::panicking() && !self.splice.is_null() {
+                abi::detach_rbio(self.splice, self.ours.0);
+                abi::detach_wbio(self.splice, self.ours.0);
             }
-            tls_splice_free(self.splice);
+            abi::free(self.splice);
         }
     }
 }
 
 /// Polls as uv_poll does, without waiting.
 pub fn poll_splice(splice: *mut Splice, ssl: *mut SSL) -> u32 {
-    let interest = unsafe { tls_splice_interest(splice, ssl) };
+    let interest = unsafe { abi::interest(splice, ssl) };
     if interest == 0 {
         return 0;
     }
@@ -886,7 +889,7 @@ pub fn poll_splice(splice: *mut Splice, ssl: *mut SSL) -> u32 {
         events |= libc::POLLOUT;
     }
     let mut pollfd = libc::pollfd {
-        fd: unsafe { tls_splice_poll_fd(splice) },
+        fd: unsafe { abi::poll_fd(splice) },
         events,
         revents: 0,
     };
@@ -905,7 +908,7 @@ pub fn poll_splice(splice: *mut Splice, ssl: *mut SSL) -> u32 {
     if ready == 0 {
         return 0;
     }
-    unsafe { tls_splice_ready(splice, ready) }
+    unsafe { abi::ready(splice, ready) }
 }
 
 /// Descriptors that this process has open.

@@ -141,7 +141,7 @@ impl Model {
             }
             Op::EndEncrypt => {
                 self.encrypt_ended = true;
-                unsafe { tls_splice_end_encrypt(rig.splice) };
+                unsafe { abi::end_encrypt(rig.splice) };
                 rig.encrypt();
             }
             Op::EndpointCloses(unread) if !self.endpoint_closed => {
@@ -212,7 +212,7 @@ impl Model {
         let high_water_mark = rig.options.high_water_mark as u64;
         // What was handed over comes on top, and is gone first.
         let held = stats.bytes_decrypted + self.before_in - stats.bytes_in;
-        let undelivered = unsafe { tls_splice_undelivered(rig.splice) } as u64;
+        let undelivered = unsafe { abi::undelivered(rig.splice) } as u64;
         assert_eq!(held, undelivered, "nothing is taken while it runs");
         assert!(held <= high_water_mark + self.before_in.saturating_sub(stats.bytes_in));
         if rig.options.attach && self.before_in == 0 {
@@ -230,8 +230,7 @@ impl Model {
     }
 
     fn check_failure(&self) {
-        let mut failure = tls_splice_failure::default();
-        assert!(unsafe { tls_splice_get_failure(self.rig.splice, &mut failure) });
+        let failure = unsafe { abi::failure(self.rig.splice) }.unwrap();
         if failure.is_tls {
             assert!(self.wire != Wire::Sound);
             assert_eq!(failure.errnum, 0);

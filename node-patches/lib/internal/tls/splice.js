@@ -736,18 +736,16 @@ class TLSSplice extends EventEmitter {
     } else if (this.#state === 'stopping') {
       this.#finishStop(state);
     } else if (state & kFailed) {
-      const {
-        0: err, 1: syscall, 2: direction, 3: offset,
-      } = this.#native.getFailure();
+      const failure = this.#native.getFailure();
+      if (failure === undefined)
+        return this.#failTLS();
+      const { 0: err, 1: syscall, 2: direction, 3: offset } = failure;
       if (err !== 0) {
         this.#endpointFailed = syscall === 'read';
         this.#stop('error', new ErrnoException(err, syscall));
-      } else if (direction !== undefined) {
+      } else {
         const name = direction === kIn ? 'in' : 'out';
         this.#stop('error', new ERR_TLS_SPLICE_FRAMING(name, offset));
-      } else {
-        this.#tlsError = new ERR_INTERNAL_ASSERTION('The pump has panicked');
-        this.#failTLS();
       }
     } else {
       if (state & kInOver)
@@ -929,9 +927,11 @@ class TLSSplice extends EventEmitter {
     const socket = this.#socket;
     if (this.#tlsError === null) {
       try {
-        const { 0: err, 1: syscall } = this.#native.getFailure();
-        if (err !== 0)
-          this.#tlsError = new ErrnoException(err, syscall);
+        const failure = this.#native.getFailure();
+        if (failure === undefined)
+          this.#tlsError = new ERR_INTERNAL_ASSERTION('The pump has panicked');
+        else if (failure[0] !== 0)
+          this.#tlsError = new ErrnoException(failure[0], failure[1]);
       } catch (err) {
         this.#tlsError = err;
       }

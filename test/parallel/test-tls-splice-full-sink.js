@@ -1,0 +1,296 @@
+'use strict';
+
+// An endpoint that is full before the splice has had its first turn. What is
+// below the TLSSocket must not be read on, whatever it is, and what fails behind
+// the bytes that are held is reported after them, whoever gets them in the end.
+
+const common = require('../common');
+if (!common.hasCrypto)
+  common.skip('missing crypto');
+
+const assert = require('assert');
+const { once } = require('events');
+const fs = require('fs');
+const { Duplex } = require('stream');
+const tls = require('tls');
+if (tls.TLSSplice === undefined)
+  common.skip('built without TLSSplice');
+
+const { alerts, kFatal, recordPair } = require('../common/tls-records');
+const {
+  MiB, Receiver, closing, fifo, payload, pipeSocket, run, send, settled,
+  socketPair, tlsOver, tlsPair, turns,
+} = require('../common/tls-splice');
+
+// Over what the TLS connection of each test runs: two connected streams, and the
+// net.Socket at the peer's side.
+const streams = {
+  'TCP': async () => {
+    const { 0: a, 1: b } = await socketPair();
+    return { a, b, raw: a };
+  },
+  'a Unix socket': async () => {
+    const { 0: a, 1: b } = await socketPair('unix');
+    return { a, b, raw: a };
+  },
+  'a Duplex': async () => {
+    const { 0: a, 1: b } = await socketPair();
+    return { a, b: Duplex.from({ readable: b, writable: b }), raw: a };
+  },
+  'TLS in TLS': async () => {
+    const { client, server, raw } = await tlsPair({ allowHalfOpen: true, raw: true });
+    return { a: client, b: server, raw };
+  },
+};
+
+// Full endpoints: each with the option for spliceTo(), the bytes that fill it,
+// and what reads it in the end.
+const sinks = {
+  // The kernel's buffer is full.
+  'a FIFO': () => {
+    const { reader, writer } = fifo();
+    const source = fifo();
+    let filled = 0;
+    try {
+      for (;;)
+        filled += fs.writeSync(writer, Buffer.alloc(4096));
+    } catch (err) {
+      assert.strictEqual(err.code, 'EAGAIN');
+    }
+    let socket;
+    return {
+      options: { fd: writer },
+      source: { fd: source.reader },
+      filled,
+      read: () => socket = pipeSocket(reader, { writable: false }),
+      fail() {
+        fs.closeSync(reader);
+        socket = { destroy() {} };
+      },
+      drop() {
+        for (const fd of [writer, source.reader, source.writer])
+          fs.closeSync(fd);
+        if (socket)
+          socket.destroy();
+        else
+          fs.closeSync(reader);
+      },
+    };
+  },
+  // JavaScript has more to write to it.
+  'a net.Socket': async () => {
+    const { 0: endpoint, 1: other } = await socketPair();
+    endpoint.on('error', () => {});
+    other.on('error', () => {});
+    endpoint.cork();
+    endpoint.write('filled');
+    return {
+      options: { stream: endpoint },
+      filled: 6,
+      read() {
+        process.nextTick(() => endpoint.uncork());
+        return other;
+      },
+      fail: () => endpoint.destroy(),
+      drop() {
+        endpoint.destroy();
+        other.destroy();
+      },
+    };
+  },
+};
+
+// TLS over them.
+async function tlsOverStreams(makeStream) {
+  const { a, b, raw } = await makeStream();
+  const { client, server } = tlsOver(a, b, { allowHalfOpen: true });
+  await once(client, 'secureConnect');
+  return { client, server, raw };
+}
+
+// What JavaScript has buffered is there for the first turn of a splice.
+async function isBuffered(server) {
+  server.read(0);
+  await once(server, 'readable');
+  assert(server.readableLength > 0);
+}
+
+// The peer can send a bounded number of bytes, and the statistics say what is
+// held of them.
+const kSize = 64 * MiB;
+const kHighWaterMark = 100_000;
+for (const { 0: under, 1: makeStream } of Object.entries(streams)) {
+  for (const { 0: kind, 1: makeSink } of Object.entries(sinks)) {
+    run(async () => {
+      const { client, server, raw } = await tlsOverStreams(makeStream);
+      const sink = await makeSink();
+      await turns();
+      // Sockets of this machine hold less than so much: two of TCP, with those of
+      // the kernel's buffers that grow, and the Readables of JavaScript.
+      const kMost = 24 * MiB;
+      const sending = send(client, kSize);
+      await isBuffered(server);
+      const splice = server.spliceTo({
+        ...sink.options, direction: 'in', highWaterMark: kHighWaterMark,
+      }).start();
+      await settled(() => raw.bytesWritten);
+      const accepted = raw.bytesWritten - raw.writableLength;
+      assert(accepted < kMost, `${under}, ${kind}: ${accepted} bytes are held`);
+      const { bytesIn, peakBufferedIn } = splice.stats;
+      assert.strictEqual(bytesIn, 0);
+      assert(peakBufferedIn > 0, `${under}, ${kind}`);
+      // One read of the stream below can come on top.
+      assert(peakBufferedIn <= kHighWaterMark + 2 * 65536, `${peakBufferedIn}`);
+
+      const receiver = new Receiver();
+      let left = sink.filled;
+      sink.read().on('data', (chunk) => {
+        const skipped = Math.min(left, chunk.length);
+        left -= skipped;
+        if (chunk.length > skipped)
+          receiver.update(chunk.subarray(skipped));
+      });
+      await Promise.all([sending, splice.finished]);
+      await receiver.reached(kSize);
+      receiver.check(kSize);
+      sink.drop();
+    });
+  }
+}
+
+// What comes behind bytes that are held.
+const kHeld = 10_000;
+const held = Buffer.concat([...payload(kHeld)]);
+const faults = {
+  'a bad record': {
+    record: (tap) => tap.garbage(),
+    code: /^ERR_SSL_(CIPHER_OPERATION_FAILED|DECRYPTION_FAILED_OR_BAD_RECORD_MAC)$/,
+  },
+  'a fatal alert': {
+    record: (tap) => tap.alert(kFatal, alerts.internal_error),
+    code: /^ERR_SSL_TLSV1_ALERT_INTERNAL_ERROR$/,
+  },
+  'a reset': {
+    code: /^ECONNRESET$/,
+  },
+};
+
+// In which order handles take the directions.
+const orders = [['in'], ['duplex'], ['in', 'out'], ['out', 'in']];
+
+// When the bytes arrive: before the first turn, so that what comes behind them is
+// not read; or together with what comes behind them, which is read then.
+const moments = ['before', 'together'];
+
+function* cases() {
+  for (const { 0: kind, 1: makeSink } of Object.entries(sinks)) {
+    for (const { 0: what, 1: fault } of Object.entries(faults)) {
+      for (const order of orders) {
+        for (const moment of moments) {
+          for (const version of ['TLSv1.2', 'TLSv1.3']) {
+            // With a reset the kernel drops what has not been read.
+            if (!fault.record && moment === 'together')
+              continue;
+            if (kind === 'a FIFO' && order[0] !== 'in' && order.length === 1)
+              continue;
+            const name = `${kind}, ${what}, ${order}, ${moment}, ${version}`;
+            yield { makeSink, ...fault, order, moment, version, name };
+          }
+        }
+      }
+    }
+  }
+}
+
+async function setUp({ makeSink, record, order, moment, version, name }) {
+  const sink = await makeSink();
+  const { peer, socket: server, tap, raw } = await recordPair({
+    minVersion: version, maxVersion: version, allowHalfOpen: true,
+  });
+  for (const socket of [peer, server, raw])
+    socket.on('error', () => {});
+  // Afterwards `tap` has its keys.
+  peer.write('x');
+  assert.strictEqual(`${(await once(server, 'data'))[0]}`, 'x');
+  server.pause();
+  const controller = new AbortController();
+  const start = () => order.map((direction) => {
+    // Of a FIFO this is the end that is written to.
+    const options = direction === 'out' && sink.source ? sink.source : sink.options;
+    return server.spliceTo({ ...options, direction, signal: controller.signal }).start();
+  });
+  let splices;
+  if (moment === 'before') {
+    peer.write(held);
+    await isBuffered(server);
+    splices = start();
+    await settled(() => server.bytesRead);
+    if (record)
+      tap.send(record(tap));
+    else
+      raw.resetAndDestroy();
+  } else {
+    splices = start();
+    await turns();
+    tap.send(tap.data(held), record(tap));
+  }
+  await settled(() => server.bytesRead);
+  assert.strictEqual(server.bytesRead, 1 + kHeld, name);
+  await turns();
+  assert.strictEqual(server.destroyed, false, name);
+  return { server, splices, sink, controller };
+}
+
+for (const test of cases()) {
+  const { code, name } = test;
+
+  // The endpoint gets the bytes, and then there is the error.
+  run(async () => {
+    const { server, splices, sink } = await setUp(test);
+    const failed = splices.map((splice) => assert.rejects(splice.finished, { code }));
+    const closed = closing(server);
+    const errors = [];
+    server.on('error', (err) => errors.push(err));
+    let bytes = 0;
+    const got = new Promise((resolve) => sink.read().on('data', (chunk) => {
+      bytes += chunk.length;
+      if (bytes === sink.filled + kHeld)
+        resolve();
+    }));
+    await Promise.all([...failed, got, closed]);
+    for (const { stats } of splices)
+      assert.strictEqual(stats.reason, 'error', name);
+    assert.strictEqual(splices.reduce((sum, { stats }) => sum + stats.bytesIn, 0), kHeld);
+    assert.strictEqual(errors.length, 1, name);
+    assert.match(errors[0].code, code);
+    sink.drop();
+  });
+
+  // The bytes come back to JavaScript, and then there is the error.
+  for (const end of ['stop', 'abort', 'fail']) {
+    run(async () => {
+      const { server, splices, sink, controller } = await setUp(test);
+      const events = [];
+      let bytes = 0;
+      server.on('data', (chunk) => bytes += chunk.length);
+      server.on('end', () => events.push('end'));
+      const failed = new Promise((resolve) => server.on('error', (err) => {
+        events.push(err.code);
+        resolve();
+      }));
+      const over = Promise.allSettled(splices.map(({ finished }) => finished));
+      if (end === 'fail')
+        sink.fail();
+      else if (end === 'abort')
+        controller.abort();
+      else
+        splices.forEach((splice) => splice.stop());
+      await Promise.all([failed, over]);
+      await turns();
+      assert.strictEqual(bytes, kHeld, `${name}, ${end}`);
+      assert.strictEqual(events.length, 1, `${name}, ${end}: ${events}`);
+      assert.match(events[0], code);
+      sink.drop();
+    });
+  }
+}
