@@ -132,6 +132,15 @@ fn the_access_mode_must_fit() {
             assert_eq!(code(&fd, directions), expected);
         }
     }
+    // For ioctl(2) alone, see open(2).
+    let neither = unsafe {
+        let fd = libc::open(c"/dev/null".as_ptr(), libc::O_ACCMODE | libc::O_CLOEXEC);
+        assert!(fd >= 0);
+        OwnedFd::from_raw_fd(fd)
+    };
+    for directions in [TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT, DUPLEX] {
+        assert_eq!(code(&neither, directions), TLS_SPLICE_EACCMODE);
+    }
     let (near, _far) = UnixStream::pair().unwrap();
     let (master, slave) = pty();
     let (tcp, _peer) = tcp();
@@ -153,12 +162,6 @@ fn what_is_no_byte_stream_is_refused() {
 
     let dir = File::open("/").unwrap();
     assert_eq!(code(&dir, TLS_SPLICE_ENCRYPT), -libc::EISDIR);
-    let path = File::options()
-        .read(true)
-        .custom_flags(libc::O_PATH)
-        .open("/")
-        .unwrap();
-    assert_ne!(code(&path, TLS_SPLICE_ENCRYPT), TLS_SPLICE_OK);
     let epoll = unsafe { OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC)) };
     assert_eq!(code(&epoll, TLS_SPLICE_ENCRYPT), TLS_SPLICE_ENOTSUP);
 
@@ -167,6 +170,43 @@ fn what_is_no_byte_stream_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
     assert_eq!(code(&listener, DUPLEX), -libc::EINVAL);
+}
+
+/// It cannot be read nor written: to reopen it would give it an access that its owner
+/// may not have.
+#[test]
+fn what_only_names_a_file_is_refused() {
+    let _alone = alone();
+    let (dir, reader, writer) = fifo();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "content").unwrap();
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let socket = dir.path().join("socket");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let (_master, slave) = pty();
+    let [reader, writer, slave] =
+        [&reader, &writer, &slave].map(|file| format!("/proc/self/fd/{}", file.as_raw_fd()).into());
+    let names: [std::path::PathBuf; 9] = [
+        reader,
+        writer,
+        slave,
+        file,
+        link,
+        socket,
+        "/".into(),
+        "/dev/null".into(),
+        "/dev/ptmx".into(),
+    ];
+    for name in names {
+        for flags in [libc::O_PATH, libc::O_PATH | libc::O_NOFOLLOW] {
+            let named = File::options().read(true).custom_flags(flags).open(&name);
+            for directions in [TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT, DUPLEX] {
+                let code = code(named.as_ref().unwrap(), directions);
+                assert_eq!(code, -libc::EBADF, "{name:?}");
+            }
+        }
+    }
 }
 
 /// Both directions over `near`, whose mode nobody may touch. `near` blocks.

@@ -13,15 +13,18 @@ const assert = require('assert');
 const { spawn } = require('child_process');
 const { once } = require('events');
 const fs = require('fs');
+const net = require('net');
 const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
+const tmpdir = require('../common/tmpdir');
 const {
   MiB, fifo, isOpen, pipeSocket, receive, run, send, socketPair, tlsPair,
 } = require('../common/tls-splice');
 
 const kSize = 2 * MiB + 11;
+const kPath = 0o10000000;  // O_PATH of Linux
 
 // In, to a FIFO
 run(async () => {
@@ -118,5 +121,40 @@ for (const kind of ['tcp', 'unix']) {
     assert.strictEqual(stats.bytesOut, kSize);
     assert(isOpen(fd));
     socket.destroy();
+  });
+}
+
+// A descriptor that only names a file (O_PATH) cannot be read or written, and so
+// does not become one that can, as a FIFO or a terminal would that is reopened.
+if (common.isLinux) {
+  run(async () => {
+    const { server } = await tlsPair();
+    const { reader, writer } = fifo();
+    const path = common.PIPE;
+    const listener = net.createServer().listen(path);
+    await once(listener, 'listening');
+    const file = tmpdir.resolve('named');
+    fs.writeFileSync(file, 'content');
+    const link = tmpdir.resolve('link');
+    fs.symlinkSync(file, link);
+    const kNoFollow = fs.constants.O_NOFOLLOW;
+    for (const { 0: name, 1: flags } of [
+      [`/proc/self/fd/${reader}`], [`/proc/self/fd/${writer}`], [path], [file],
+      [tmpdir.path], [link, kNoFollow], ['/dev/null'], ['/dev/ptmx'],
+    ]) {
+      const fd = fs.openSync(name, kPath | flags);
+      for (const direction of ['in', 'out', 'duplex']) {
+        for (const autoClose of [false, true]) {
+          const error = { code: 'EBADF', syscall: 'open' };
+          assert.throws(() => server.spliceTo({ fd, direction, autoClose }), error);
+          assert(isOpen(fd));
+        }
+      }
+      fs.closeSync(fd);
+    }
+    for (const fd of [reader, writer])
+      fs.closeSync(fd);
+    listener.close();
+    assert.strictEqual(server.destroyed, false);
   });
 }

@@ -9,6 +9,9 @@ use crate::endpoint::{Io, READABLE, WRITABLE};
 use crate::error::OpenError;
 use crate::frame::DeviceHeader;
 
+/// Of open(2): a descriptor that names a file, and does not open it.
+pub(super) const ONLY_NAMES: c_int = libc::O_PATH;
+
 /// For send(2).
 pub(super) const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 

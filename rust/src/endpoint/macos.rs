@@ -10,6 +10,9 @@ use super::{check, Device, Kind};
 use crate::error::OpenError;
 use crate::frame::DeviceHeader;
 
+/// There is no descriptor that only names a file.
+pub(super) const ONLY_NAMES: c_int = 0;
+
 /// For send(2).
 pub(super) const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 

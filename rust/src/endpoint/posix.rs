@@ -141,8 +141,14 @@ impl Endpoint {
     /// may close `fd` or reuse its number at any time.
     pub fn open(fd: RawFd, readable: bool, writable: bool) -> Result<Endpoint, OpenError> {
         let flags = flags_of(fd)?;
+        // As read(2) and write(2) say. A description of our own would be one more
+        // than its owner has, who may not be allowed to open the file.
+        if flags & system::ONLY_NAMES != 0 {
+            return Err(OpenError::System(libc::EBADF));
+        }
         let access = flags & libc::O_ACCMODE;
-        if readable && access == libc::O_WRONLY || writable && access == libc::O_RDONLY {
+        let may = |mode| access == mode || access == libc::O_RDWR;
+        if readable && !may(libc::O_RDONLY) || writable && !may(libc::O_WRONLY) {
             return Err(OpenError::AccessMode);
         }
         // SAFETY: `stat` is valid for the call, which only fills it in.
@@ -175,9 +181,8 @@ impl Endpoint {
         }
         let file = !socket && mode != libc::S_IFIFO && !tty && device.is_none();
         // Some that the kernel makes up, as /proc/mounts, tell by poll(2) that they
-        // have changed; they are read like any other. To ask also tells what is only
-        // the name of a file (O_PATH).
-        if file && system::is_pollable(fd)? && mode != libc::S_IFREG {
+        // have changed; they are read like any other.
+        if file && mode != libc::S_IFREG && system::is_pollable(fd)? {
             return Err(OpenError::Unsupported);
         }
 
