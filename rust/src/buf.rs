@@ -177,8 +177,8 @@ impl Held {
     /// Appends bytes that were read before the pump took over. Only before the
     /// first [`Held::chunk`].
     pub fn push_before(&mut self, bytes: &[u8]) {
-        debug_assert!(self.chunk.is_none());
         if !bytes.is_empty() {
+            debug_assert!(self.chunk.is_none());
             self.before.push_back(bytes.to_vec());
         }
     }

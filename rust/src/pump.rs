@@ -55,6 +55,11 @@ const MAX_RECORD: usize = 16 * 1024;
 /// The longest packet with its framing.
 const MAX_FRAMED: usize = MAX_PACKET + 2;
 
+/// The errno for a write(2) of some bytes that takes none of them and does not say
+/// why: to poll(2) such a sink has room, so that it would be tried for ever. With this
+/// one full_write() of gnulib fails then. A packet may well be empty.
+const TOOK_NOTHING: c_int = libc::ENOSPC;
+
 /// Memory to read a file into, or to write to it.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer {
@@ -459,7 +464,10 @@ impl Pump {
         if event == WRITABLE {
             if let Some(decrypt) = self.decrypt.as_mut().filter(|d| d.writing) {
                 decrypt.writing = false;
-                decrypt.error = error;
+                decrypt.error = match result {
+                    Ok(0) => Some(TOOK_NOTHING),
+                    _ => error,
+                };
                 if let Ok(n) = result {
                     decrypt.delivered(n, self.framing, &mut self.stats);
                 }
@@ -864,6 +872,7 @@ impl Decrypt {
             }
             match io {
                 Io::Bytes(n) if n == wanted => {}
+                Io::Bytes(0) => return failed_write(TOOK_NOTHING),
                 Io::Failed(errno) => return failed_write(errno),
                 // A short write says what EAGAIN would: the sink is full.
                 _ => return Delivery::Blocked,

@@ -30,8 +30,11 @@ struct Rig {
 
 impl Rig {
     fn new(directions: u32) -> Rig {
+        Rig::over(tempfile::tempfile().unwrap(), directions)
+    }
+
+    fn over(file: File, directions: u32) -> Rig {
         let (ours, peer) = connect(TLS1_3, true);
-        let file = tempfile::tempfile().unwrap();
         let splice = new_splice(file.as_raw_fd(), directions, 256 * 1024).unwrap();
         assert_eq!(unsafe { abi::poll_fd(splice) }, -1);
         unsafe { abi::start(splice, directions) };
@@ -253,6 +256,49 @@ fn a_full_disk_is_a_failure() {
     assert_ne!(rig.decrypt() & TLS_SPLICE_STEP_FAILED, 0);
     assert_eq!(rig.failure(), Some((libc::ENOSPC, true)));
     assert_eq!(unsafe { abi::undelivered(rig.splice) }, 990);
+}
+
+#[test]
+fn a_write_of_nothing_is_a_failure() {
+    for first in [0, 10] {
+        let mut rig = Rig::new(TLS_SPLICE_DECRYPT);
+        rig.peer.write(&Pattern::new(1).take(1000));
+        rig.ours.give(&rig.peer.take(usize::MAX));
+        rig.decrypt();
+        if first > 0 {
+            assert_eq!(rig.write(first), first);
+            rig.decrypt();
+        }
+        rig.begin(WRITABLE);
+        rig.end(WRITABLE, 0);
+        assert_ne!(rig.decrypt() & TLS_SPLICE_STEP_FAILED, 0);
+        assert_eq!(rig.failure(), Some((libc::ENOSPC, true)));
+        assert_eq!(rig.interest(), 0, "it is not tried again");
+        assert_eq!(unsafe { abi::undelivered(rig.splice) }, 1000 - first);
+    }
+}
+
+/// What /proc/PID/mem does when the process has gone.
+#[test]
+fn the_memory_of_a_dead_process_takes_nothing() {
+    let mut child = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
+    let memory = File::options()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/{}/mem", child.id()))
+        .unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let mut rig = Rig::over(memory, TLS_SPLICE_DECRYPT);
+    rig.peer.write(b"x");
+    rig.ours.give(&rig.peer.take(usize::MAX));
+    rig.decrypt();
+    assert_eq!(rig.write(1), 0);
+    assert_ne!(rig.decrypt() & TLS_SPLICE_STEP_FAILED, 0);
+    assert_eq!(rig.failure(), Some((libc::ENOSPC, true)));
 }
 
 #[test]

@@ -460,12 +460,12 @@ async function talk(from, to) {
 }
 
 // A sink that takes `kAfter` bytes, and then fails.
-async function sinkFails(kind, code, { autoClose, after = kAfter, direction = 'in' }) {
+async function sinkFails(kind, code, { autoClose, after = kAfter, direction = 'in', fault = code }) {
   const { client, server } = await openTLS();
   const endpoint = await endpoints[kind](direction);
   const atSink = endpoint.other && receive(endpoint.other);
   // libuv tells of an error behind a partial write to a file at the next one.
-  inject(endpoint.fd, 'write', code, { after });
+  inject(endpoint.fd, 'write', fault, { after });
   const splice = server.spliceTo({ ...endpoint.target, direction, autoClose });
   const outcome = outcomeOf(splice);
   splice.start();
@@ -710,6 +710,11 @@ for (const [kind, { write, read }] of Object.entries(kErrors)) {
     test(`${kind}, out: ${code} at the first byte`, () => sourceFails(kind, code, { after: 0 }));
     test(`${kind}, out: ${code} with pipeToNative()`, () => pipeFails(kind, code, 'out'));
   }
+}
+// What takes nothing takes nothing the next time either.
+for (const kind of ['fifo', 'blocking', 'tcp fd', 'file']) {
+  for (const after of [0, kAfter])
+    test(`${kind}, in: a write of 0 after ${after} bytes`, () => sinkFails(kind, 'ENOSPC', { after, fault: 'end' }));
 }
 // TCP would take all of it.
 for (const kind of ['fifo', 'blocking', 'unix'])

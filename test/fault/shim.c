@@ -27,7 +27,7 @@ enum { kRead, kReadv, kPread, kRecv, kRecvmsg, kWrite, kWritev, kPwrite, kSend, 
 enum {
   kShort,  // At least one byte, fewer than were asked for.
   kFail,   // errnum, once `after` bytes have passed: to the byte, as on a disk that is full.
-  kEnd,    // The end of the file, once `after` bytes have passed.
+  kEnd,    // 0, once `after` bytes have passed: the end of the file, or a write of nothing.
   kMore,   // 1 MiB more than is true, which no kernel says, once `after` bytes have passed.
   kHold,   // Waits for release(). Not on the main thread, which would wait for itself: that is counted.
 };

@@ -10,7 +10,7 @@ if (!common.isLinux)
   common.skip('files are endpoints on Linux only');
 
 const assert = require('assert');
-const { spawnSync } = require('child_process');
+const { spawn, spawnSync } = require('child_process');
 const { createHash } = require('crypto');
 const { once } = require('events');
 const fs = require('fs');
@@ -392,6 +392,49 @@ run(async () => {
   assert.strictEqual((await done).reason, 'end');
   fs.closeSync(fd);
 });
+
+// One that takes nothing, and has no error for that: the memory of a process that
+// is gone. To try it again, and again, would keep the CPU busy.
+for (const direction of ['in', 'duplex']) {
+  for (const pipe of [false, true]) {
+    run(async () => {
+      const { client, server } = await tlsPair({ allowHalfOpen: true });
+      const child = spawn(process.execPath, ['-e', 'process.stdin.resume()']);
+      await once(child, 'spawn');
+      const fd = fs.openSync(`/proc/${child.pid}/mem`, 'r+');
+      child.kill();
+      await once(child, 'exit');
+      const error = { code: 'ENOSPC', syscall: 'write' };
+      if (pipe) {
+        const done = server.pipeToNative(fd, { direction, end: false });
+        send(client, 100_000).catch(() => {});
+        client.on('error', () => {});
+        await assert.rejects(done, error);
+        assert.strictEqual(server.destroyed, true);
+      } else {
+        const splice = server.spliceTo({ fd, direction, end: false });
+        const events = record(splice, ['error', 'close']);
+        const closed = closing(splice);
+        splice.on('error', common.mustCall((err) => {
+          assert.strictEqual(err.code, error.code);
+          assert.strictEqual(err.syscall, error.syscall);
+        }));
+        splice.start();
+        await send(client, 100_000, { end: true });
+        const { bytesIn, reason } = await closed;
+        assert.strictEqual(bytesIn, 0);
+        assert.strictEqual(reason, 'error');
+        assert.deepStrictEqual(events, ['error', 'close']);
+        // Every byte is JS's.
+        (await receive(server)).check(100_000);
+        server.end();
+        client.resume();
+      }
+      assert(isOpen(fd));
+      fs.closeSync(fd);
+    });
+  }
+}
 
 // What is no endpoint
 run(async () => {
