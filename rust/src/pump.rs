@@ -383,6 +383,14 @@ impl Pump {
             decrypt.turn = 0;
         }
         rbio.commit(n);
+        let ciphertext = rbio.pending();
+        self.hold_in(ciphertext);
+    }
+
+    /// Takes note of so much ciphertext, and of the cleartext beside it.
+    fn hold_in(&mut self, ciphertext: usize) {
+        let cleartext = self.decrypt.as_ref().map_or(0, |d| d.held.len());
+        self.stats.hold_in(cleartext + ciphertext);
     }
 
     /// Whether the endpoint has not taken all that it could be given.
@@ -576,10 +584,17 @@ impl Pump {
     pub unsafe fn decrypt(&mut self, ssl: *mut SSL, cancelled: &Cell<bool>) -> (u32, c_int) {
         // SAFETY: passed on.
         let (mut steps, ret) = unsafe { self.decrypt_turn(ssl, cancelled) };
-        // What OpenSSL answered to a KeyUpdate, a renegotiation or bad records.
-        // SAFETY: by the contract above; not cancelled.
-        if steps & TLS_SPLICE_STEP_STOPPED == 0 && unsafe { tls::pending_ciphertext(ssl) } > 0 {
-            steps |= TLS_SPLICE_STEP_FLUSH;
+        // Otherwise it may have been cancelled.
+        if steps & TLS_SPLICE_STEP_STOPPED == 0 {
+            // What OpenSSL answered to a KeyUpdate, a renegotiation or bad records.
+            // SAFETY: by the contract above.
+            if unsafe { tls::pending_ciphertext(ssl) } > 0 {
+                steps |= TLS_SPLICE_STEP_FLUSH;
+            }
+            // Ciphertext arrives while the sink is full, too, if the stream that it
+            // comes from is not stopped at once.
+            // SAFETY: by the contract above.
+            self.hold_in(unsafe { tls::unread_ciphertext(ssl) });
         }
         (steps, ret)
     }
@@ -656,9 +671,9 @@ impl Pump {
                     break;
                 }
             }
-            let ciphertext = self.rbio.as_ref().map_or(0, Rbio::pending);
-            let held = (chunk.len() + ciphertext) as u64;
-            self.stats.peak_buffered_in = self.stats.peak_buffered_in.max(held);
+            // SAFETY: by the contract above.
+            let ciphertext = unsafe { tls::unread_ciphertext(ssl) };
+            self.stats.hold_in(decrypt.held.len() + ciphertext);
             decrypt.held.release_if_empty();
         }
     }

@@ -46,6 +46,11 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// Takes note of so many bytes that are held towards the endpoint.
+    pub fn hold_in(&mut self, held: usize) {
+        self.peak_buffered_in = self.peak_buffered_in.max(held as u64);
+    }
+
     /// Counts a packet for the endpoint.
     pub fn count_in(&mut self, len: usize) {
         self.packets_in += 1;

@@ -168,3 +168,12 @@ pub unsafe fn pending_ciphertext(ssl: *mut SSL) -> usize {
     // SAFETY: `ssl` by the contract above; Node always sets a write BIO.
     unsafe { sys::BIO_ctrl_pending(ffi::SSL_get_wbio(ssl)) }
 }
+
+/// Bytes of ciphertext that wait in the read BIO, whosever that is.
+///
+/// # Safety
+/// `ssl` must be valid.
+pub unsafe fn unread_ciphertext(ssl: *mut SSL) -> usize {
+    // SAFETY: `ssl` by the contract above; Node always sets a read BIO.
+    unsafe { sys::BIO_ctrl_pending(ffi::SSL_get_rbio(ssl)) }
+}

@@ -1334,3 +1334,50 @@ fn bytes_read_before_the_splice_stay_under_the_high_water_mark() {
         assert!(rig.stats().peak_buffered_out <= high_water_mark as u64);
     }
 }
+
+/// What is held is counted wherever it is: as cleartext, in the splice's read BIO, or
+/// in that of the session; also when nothing of it moves.
+#[test]
+fn the_peak_is_of_all_that_is_held() {
+    for options in variants() {
+        let mut rig = Rig::new(options);
+        // So that the sink is full before the first turn.
+        let near = rig.near.as_raw_fd();
+        let filler = [0u8; 65536];
+        while unsafe { libc::send(near, filler.as_ptr().cast(), 65536, 0) } > 0 {}
+        // This is decrypted, and held.
+        rig.peer_write(10_000);
+        let first = rig.peer.take(usize::MAX);
+        rig.ours.give(&first);
+        rig.start();
+        let peak = rig.stats().peak_buffered_in;
+        assert!((10_000..=10_000 + RECORD_OVERHEAD).contains(&peak));
+        // This arrives and stays as it is.
+        rig.peer_write(40_000);
+        let cipher = rig.peer.take(usize::MAX);
+        let expected = 10_000 + cipher.len() as u64;
+        if options.attach {
+            let buf = unsafe { abi::alloc(rig.splice) };
+            assert!(buf.len >= cipher.len());
+            unsafe {
+                ptr::copy_nonoverlapping(cipher.as_ptr(), buf.base, cipher.len());
+                abi::commit(rig.splice, cipher.len());
+            }
+            assert_eq!(rig.stats().peak_buffered_in, expected);
+            rig.decrypt();
+        } else {
+            rig.ours.give(&cipher);
+            assert_eq!(rig.stats().peak_buffered_in, peak);
+            rig.decrypt();
+        }
+        assert_eq!(rig.stats().peak_buffered_in, expected, "{options:?}");
+        assert_eq!(rig.stats().bytes_in, 0);
+        // It is a peak.
+        let mut buf = vec![0; 1 << 20];
+        while rig.stats().bytes_in < 50_000 {
+            assert!(rig.far.as_ref().unwrap().read(&mut buf).unwrap() > 0);
+            rig.decrypt();
+        }
+        assert_eq!(rig.stats().peak_buffered_in, expected);
+    }
+}
