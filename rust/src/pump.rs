@@ -767,6 +767,12 @@ impl Pump {
                 match write {
                     tls::Write::All => {}
                     tls::Write::Want => return TLS_SPLICE_STEP_WANT_TLS | TLS_SPLICE_STEP_FLUSH,
+                    // SSL_read has failed before and said why, which `decrypt`
+                    // reports once all before that is delivered.
+                    tls::Write::Failed(_) if self.decrypt.as_ref().is_some_and(Decrypt::has_failed) => {
+                        encrypt.over = true;
+                        return TLS_SPLICE_STEP_STOPPED | TLS_SPLICE_STEP_FLUSH;
+                    }
                     tls::Write::Failed(error) => {
                         self.failure = Some(Failure::Tls(error));
                         return TLS_SPLICE_STEP_FAILED | TLS_SPLICE_STEP_FLUSH;
@@ -947,6 +953,11 @@ impl Decrypt {
                 }
             }
         }
+    }
+
+    /// Whether SSL_read has failed, rather than come to the peer's close_notify.
+    fn has_failed(&self) -> bool {
+        self.end.is_some_and(|end| !end.close_notify)
     }
 
     /// Whether no packet has been cut off so far.

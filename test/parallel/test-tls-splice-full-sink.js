@@ -209,6 +209,9 @@ async function setUp({ makeSink, record, order, moment, version, name }) {
   });
   for (const socket of [peer, server, raw])
     socket.on('error', () => {});
+  // What is written arrives in this turn, and does not wait for the kernel's
+  // acknowledgement of what came before.
+  raw.setNoDelay();
   // Afterwards `tap` has its keys.
   peer.write('x');
   assert.strictEqual(`${(await once(server, 'data'))[0]}`, 'x');
@@ -267,12 +270,14 @@ for (const test of cases()) {
   });
 
   // The bytes come back to JavaScript, and then there is the error.
-  for (const end of ['stop', 'abort', 'fail']) {
+  for (const end of ['stop', 'stop and read', 'abort', 'fail']) {
     run(async () => {
       const { server, splices, sink, controller } = await setUp(test);
       const events = [];
       let bytes = 0;
-      server.on('data', (chunk) => bytes += chunk.length);
+      const read = () => server.on('data', (chunk) => bytes += chunk.length).resume();
+      if (end !== 'stop and read')
+        read();
       server.on('end', () => events.push('end'));
       const failed = new Promise((resolve) => server.on('error', (err) => {
         events.push(err.code);
@@ -283,6 +288,8 @@ for (const test of cases()) {
         sink.fail();
       else if (end === 'abort')
         controller.abort();
+      else if (end === 'stop and read')
+        Promise.all(splices.map((splice) => splice.stop())).then(read);
       else
         splices.forEach((splice) => splice.stop());
       await Promise.all([failed, over]);

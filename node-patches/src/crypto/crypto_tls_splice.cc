@@ -70,6 +70,7 @@ TLSSplice::TLSSplice(Environment* env, Local<Object> object)
 }
 
 TLSSplice::~TLSSplice() {
+  LeaveResuming();
   Unjoin();
   Detach(spliced_);
   FreePump();
@@ -155,6 +156,9 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
   const uint32_t direction = args[1].As<Uint32>()->Value();
   CHECK(direction == TLS_SPLICE_DECRYPT || direction == TLS_SPLICE_ENCRYPT);
+  // An error that JS has yet to hear of comes before a new splice.
+  if (direction == TLS_SPLICE_DECRYPT && tls_wrap->splice_in_ != nullptr)
+    static_cast<TLSSplice*>(tls_wrap->splice_in_)->ResumeNow();
   TLSWrap::Splice*& slot = direction == TLS_SPLICE_DECRYPT
                                ? tls_wrap->splice_in_
                                : tls_wrap->splice_out_;
@@ -235,8 +239,11 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   size_t len = 0;
   if ((directions & TLS_SPLICE_DECRYPT) != 0)
     splice->Check(tls_splice_undelivered(splice->pump_, &len));
-  if ((directions & TLS_SPLICE_DECRYPT) != 0)
+  if ((directions & TLS_SPLICE_DECRYPT) != 0) {
     splice->released_read_ = splice->held_read_;
+    splice->Check(tls_splice_take_end(
+        splice->pump_, &splice->released_ret_, &splice->released_error_));
+  }
   Local<Object> buffer;
   if (len > 0 &&
       Buffer::New(splice->env()->isolate(), len).ToLocal(&buffer) &&
@@ -251,25 +258,64 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   splice->Detach(directions);
 }
 
-// resume(tlsWrap): what OpenSSL holds, and the end of the stream below, go to
-// JS. Called after release(), when JS has what that returned. Left for later,
-// it could be lost: see TLSWrap::DoShutdown().
+// resume(tlsWrap, isLater): what OpenSSL holds, an error that it has reported,
+// and the end of the stream below go to JS, which has what release() returned.
+// If `isLater`, JS has yet to read that, and gets a turn of the loop for it.
 void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   CHECK(args[0]->IsObject());
+  CHECK(args[1]->IsBoolean());
   TLSWrap* tls_wrap;
   ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
-  BaseObjectPtr<TLSWrap> strong_ref{tls_wrap};
-  const ssize_t nread = splice->released_read_;
-  splice->released_read_ = 0;
   if (!tls_wrap->ssl_ || tls_wrap->splice_in_ != nullptr) return;
+  // Whoever asks for cleartext earlier, because of what the stream below has or
+  // because JS writes, resumes it: see ClearOut().
+  splice->resuming_.reset(tls_wrap);
+  tls_wrap->splice_in_ = splice;
+  if (args[1]->IsFalse()) return splice->ResumeNow();
+  BaseObjectPtr<TLSSplice> strong_ref{splice};
+  splice->env()->SetImmediate(
+      [strong_ref](Environment* env) { strong_ref->ResumeNow(); });
+}
+
+void TLSSplice::ResumeNow() {
+  if (!resuming_) return;
+  BaseObjectPtr<TLSSplice> strong_ref{this};
+  BaseObjectPtr<TLSWrap> tls_wrap = resuming_;
+  HandleScope handle_scope(env()->isolate());
+  Context::Scope context_scope(env()->context());
   // JS may be called with the error of another connection in the queue, which
   // SSL_get_error() would take for one of this.
   ERR_clear_error();
-  tls_wrap->Cycle();
-  if (nread < 0 && tls_wrap->ssl_ && tls_wrap->splice_in_ == nullptr)
-    tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
+  if (tls_wrap->splice_in_ != this) {
+    // ClearOut() has done it.
+  } else if (released_error_ != 0) {
+    tls_wrap->ClearOut();
+  } else {
+    LeaveResuming();
+    tls_wrap->Cycle();
+  }
+  LeaveResuming();
+  resuming_.reset();
+  if (!tls_wrap->ssl_ || tls_wrap->splice_in_ != nullptr) return;
+  // What JS has asked of the TLSWrap in between had no effect.
+  Local<Value> reading;
+  if (tls_wrap->object()
+          ->Get(env()->context(),
+                FIXED_ONE_BYTE_STRING(env()->isolate(), "reading"))
+          .ToLocal(&reading) &&
+      reading->IsTrue()) {
+    tls_wrap->ReadStart();
+  }
+  const ssize_t nread = released_read_;
+  released_read_ = 0;
+  if (nread < 0) tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
+}
+
+void TLSSplice::LeaveResuming() {
+  if (resuming_ && resuming_->splice_in_ == this)
+    resuming_->splice_in_ = nullptr;
 }
 
 // writeError(tlsWrap): that of a write of its own which failed when there was
@@ -450,6 +496,8 @@ void TLSSplice::Close(Local<Value> close_callback) {
 }
 
 void TLSSplice::OnDestroySSL() {
+  LeaveResuming();
+  resuming_.reset();
   if (depth_ > 0) Check(tls_splice_cancel(pump_));
   Detach(spliced_);
 }
@@ -636,7 +684,9 @@ void TLSSplice::DeliverHeldRead() {
   // A write can have failed since.
   if (nread != UV_EOF || write_error_ != 0) state_bits_ |= kTLSFailed;
   Notify();
-  previous_listener_->OnStreamRead(nread, uv_buf_init(nullptr, 0));
+  // JS is told of a write that has failed by the state.
+  if (nread != write_error_)
+    previous_listener_->OnStreamRead(nread, uv_buf_init(nullptr, 0));
 }
 
 // JS has seen the end already. What it had read before goes to the endpoint.
@@ -690,6 +740,16 @@ void TLSSplice::Turn() {
 }
 
 int TLSSplice::ClearOut() {
+  if (resuming_) {
+    BaseObjectPtr<TLSWrap> tls_wrap = resuming_;
+    LeaveResuming();
+    if (released_error_ != 0) {
+      Check(tls_splice_raise(released_error_));
+      return released_ret_;
+    }
+    tls_wrap->ClearOut();
+    return 1;
+  }
   // Until the first turn, and while a callback of OpenSSL runs.
   if (!kicked_ || depth_ > 0) return 1;
   return Decrypt();
@@ -751,10 +811,23 @@ int TLSSplice::Decrypt() {
     if (reading_ != true) ScheduleTurn();
   }
   UpdateInterest();
-  // Last, since it calls into JS if the stream is one of JS.
-  if ((step & TLS_SPLICE_STEP_OVER) == 0)
+  if ((step & TLS_SPLICE_STEP_OVER) == 0) {
+    // Last, since it calls into JS if the stream is one of JS.
     SetReading((step & TLS_SPLICE_STEP_PAUSE_TLS) == 0);
+  } else if (stats_->close_notify != 0 &&
+             SSL_get_error(ssl.get(), ssl_ret) != SSL_ERROR_ZERO_RETURN) {
+    EmitEnd();
+    return 1;
+  }
   return ssl_ret;
+}
+
+// A close_notify that follows another warning alert, such as user_canceled, is
+// none for SSL_get_error(), and so would not be the end for TLSWrap::ClearOut().
+void TLSSplice::EmitEnd() {
+  if (tls_wrap_->eof_) return;
+  tls_wrap_->eof_ = true;
+  tls_wrap_->EmitRead(UV_EOF);
 }
 
 void TLSSplice::Encrypt() {
@@ -807,10 +880,16 @@ void TLSSplice::Encrypt() {
   }
   if (out_more_ && IsFlushed(*tls_wrap_)) ScheduleTurn();
   if ((step & TLS_SPLICE_STEP_FAILED) != 0) {
-    state_bits_ |= kFailed;
     tls_splice_failure failure;
-    if (Check(tls_splice_get_failure(pump_, &failure)) && failure.is_tls)
-      state_bits_ |= kTLSFailed;
+    const bool is_tls =
+        Check(tls_splice_get_failure(pump_, &failure)) && failure.is_tls;
+    TLSSplice* in = static_cast<TLSSplice*>(tls_wrap_->splice_in_);
+    // SSL_write() fails when SSL_read() has failed, and does not know why.
+    if (is_tls && in != nullptr && in != this && !in->IsInDone() &&
+        in->IsHolding()) {
+      return StopForHeldError();
+    }
+    state_bits_ |= is_tls ? kFailed | kTLSFailed : kFailed;
   }
   if ((step & TLS_SPLICE_STEP_OVER) != 0) state_bits_ |= kOutOver;
   if ((step & TLS_SPLICE_STEP_STOPPED) != 0) state_bits_ |= kOutStopped;
@@ -861,6 +940,8 @@ void TLSSplice::CountBytes() {
 }
 
 void TLSSplice::SetReading(bool on) {
+  // Otherwise it is JS's to say.
+  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return;
   // After its end or an error, which is yet to be delivered, the stream below
   // has nothing more to read.
   if (on == reading_ || (on && held_read_ != 0)) return;

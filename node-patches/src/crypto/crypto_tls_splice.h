@@ -197,6 +197,10 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // The stream below cannot be written any more.
   void FailTLS(int err);
   void StopForHeldError();
+  void EmitEnd();
+  // Give JS what comes after the bytes that release() has returned.
+  void ResumeNow();
+  void LeaveResuming();
   bool IsErrorHeld() const;
   // Keeps `err` back as if it had been read, while there is something to
   // deliver before it.
@@ -272,6 +276,12 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // A negative status that the stream below has reported, or 0.
   ssize_t held_read_ = 0;
   ssize_t released_read_ = 0;
+  // The TLSWrap that JS has again, while JS has yet to hear of what comes after
+  // the bytes that release() returned: for one thing an error of OpenSSL's, of
+  // which this is what SSL_read() returned and what it put into the queue, or 0.
+  BaseObjectPtr<TLSWrap> resuming_;
+  int released_ret_ = 0;
+  unsigned long released_error_ = 0;  // NOLINT(runtime/int)
   // What has been counted in the TLSWrap's bytesRead and bytesWritten.
   uint64_t counted_in_ = 0;
   uint64_t counted_out_ = 0;

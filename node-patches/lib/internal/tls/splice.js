@@ -906,8 +906,11 @@ class TLSSplice extends EventEmitter {
           if (rest !== undefined && !giveToReader(socket, rest))
             more = false;
           this.#giveEnd();
+          // Whoever reads it, but has yet to do so, gets a turn of the loop before
+          // anything that comes next, which may be an error that destroys it.
+          const isLater = socket.readableLength > 0;
           if (socket._handle)
-            guarded(() => this.#native.resume(socket._handle));
+            guarded(() => this.#native.resume(socket._handle, isLater));
           if (more && !socket[kSpliceIn])
             resumeReading(socket);
         }
