@@ -98,21 +98,37 @@ pub unsafe fn read(ssl: *mut SSL, out: &mut [u8]) -> Read {
     }
     // SAFETY: as above; nothing ran between the two calls.
     match unsafe { ffi::SSL_get_error(ssl, ret) } {
-        ffi::SSL_ERROR_ZERO_RETURN => Read::End(End {
-            ret,
-            error: 0,
-            close_notify: true,
-        }),
-        ffi::SSL_ERROR_SSL | ffi::SSL_ERROR_SYSCALL => Read::End(End {
-            ret,
-            // Left in the queue, for `raise`.
-            error: match peek_error() {
-                0 => FAILED_BEFORE,
-                error => error,
-            },
-            close_notify: false,
-        }),
+        ffi::SSL_ERROR_ZERO_RETURN | ffi::SSL_ERROR_SSL | ffi::SSL_ERROR_SYSCALL => {
+            // SAFETY: by the contract above.
+            Read::End(unsafe { end_of(ssl, ret) })
+        }
         _ => Read::Want,
+    }
+}
+
+/// What ended the cleartext, `SSL_read` having returned `ret`, and left the queue as
+/// it is.
+///
+/// SSL_get_error(3) does not say it. In TLS 1.3 the close_notify after a user_canceled
+/// is SSL_ERROR_SYSCALL, since that is the last warning it knows of. And the second time
+/// a fatal alert is SSL_ERROR_ZERO_RETURN, when its error is not in the queue any more:
+/// it too is the end of what the peer sends, and OpenSSL just says so again.
+///
+/// # Safety
+/// `ssl` must be valid.
+unsafe fn end_of(ssl: *mut SSL, ret: c_int) -> End {
+    // Left in the queue, for `raise`.
+    let error = peek_error();
+    // SAFETY: by the contract above.
+    let (shutdown, has_failed) = unsafe { (ffi::SSL_get_shutdown(ssl), has_failed(ssl)) };
+    let close_notify = error == 0 && !has_failed && shutdown & ffi::SSL_RECEIVED_SHUTDOWN != 0;
+    End {
+        ret,
+        error: match error {
+            0 if !close_notify => FAILED_BEFORE,
+            error => error,
+        },
+        close_notify,
     }
 }
 
@@ -150,10 +166,20 @@ pub unsafe fn is_renegotiating(ssl: *mut SSL) -> bool {
     unsafe {
         match sys::SSL_in_init(ssl) {
             0 => sys::SSL_renegotiate_pending(ssl) != 0,
-            // A session that has failed is in there too, and SSL_write says so.
-            _ => sys::SSL_get_state(ssl) != TLS_ST_OK,
+            // One that has failed is in there too, and SSL_write says so.
+            _ => !has_failed(ssl),
         }
     }
+}
+
+/// Whether the session has failed: it is within a handshake for ever, without any
+/// message to wait for.
+///
+/// # Safety
+/// `ssl` must be valid.
+unsafe fn has_failed(ssl: *mut SSL) -> bool {
+    // SAFETY: by the contract above.
+    unsafe { sys::SSL_in_init(ssl) != 0 && sys::SSL_get_state(ssl) == TLS_ST_OK }
 }
 
 // From openssl/ssl.h; openssl-sys does not have it.
