@@ -1,6 +1,6 @@
 'use strict';
 
-// What spliceTo() says to a device. usage: tun-exec node open.js FRAMING
+// What spliceTo() says to a device. usage: tun-exec node open.js FRAMING [DIRECTION]
 
 const tls = require('tls');
 
@@ -9,7 +9,8 @@ const options = { ciphers: 'PSK', maxVersion: 'TLSv1.2' };
 
 const server = tls.createServer({ ...options, pskCallback: () => psk }, (socket) => {
   try {
-    socket.spliceTo({ fd: Number(process.env.TUN_FD), framing: process.argv[2] });
+    const { 2: framing, 3: direction } = process.argv;
+    socket.spliceTo({ fd: Number(process.env.TUN_FD), framing, direction });
     console.log('fits');
   } catch (err) {
     console.log(err.message, err.code);

@@ -45,12 +45,12 @@ function configure(ns, mtu = 1500) {
 }
 
 // One end of a tunnel, the device up before the first packet can come for it.
-function endpoint(ns, role, { mtu = 1500, flags = [], queues = 1 } = {}) {
+function endpoint(ns, role, { mtu = 1500, flags = [], queues = 1, by = [] } = {}) {
   if (queues > 1)
     flags = [...flags, '--queues', `${queues}`];
   const script = [...setUpCommands(ns, mtu), 'exec "$@"'].join('\n');
   return start(ns, [
-    kExec, '--name', 'tun', ...flags, 'sh', '-ec', script, '-', kNode, kTunnel, role, '192.0.2.2', '4433',
+    kExec, '--name', 'tun', ...flags, 'sh', '-ec', script, '-', ...by, kNode, kTunnel, role, '192.0.2.2', '4433',
   ], env);
 }
 
@@ -227,6 +227,24 @@ test('a TAP device with --pi', async () => {
   assertIntact();
 });
 
+for (const flags of [['--tap'], ['--tap', '--pi']]) {
+  test(`a TAP device ${flags}: the filter of its owner stays`, async () => {
+    const both = await tunnel({ flags, by: ['python3', `${__dirname}/filter.py`] });
+    await ping('a', address.b);
+    await ping('b', address.a);
+    const dropped = (ns) => JSON.parse(ip(ns, '-s -j link show dev tun'))[0].stats64.tx.dropped;
+    for (const [ns, to] of [['a', address6.b], ['b', address6.a]]) {
+      const before = dropped(ns);
+      assert.throws(() => run(ns, ['ping', '-n', '-q', '-c', '1', '-W', '1', to]), /100% packet loss/);
+      assert(dropped(ns) > before);
+    }
+    // Packets flow all the same.
+    await ping('a', address.b, 1472);
+    assertNoDrops(...await end(both));
+    assertIntact();
+  });
+}
+
 test('the MTU changes on the way', async () => {
   const both = await tunnel();
   for (const mtu of [9000, 1280, 65535, 1500]) {
@@ -366,6 +384,23 @@ test('a device with IFF_VNET_HDR is refused, and so is framing that does not fit
     assert.match(output, message);
     if (!String(message).includes('fits/'))
       assert.match(output, /ERR_INVALID_ARG_VALUE/);
+  }
+});
+
+test('a device that is open for reading alone', async () => {
+  for (const [flags, direction, message] of [
+    ['TUN,NO_PI', 'out', /^fits/],
+    ['TUN', 'out', /^fits/],
+    ['TUN,NO_PI', 'in', /is not open for direction 'in'/],
+    // What is before each frame only shows when one is written.
+    ['TAP,NO_PI', 'out', /is not open for direction 'out'/],
+    ['TAP', 'out', /is not open for direction 'out'/],
+  ]) {
+    const output = await start('a', [
+      'python3', `${__dirname}/macvtap.py`, '/dev/net/tun', `${flags},READ_ONLY`, kNode, `${__dirname}/open.js`, 'auto',
+      direction,
+    ], env).done();
+    assert.match(output, message);
   }
 });
 

@@ -6,7 +6,7 @@ use libc::c_int;
 
 use super::{check, retry, Device, Kind};
 use crate::endpoint::{Io, READABLE, WRITABLE};
-use crate::error::OpenError;
+use crate::error::{errno, OpenError};
 use crate::frame::DeviceHeader;
 
 /// Of open(2): a descriptor that names a file, and does not open it.
@@ -159,44 +159,37 @@ pub(super) fn device(fd: RawFd) -> Result<Option<Device>, OpenError> {
     }))
 }
 
-/// What a TAP device without a filter has before each frame: it shows while there
-/// is a filter, here one that takes everything.
+/// What a TAP device has before each frame, where the flags do not tell.
+///
+/// It shows at a write(2) that goes nowhere, neither to the device nor into what that
+/// counts: ten bytes at an address where there is nothing. A device that has packet
+/// information reads it first, and cannot; one that has none refuses what is shorter
+/// than the header of Ethernet, before it reads. So does macvtap(4), which never has
+/// any. It makes no difference whether the link is up, or who has attached a filter.
 fn tap_header(fd: RawFd) -> Result<DeviceHeader, OpenError> {
-    let mut all = libc::sock_filter {
-        code: (libc::BPF_RET | libc::BPF_K) as u16,
-        jt: 0,
-        jf: 0,
-        k: u32::MAX,
-    };
-    let program = libc::sock_fprog {
-        len: 1,
-        filter: &raw mut all,
-    };
-    // SAFETY: `program` and what it refers to are valid for the call, which only
-    // reads them; the other one takes no memory.
-    let flags = unsafe {
-        let attached = check(libc::ioctl(
-            fd,
-            libc::TUNATTACHFILTER as _,
-            &raw const program,
-        ));
-        if let Err(OpenError::System(libc::EINVAL)) = attached {
-            // macvtap(4) has neither filters nor packet information.
-            return Ok(DeviceHeader::None);
+    const SHORTER: usize = 10;
+    // SAFETY: the new mapping is ours alone, and nobody may read it: the kernel
+    // cannot either.
+    let (ret, error) = unsafe {
+        let protection = libc::PROT_NONE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let nothing = libc::mmap(std::ptr::null_mut(), SHORTER, protection, flags, -1, 0);
+        if nothing == libc::MAP_FAILED {
+            return Err(OpenError::System(errno()));
         }
-        attached?;
-        let flags = device_flags(fd);
-        check(libc::ioctl(
-            fd,
-            libc::TUNDETACHFILTER as _,
-            std::ptr::null::<u8>(),
-        ))?;
-        flags?
+        let ret = libc::write(fd, nothing, SHORTER);
+        let error = errno();
+        libc::munmap(nothing, SHORTER);
+        (ret, error)
     };
-    Ok(match flags & libc::IFF_NO_PI {
-        0 => DeviceHeader::PacketInfoEthernet,
-        _ => DeviceHeader::None,
-    })
+    match error {
+        _ if ret >= 0 => Err(OpenError::Unsupported),
+        libc::EFAULT => Ok(DeviceHeader::PacketInfoEthernet),
+        libc::EINVAL => Ok(DeviceHeader::None),
+        // Open for reading alone.
+        libc::EBADF => Err(OpenError::AccessMode),
+        error => Err(OpenError::System(error)),
+    }
 }
 
 /// A SOCK_DGRAM socket: no device here is one.
