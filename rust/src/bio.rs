@@ -190,6 +190,8 @@ const BIO_TYPE_SOURCE_SINK: c_int = 0x0400;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use super::*;
 
     struct Bomb;
@@ -207,7 +209,9 @@ mod tests {
 
     #[test]
     fn a_panic_is_kept_in_and_remembered() {
-        let method = Method::new::<Bomb>(c"tls_splice test", None, None, ctrl);
+        static METHOD: OnceLock<Method> = OnceLock::new();
+        let method =
+            METHOD.get_or_init(|| Method::new::<Bomb>(c"tls_splice test", None, None, ctrl));
         // SAFETY: it is of that state; we have the only reference to it.
         unsafe {
             let (bio, shared) = method.bio(Bomb).unwrap();

@@ -9,8 +9,10 @@ use crate::endpoint::{Io, READABLE, WRITABLE};
 use crate::error::{errno, OpenError};
 use crate::frame::DeviceHeader;
 
-/// Of open(2): a descriptor that names a file, and does not open it.
-pub(super) const ONLY_NAMES: c_int = libc::O_PATH;
+/// Whether a descriptor with these flags names a file, and does not open it.
+pub(super) fn only_names(flags: c_int) -> bool {
+    flags & libc::O_PATH != 0
+}
 
 /// For send(2).
 pub(super) const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;

@@ -11,7 +11,9 @@ use crate::error::OpenError;
 use crate::frame::DeviceHeader;
 
 /// There is no descriptor that only names a file.
-pub(super) const ONLY_NAMES: c_int = 0;
+pub(super) fn only_names(_: c_int) -> bool {
+    false
+}
 
 /// For send(2).
 pub(super) const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;

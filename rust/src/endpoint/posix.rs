@@ -143,7 +143,7 @@ impl Endpoint {
         let flags = flags_of(fd)?;
         // As read(2) and write(2) say. A description of our own would be one more
         // than its owner has, who may not be allowed to open the file.
-        if flags & system::ONLY_NAMES != 0 {
+        if system::only_names(flags) {
             return Err(OpenError::System(libc::EBADF));
         }
         let access = flags & libc::O_ACCMODE;
