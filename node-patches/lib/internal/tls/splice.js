@@ -14,6 +14,7 @@ const {
   PromisePrototypeThen,
   PromiseWithResolvers,
   ReflectApply,
+  SafeSet,
   Symbol,
   SymbolAsyncDispose,
   SymbolDispose,
@@ -26,7 +27,7 @@ const net = require('net');
 const { FastBuffer } = require('internal/buffer');
 const { clearTimeout, setImmediate, setTimeout } = require('timers');
 const { getValidatedFd } = require('internal/fs/utils');
-const { kOnIdle } = require('internal/net');
+const { kOnIdle, kSplices } = require('internal/net');
 const { kTimeout } = require('internal/timers');
 const { isUint8Array } = require('internal/util/types');
 const { addAbortListener } = require('internal/events/abort_listener');
@@ -151,10 +152,13 @@ const kMarked = Symbol('kMarked');
 const kIdleTimer = Symbol('kIdleTimer');
 // Only spliceTo() makes a TLSSplice.
 const kCreate = Symbol('kCreate');
-// On a TLSSplice: what the TLSSocket tells and asks it.
+// On a TLSSplice: what its sockets tell and ask it.
 const kLastMove = Symbol('kLastMove');
+const kOnClose = Symbol('kOnClose');
 const kOnDestroy = Symbol('kOnDestroy');
 const kOnFinal = Symbol('kOnFinal');
+const kOnSecure = Symbol('kOnSecure');
+const kOnTLSError = Symbol('kOnTLSError');
 const kRun = Symbol('kRun');
 
 function noop() {}
@@ -181,6 +185,55 @@ function guarded(callback) {
   } catch (err) {
     process.nextTick(() => { throw err; });
   }
+}
+
+// The splices that have to do with a socket. Its own methods tell them what happens
+// to it, since anybody can remove a listener.
+class Watchers {
+  #splices = new SafeSet();
+
+  add(splice) {
+    this.#splices.add(splice);
+  }
+
+  // Returns whether there is none any more.
+  delete(splice) {
+    this.#splices.delete(splice);
+    return this.#splices.size === 0;
+  }
+
+  #tell(name, ...args) {
+    // The end of one may be the start of the next.
+    for (const splice of new SafeSet(this.#splices))
+      guarded(() => splice[name](...args));
+  }
+
+  // 'close' is about to be emitted.
+  onClose(socket) {
+    this.#tell(kOnClose, socket);
+  }
+
+  // 'secure' has been emitted. `checks`: by a client or server that looks at the
+  // certificate then.
+  onSecure(socket, checks) {
+    const unverified = checks && socket.secureConnecting &&
+                       socket._requestCert && socket._rejectUnauthorized;
+    this.#tell(kOnSecure, socket, unverified);
+  }
+
+  onTLSError(socket, err) {
+    this.#tell(kOnTLSError, socket, err);
+  }
+}
+
+function watch(socket, splice) {
+  socket[kSplices] ??= new Watchers();
+  socket[kSplices].add(splice);
+}
+
+function unwatch(socket, splice) {
+  if (socket[kSplices]?.delete(splice))
+    socket[kSplices] = undefined;
 }
 
 // Hands bytes to a socket's readers as if they had just arrived. Returns whether
@@ -292,6 +345,7 @@ class TLSSplice extends EventEmitter {
   #endpointFailed = false;
   #onFinal = null;
   #tlsError = null;
+  #hasBegun = false;
   #unlisten = null;
 
   constructor(token, socket, native, options) {
@@ -418,7 +472,7 @@ class TLSSplice extends EventEmitter {
     };
     try {
       unlistenPeer = this.#peer?.#listen();
-      // Listeners to 'newListener' may have done anything.
+      // The signal may have done anything.
       if (this.#state === 'idle') {
         this.#check();
         this.#peer?.#check();
@@ -472,6 +526,7 @@ class TLSSplice extends EventEmitter {
     const endpoint = this.#endpoint;
     const aborted = this.#signal?.aborted;
     this.#state = 'running';
+    this.#watch();
     if (endpoint)
       endpoint[kOnIdle] = onEndpointIdle;
     if (this.#directions & kIn) {
@@ -497,44 +552,53 @@ class TLSSplice extends EventEmitter {
   }
 
   // Returns what undoes it. Nothing has happened if it throws: the signal may be
-  // anything, and there may be listeners to 'newListener'.
+  // anything.
   #listen() {
-    const socket = this.#socket;
-    const endpoint = this.#endpoint;
-    // TLSSocket emits 'error' for an error of TLS, but is not destroyed by it.
-    const onTLSError = (err) => {
-      this.#tlsError = err;
-      process.nextTick(() => {
-        if (this.#state === 'running' || this.#state === 'stopping')
-          this.#failTLS();
-      });
-    };
-    const onClose = () => this.#onEndpointClose();
-    const onSecure = () => {
-      if (!socket.destroyed)
-        this.#begin();
-    };
-    let abortListener;
-    const unlisten = () => {
-      guarded(() => abortListener?.[SymbolDispose]());
-      guarded(() => socket.removeListener('_tlsError', onTLSError));
-      guarded(() => socket.removeListener('secure', onSecure));
-      guarded(() => endpoint?.removeListener('close', onClose));
-    };
-    try {
-      if (this.#signal !== undefined) {
-        abortListener =
-          addAbortListener(this.#signal, () => this.#stop('aborted'));
-      }
-      socket.on('_tlsError', onTLSError);
-      if (!socket._secureEstablished)
-        socket.once('secure', onSecure);
-      endpoint?.on('close', onClose);
-    } catch (err) {
-      unlisten();
-      throw err;
+    const abortListener = this.#signal === undefined ? undefined :
+      addAbortListener(this.#signal, () => this.#stop('aborted'));
+    return () => guarded(() => abortListener?.[SymbolDispose]());
+  }
+
+  #watch() {
+    watch(this.#socket, this);
+    if (this.#endpoint)
+      watch(this.#endpoint, this);
+  }
+
+  #unwatch() {
+    unwatch(this.#socket, this);
+    if (this.#endpoint)
+      unwatch(this.#endpoint, this);
+  }
+
+  [kOnSecure](socket, unverified) {
+    // It is emitted again after a renegotiation.
+    if (socket !== this.#socket || this.#hasBegun || socket.destroyed)
+      return;
+    // Whoever has removed the listener that checks the certificate has not
+    // thereby accepted it.
+    if (unverified) {
+      this.#fail(new ERR_INVALID_STATE(
+        'The certificate of the peer has not been verified'));
+    } else {
+      this.#begin();
     }
-    return unlisten;
+  }
+
+  // TLSSocket emits 'error' for an error of TLS, but is not destroyed by it.
+  [kOnTLSError](socket, err) {
+    if (socket !== this.#socket || this.#tlsError !== null)
+      return;
+    this.#tlsError = err;
+    process.nextTick(() => {
+      if (this.#state === 'running' || this.#state === 'stopping')
+        this.#failTLS();
+    });
+  }
+
+  [kOnClose](socket) {
+    if (socket === this.#endpoint)
+      this.#onEndpointClose();
   }
 
   /**
@@ -614,6 +678,7 @@ class TLSSplice extends EventEmitter {
   #begin() {
     if (this.#state !== 'running')
       return;
+    this.#hasBegun = true;
     // Much may have changed during the handshake.
     if (this.#endpoint && (this.#endpoint.destroyed || !this.#endpoint._handle))
       return this.#fail(new ERR_STREAM_PREMATURE_CLOSE());
@@ -1017,7 +1082,8 @@ class TLSSplice extends EventEmitter {
     if (this.#endpoint)
       this.#closeStream(this.#endpoint);
     this.#peer?.#stop('stopped');
-    // Now that all is given back: there may be listeners to 'removeListener'.
+    this.#unwatch();
+    // Now that all is given back: the signal may do anything.
     this.#unlisten?.();
     const onFinal = this.#onFinal;
     this.#onFinal = null;
