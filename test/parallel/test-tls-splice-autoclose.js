@@ -78,15 +78,19 @@ for (const autoClose of [false, true]) {
       const splice = server.spliceTo({
         stream: endpoint, direction: 'in', autoClose, signal: controller.signal,
       }).start();
-      endpoint.on('close', autoClose ? common.mustCall() : () => {});
+      let closes = 0;
+      endpoint.on('close', () => closes++);
+      // First the endpoint is closed, then everybody is told.
+      splice.on('close', common.mustCall(() => {
+        assert.strictEqual(splice.state, 'closed');
+        assert.strictEqual(closes, autoClose ? 1 : 0);
+      }));
       client.write('x');
       await settled(() => splice.stats.bytesIn);
       finish({ client, server, splice, controller });
       assert.strictEqual((await splice.finished).reason, reason);
-      if (autoClose) {
-        if (!endpoint.closed)
-          await once(endpoint, 'close');
-      } else {
+      assert.strictEqual(closes, autoClose ? 1 : 0);
+      if (!autoClose) {
         await settled(() => 0);
         assert.strictEqual(endpoint.destroyed, false);
       }
@@ -94,42 +98,181 @@ for (const autoClose of [false, true]) {
   }
 }
 
-// A stream whose other side does not read is not waited for by destroy(). What it
-// has not written by then does not count.
-for (const connect of [socketPair, () => socketPair('unix'), tlsPair]) {
+// A stream whose other side does not read is not waited for, unless both sides have
+// come to their end. What it has not written by then does not count, and is given
+// back, if there is somebody to give it to.
+const connections = { tcp: socketPair, unix: () => socketPair('unix'), tls: tlsPair };
+
+async function open(connect) {
+  const { client, server, raw } = await tlsPair({ allowHalfOpen: true, raw: true });
+  const pair = await connect();
+  const { 0: endpoint, 1: other } = Array.isArray(pair) ? pair : [pair.server, pair.client];
+  for (const socket of [client, server, raw, endpoint, other])
+    socket.on('error', () => {});
+  let closed = false;
+  endpoint.on('close', () => { closed = true; });
+  const controller = new AbortController();
+  return {
+    client, server, raw, endpoint, other, controller, isClosed: () => closed,
+  };
+}
+
+for (const { 0: kind, 1: connect } of Object.entries(connections)) {
+  for (const [reason, cut] of [
+    ['stopped', ({ splice }) => splice.stop()],
+    ['aborted', ({ controller }) => controller.abort()],
+    ['destroyed', ({ server }) => server.destroy()],
+    ['error', ({ endpoint }) => endpoint.destroy()],
+  ]) {
+    run(async () => {
+      const world = await open(connect);
+      const { client, server, endpoint, other, controller, isClosed } = world;
+      other.pause();
+      const splice = server.spliceTo({
+        stream: endpoint, direction: 'in', autoClose: true, signal: controller.signal,
+      }).start();
+      splice.on('error', () => {});
+      let rest = 0;
+      server.on('data', (chunk) => { rest += chunk.length; });
+      let sent = 0;
+      const write = () => {
+        do
+          sent += 65536;
+        while (client.write(Buffer.alloc(65536)));
+      };
+      client.on('drain', write);
+      write();
+      await settled(() => splice.stats.bytesIn);
+      assert(splice.stats.stallsIn > 0);
+      client.removeListener('drain', write);
+      const done = closing(splice);
+      cut({ ...world, splice });
+      assert.strictEqual(endpoint.destroyed, true);
+      const { bytesIn, reason: actual } = await done;
+      assert.strictEqual(actual, reason);
+      assert.strictEqual(isClosed(), true);
+      let received = 0;
+      other.on('data', (chunk) => { received += chunk.length; });
+      other.resume();
+      await new Promise((resolve) => finished(other, { writable: false }, resolve));
+      if (kind === 'tls')
+        assert(received <= bytesIn);
+      else
+        assert.strictEqual(received, bytesIn);
+      if (reason === 'destroyed') {
+        assert.strictEqual(rest, 0);
+      } else {
+        // It is an ordinary socket again, with every other byte.
+        client.end();
+        await once(server, 'end');
+        assert.strictEqual(bytesIn + rest, sent);
+      }
+      other.destroy();
+      client.destroy();
+      server.destroy();
+    });
+  }
+}
+
+// At the end of both sides it writes what JS has given it, however long that takes.
+// stop(), abort and destroy() cut it short.
+for (const connect of Object.values(connections)) {
+  for (const cut of [
+    null,
+    ({ splice }) => splice.stop(),
+    ({ controller }) => controller.abort(),
+    ({ server }) => server.destroy(),
+    ({ server }) => server.destroy(new Error('mine')),
+  ]) {
+    run(async () => {
+      const world = await open(connect);
+      const { client, server, endpoint, other, controller, isClosed } = world;
+      other.pause();
+      const size = 16 * 1024 * 1024;
+      endpoint.write(Buffer.alloc(size));
+      const done = server.spliceTo({
+        stream: endpoint, direction: 'out', autoClose: true, signal: controller.signal,
+      }).start();
+      client.resume();
+      other.end('x');
+      await once(client, 'end');
+      await settled(() => endpoint.writableLength);
+      assert.strictEqual(done.state, 'stopping');
+      assert.strictEqual(done.stats.reason, 'end');
+      assert.strictEqual(endpoint.destroyed, false);
+      let received = 0;
+      other.on('data', (chunk) => { received += chunk.length; });
+      other.pause();
+      const ended = new Promise((resolve) => finished(other, { writable: false }, resolve));
+      const closed = closing(done);
+      if (cut)
+        cut({ ...world, splice: done });
+      else
+        other.resume();
+      const stats = await closed;
+      assert.strictEqual(stats.reason, 'end');
+      assert.strictEqual(stats.bytesOut, 1);
+      assert.strictEqual(isClosed(), true);
+      assert.deepStrictEqual(await done.stop(), stats);
+      other.resume();
+      await ended;
+      if (cut)
+        assert(received < size, `${received}`);
+      else
+        assert.strictEqual(received, size);
+      for (const socket of [client, server, other])
+        socket.destroy();
+    });
+  }
+}
+
+// The same by pipeToNative(), which is fulfilled when the endpoint is closed, and
+// without the listeners that Node's destroySoon() adds.
+for (const connect of Object.values(connections)) {
   run(async () => {
-    const { client, server } = await tlsPair({ allowHalfOpen: true });
-    client.on('error', () => {});
-    const pair = await connect();
-    const { 0: endpoint, 1: other } = Array.isArray(pair) ? pair : [pair.server, pair.client];
-    other.on('error', () => {});
+    const { client, server, endpoint, other, isClosed } = await open(connect);
     other.pause();
-    const splice = server.spliceTo({
-      stream: endpoint, direction: 'in', autoClose: true,
-    }).start();
-    const write = () => {
-      while (client.write(Buffer.alloc(65536)));
-    };
-    client.on('drain', write);
-    write();
-    await settled(() => splice.stats.bytesIn);
-    assert(splice.stats.stallsIn > 0);
-    client.removeListener('drain', write);
-    server.destroy();
-    const { bytesIn, reason } = await splice.finished;
-    assert.strictEqual(reason, 'destroyed');
-    if (!endpoint.closed)
-      await once(endpoint, 'close');
+    const size = 16 * 1024 * 1024;
+    endpoint.write(Buffer.alloc(size));
+    let isOver = false;
+    const done = server.pipeToNative(endpoint, { direction: 'out', autoClose: true })
+      .finally(() => { isOver = true; });
+    client.resume();
+    other.end('x');
+    await once(client, 'end');
+    endpoint.removeAllListeners();
+    endpoint.on('close', common.mustCall());
+    await settled(() => endpoint.writableLength);
+    assert.strictEqual(isOver, false);
     let received = 0;
     other.on('data', (chunk) => { received += chunk.length; });
-    other.resume();
-    await new Promise((resolve) => finished(other, { writable: false }, resolve));
-    if (connect === tlsPair)
-      assert(received <= bytesIn);
-    else
-      assert.strictEqual(received, bytesIn);
-    other.destroy();
-    client.destroy();
+    await new Promise((resolve) => finished(other.resume(), { writable: false }, resolve));
+    assert.strictEqual(received, size);
+    assert.strictEqual((await done).reason, 'end');
+    assert.strictEqual(endpoint.closed, true);
+    assert.strictEqual(isClosed(), false);  // That listener was removed.
+    for (const socket of [client, server, other])
+      socket.destroy();
+  });
+}
+
+// When the endpoint has been closed by somebody else, too
+for (const started of [false, true]) {
+  run(async () => {
+    const { server, endpoint, isClosed } = await open(socketPair);
+    const splice = server.spliceTo({ stream: endpoint, autoClose: true });
+    splice.on('error', () => {});
+    const closed = closing(splice);
+    if (started)
+      splice.start();
+    endpoint.destroy();
+    if (!started) {
+      assert.throws(() => splice.start(), { code: 'ERR_SOCKET_CLOSED' });
+      splice.stop();
+    }
+    assert.strictEqual((await closed).reason, started ? 'error' : 'stopped');
+    assert.strictEqual(isClosed(), true);
+    server.destroy();
   });
 }
 

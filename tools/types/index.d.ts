@@ -43,7 +43,8 @@ declare module 'tls' {
          */
         direction?: TLSSpliceDirection | undefined;
         /**
-         * Close the endpoint when the splice is over, however it ends.
+         * Close the endpoint at the end of the splice, however it ends. The splice is over only when that is done. At
+         * the end of both sides a stream first writes what it has been given, otherwise it is closed at once.
          * @default false
          */
         autoClose?: boolean | undefined;

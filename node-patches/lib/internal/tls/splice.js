@@ -130,6 +130,9 @@ const kFramings = {
 };
 const kDefaultHighWaterMark = 256 * 1024;
 
+// How long the end of a splice waits for what may never come, in milliseconds.
+const kStopTimeout = 2000;
+
 // Filled by the native side for whoever asks. One for all, since there can be
 // thousands of splices that nothing is asked of.
 const counters = new Float64Array(kStatsCount);
@@ -211,6 +214,10 @@ class Watchers {
   // 'close' is about to be emitted.
   onClose(socket) {
     this.#tell(kOnClose, socket);
+  }
+
+  onDestroy(socket, err) {
+    this.#tell(kOnDestroy, socket, err);
   }
 
   // 'secure' has been emitted. `checks`: by a client or server that looks at the
@@ -327,7 +334,7 @@ class TLSSplice extends EventEmitter {
   #reason = null;
   #error;
   #counters = null;  // Of a splice whose native side may be gone.
-  #isFinishing = false;
+  #isGivenBack = false;
   #isOver = false;   // 'close' has been emitted, or is about to be.
   #outcome = null;
   #stopped = null;
@@ -343,10 +350,14 @@ class TLSSplice extends EventEmitter {
   #endpointRead = false;   // JS was reading it.
   #endpointEndHeld = false;
   #endpointFailed = false;
+  #endpointEnding = false;     // It is closed once it has written everything.
+  #endpointDestroyed = false;  // Without waiting for that.
+  #endpointClosed = false;
   #onFinal = null;
   #tlsError = null;
   #hasBegun = false;
   #unlisten = null;
+  #stopTimer = null;
 
   constructor(token, socket, native, options) {
     if (token !== kCreate)
@@ -385,7 +396,12 @@ class TLSSplice extends EventEmitter {
    * @returns {'idle'|'running'|'stopping'|'closed'}
    */
   get state() {
-    return this.#state;
+    return this.#state === 'closing' ? 'stopping' : this.#state;
+  }
+
+  // Whether all is given back, or about to be.
+  get #isClosing() {
+    return this.#state === 'closing' || this.#state === 'closed';
   }
 
   /**
@@ -561,14 +577,14 @@ class TLSSplice extends EventEmitter {
 
   #watch() {
     watch(this.#socket, this);
-    if (this.#endpoint)
-      watch(this.#endpoint, this);
+    if (this.#stream)
+      watch(this.#stream, this);
   }
 
   #unwatch() {
     unwatch(this.#socket, this);
-    if (this.#endpoint)
-      unwatch(this.#endpoint, this);
+    if (this.#stream)
+      unwatch(this.#stream, this);
   }
 
   [kOnSecure](socket, unverified) {
@@ -597,8 +613,12 @@ class TLSSplice extends EventEmitter {
   }
 
   [kOnClose](socket) {
+    if (socket !== this.#stream)
+      return;
+    this.#endpointClosed = true;
     if (socket === this.#endpoint)
       this.#onEndpointClose();
+    this.#finishIfDone();
   }
 
   /**
@@ -790,7 +810,7 @@ class TLSSplice extends EventEmitter {
 
   // Looks at what the native side has come to.
   #update() {
-    if (this.#state === 'closed' || this.#state === 'idle')
+    if (this.#isClosing || this.#state === 'idle')
       return;
     const state = this.#native.getState();
     // A callback of OpenSSL can run ticks. The native side calls again.
@@ -907,7 +927,7 @@ class TLSSplice extends EventEmitter {
   #closeIfOver() {
     const peer = this.#peer;
     // The other TLSSocket may have yet to send what it got.
-    const waits = peer && peer.#state !== 'closed' && !peer.#outOver &&
+    const waits = peer && !peer.#isClosing && !peer.#outOver &&
                   (peer.#directions & kOut) !== 0;
     if (this.#isDone && !waits)
       this.#close('end');
@@ -916,8 +936,8 @@ class TLSSplice extends EventEmitter {
   // The splice of the other TLSSocket has.
   #onPeerClose() {
     const peer = this.#peer;
-    if (this.#state === 'closed')
-      this.#finish();
+    if (this.#state !== 'running')
+      this.#finishIfDone();
     else if (this.#isDone)
       this.#close('end');
     else if (peer.#reason !== 'end')
@@ -934,7 +954,10 @@ class TLSSplice extends EventEmitter {
   }
 
   #stop(reason, error) {
-    if (this.#state === 'closed' || this.#state === 'stopping')
+    // The endpoint of one that has ended may still be writing.
+    if (this.#state === 'closing')
+      this.#closeEndpoint();
+    if (this.#isClosing || this.#state === 'stopping')
       return;
     const idle = this.#state === 'idle' || !(this.#inBegun || this.#outBegun);
     this.#state = 'stopping';
@@ -945,6 +968,7 @@ class TLSSplice extends EventEmitter {
       return;
     }
     this.#native.stop();
+    this.#closeEndpoint();
     // Not now: the caller does not expect 'data' from inside this call.
     process.nextTick(() => this.#update());
   }
@@ -1015,9 +1039,15 @@ class TLSSplice extends EventEmitter {
   }
 
   // From tlsSocket._destroy(): not one more byte.
-  [kOnDestroy](err) {
-    if (this.#state === 'closed')
+  [kOnDestroy](socket, err) {
+    if (socket !== this.#socket)
       return;
+    if (this.#isClosing) {
+      // Not if it closes itself, at the end of both directions.
+      if (err || !socket.readableEnded || !socket.writableFinished)
+        this.#closeEndpoint();
+      return;
+    }
     if (this.#state === 'stopping') {
       this.#close(this.#reason, this.#error);
       return;
@@ -1054,14 +1084,17 @@ class TLSSplice extends EventEmitter {
   }
 
   #close(reason, error) {
-    if (this.#state === 'closed')
+    if (this.#isClosing)
       return;
-    this.#state = 'closed';
+    this.#state = 'closing';
     this.#reason = reason;
     this.#error = error;
     this.#counters = new Float64Array(this.#readStats());
 
     const socket = this.#socket;
+    // First: what it does not write any more does not count, and is given back.
+    if (reason !== 'end')
+      this.#closeEndpoint();
     if (socket.destroyed) {
       // Closing the native side is enough, and can be done at any depth.
       if (socket[kSpliceIn] === this)
@@ -1073,49 +1106,88 @@ class TLSSplice extends EventEmitter {
       // The time that counts as idle starts over.
       socket._unrefTimer();
     }
-    // First, so that what it does not write any more does not count.
-    if (this.#endpoint && reason === 'destroyed')
-      this.#closeStream(this.#endpoint);
     this.#native.close();
 
     this.#releaseEndpoint();
-    if (this.#endpoint)
-      this.#closeStream(this.#endpoint);
     this.#peer?.#stop('stopped');
-    this.#unwatch();
-    // Now that all is given back: the signal may do anything.
-    this.#unlisten?.();
     const onFinal = this.#onFinal;
     this.#onFinal = null;
     // An endpoint that has failed is nothing to the end of the socket.
     onFinal?.(socket.destroyed ? error ?? new ERR_SOCKET_CLOSED() : null);
-    if (this.#native.getState() & kTransferring)
-      this.#native.onchange = () => this.#finish();
-    else if (!this.#peer || this.#peer.#state === 'closed')
-      this.#finish();
+    this.#native.onchange = () => this.#finishIfDone();
+    this.#isGivenBack = true;
+    this.#finishIfDone();
     this.#parent?.#onPeerClose();
   }
 
-  #finish() {
-    if (this.#isFinishing)
+  // Waits for what is still to come: the transfer of a file, the splice of the
+  // other TLSSocket, and the endpoint's close.
+  #finishIfDone() {
+    if (this.#state !== 'closing' || !this.#isGivenBack)
       return;
-    this.#isFinishing = true;
-    if (this.#peer)
-      this.#closeStream(this.#peer.#socket);
-    process.nextTick(() => this.#emitOutcome());
+    const peer = this.#peer;
+    if (this.#native.getState() & kTransferring ||
+        (peer && peer.#state !== 'closed')) {
+      return;
+    }
+    if (this.#autoClose && this.#stream && !this.#endpointClosed)
+      this.#endEndpoint();
+    else
+      this.#finish();
   }
 
-  // What it has been given it writes first. Not if the TLSSocket was destroyed:
-  // whoever does that does not wait for a reader either.
-  #closeStream(stream) {
-    if (!this.#autoClose)
+  #finish() {
+    if (this.#state === 'closed')
       return;
-    guarded(() => {
-      if (this.#reason === 'destroyed')
-        stream.destroy();
-      else
-        stream.destroySoon();
-    });
+    this.#state = 'closed';
+    clearTimeout(this.#stopTimer);
+    this.#unwatch();
+    // Now that all is given back: the signal may do anything.
+    this.#unlisten?.();
+    process.nextTick(() => this.#emitOutcome());
+    this.#parent?.#finishIfDone();
+  }
+
+  // Closes the endpoint once it has written what it has been given.
+  #endEndpoint() {
+    if (this.#endpointEnding || this.#endpointDestroyed)
+      return;
+    this.#endpointEnding = true;
+    guarded(() => this.#stream.end(() => this.#closeEndpoint()));
+  }
+
+  // Closes the endpoint now, whatever it still has to write: nobody is to wait for
+  // a reader that there may never be.
+  #closeEndpoint() {
+    const stream = this.#stream;
+    if (!this.#autoClose || !stream || this.#endpointDestroyed)
+      return;
+    this.#endpointDestroyed = true;
+    if (this.#unlisten === null && stream.destroyed) {
+      // Before this splice has heard of it. It is closed in this turn of the loop.
+      setImmediate(() => setImmediate(() => this.#onEndpointGone()));
+      return;
+    }
+    watch(stream, this);
+    guarded(() => stream.destroy());
+    // That of process.stdout and the like does nothing.
+    if (!stream.destroyed)
+      this.#onEndpointGone();
+    else if (!this.#endpointClosed)
+      this.#startStopTimer();
+  }
+
+  #onEndpointGone() {
+    this.#endpointClosed = true;
+    this.#finishIfDone();
+  }
+
+  #startStopTimer() {
+    this.#stopTimer ??= setTimeout(() => this.#onStopTimeout(), kStopTimeout);
+  }
+
+  #onStopTimeout() {
+    this.#onEndpointGone();
   }
 
   #emitOutcome() {
@@ -1403,9 +1475,7 @@ function install(TLSSocket) {
     }
   };
   prototype._destroy = function _destroy(err, callback) {
-    const { [kSpliceIn]: spliceIn, [kSpliceOut]: spliceOut } = this;
-    guarded(() => spliceIn?.[kOnDestroy](err));
-    guarded(() => spliceOut?.[kOnDestroy](err));
+    this[kSplices]?.onDestroy(this, err);
     clearTimeout(this[kIdleTimer]);
     // It may be connected again.
     this[kUnflushed] = false;
