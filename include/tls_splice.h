@@ -230,10 +230,10 @@ int tls_splice_new(const struct tls_splice_config *config, struct tls_splice **o
 int tls_splice_free(struct tls_splice *splice);
 
 // Hands the caller's fd number over too (`autoClose`): it is closed when the
-// splice is freed.
+// splice is freed. With -1, one that was handed over is closed now.
 //
 // # Safety
-// `splice` must be NULL or valid, and `fd` the caller's to give away.
+// `splice` must be NULL or valid, and `fd` the caller's to give away, or -1.
 int tls_splice_adopt_fd(struct tls_splice *splice, int fd);
 
 // `*fd` is the descriptor to poll for the endpoint's readiness. It stays the

@@ -261,10 +261,10 @@ fn check(ssl: *mut SSL) -> Result<*mut SSL, c_int> {
 }
 
 /// Hands the caller's fd number over too (`autoClose`): it is closed when the
-/// splice is freed.
+/// splice is freed. With -1, one that was handed over is closed now.
 ///
 /// # Safety
-/// `splice` must be NULL or valid, and `fd` the caller's to give away.
+/// `splice` must be NULL or valid, and `fd` the caller's to give away, or -1.
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_adopt_fd(splice: *mut tls_splice, fd: c_int) -> c_int {
     // SAFETY: passed on; the descriptor is the caller's to give away.

@@ -489,6 +489,16 @@ fn an_adopted_descriptor_is_closed_once() {
     }
     assert!(!is_open(fd));
     assert_eq!(far.read(&mut [0; 1]).unwrap(), 0, "the other end sees it");
+    // Earlier, if it has to be.
+    let (near, _far) = UnixStream::pair().unwrap();
+    let fd = std::os::fd::IntoRawFd::into_raw_fd(near);
+    let splice = new_splice(fd, DUPLEX, 1000).unwrap();
+    unsafe {
+        tls_splice_adopt_fd(splice, fd);
+        tls_splice_adopt_fd(splice, -1);
+        assert!(!is_open(fd));
+        tls_splice_free(splice);
+    }
     // Not adopted: left open.
     let (near, _far) = UnixStream::pair().unwrap();
     let splice = new_splice(near.as_raw_fd(), DUPLEX, 1000).unwrap();

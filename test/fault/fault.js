@@ -961,6 +961,110 @@ for (const [direction, access] of [['in', 'write'], ['out', 'read']]) {
   });
 }
 
+// One that never comes back is not waited for for ever.
+const positionOf = (fd) => Number(/pos:\s+(\d+)/.exec(fs.readFileSync(`/proc/self/fdinfo/${fd}`))[1]);
+
+for (const autoClose of [false, true]) {
+  for (const by of ['stop', 'abort']) {
+    test(`file, out: ${by} during a read that is lost, autoClose: ${autoClose}`, async () => {
+      const { client, server } = await openTLS();
+      const endpoint = endpoints.file('out');
+      const again = fs.openSync(`/proc/self/fd/${endpoint.fd}`);
+      closeFd(again);
+      const controller = new AbortController();
+      const { signal } = controller;
+      client.pause();
+      const splice = server.spliceTo({
+        ...endpoint.target, direction: 'out', autoClose, signal, highWaterMark: 65536,
+      }).start();
+      // The first of it is sent.
+      await settled(() => splice.stats.bytesOut);
+      const fault = inject(endpoint.fd, 'read', 'hold', { times: 1 });
+      const received = receive(client);
+      await holding(fault);
+      const closed = closing(splice);
+      if (by === 'stop')
+        splice.stop();
+      else
+        controller.abort();
+      const { bytesOut, reason } = await closed;
+      assert.strictEqual(reason, by === 'stop' ? 'stopped' : 'aborted');
+      assert(bytesOut > 0 && bytesOut < kSize);
+      assert.strictEqual(fault.state.held, 1);
+      assert.strictEqual(endpoint.isOpen(), !autoClose);
+      // The socket is JS's, and alive.
+      assert.strictEqual(server.destroyed, false);
+      await received.receiver.reached(bytesOut);
+      fault.release();
+      if (autoClose) {
+        const rest = fs.readFileSync(endpoint.name).subarray(bytesOut);
+        server.end(rest);
+      } else {
+        // What it reads at last is put back.
+        while (fault.state.bytes === 0 || positionOf(endpoint.fd) !== bytesOut)
+          await turns(1);
+        endpoint.left().pipe(server);
+      }
+      (await received).check(kSize, kSeedOut);
+      assert.strictEqual(splice.stats.bytesOut, bytesOut);
+    });
+  }
+}
+
+for (const by of ['stop', 'abort']) {
+  test(`file, in: ${by} during a write that is lost`, async () => {
+    const { client, server } = await openTLS();
+    const endpoint = endpoints.file('in');
+    const fault = inject(endpoint.fd, 'write', 'hold', { times: 1 });
+    const controller = new AbortController();
+    const splice = server.spliceTo({
+      ...endpoint.target, direction: 'in', signal: controller.signal,
+    }).start();
+    const socketFailed = once(server, 'error');
+    send(client, kSize).catch(() => {});
+    await holding(fault);
+    const closed = closing(splice);
+    if (by === 'stop')
+      splice.stop();
+    else
+      controller.abort();
+    const stats = await closed;
+    assert.strictEqual(stats.reason, by === 'stop' ? 'stopped' : 'aborted');
+    assert.strictEqual(fault.state.held, 1);
+    assert.strictEqual(server.destroyed, true);
+    const { 0: err } = await socketFailed;
+    assert.strictEqual(err.code, 'ETIMEDOUT');
+    assert.strictEqual(err.syscall, 'write');
+    // It does not touch what is over.
+    fault.release();
+    while (fault.state.bytes === 0)
+      await turns(1);
+    await turns(10);
+    assert.deepStrictEqual(splice.stats, stats);
+  });
+}
+
+for (const [direction, access] of [['in', 'write'], ['out', 'read']]) {
+  test(`file, ${direction}: destroy() during a ${access} that is lost`, async () => {
+    const { client, server } = await openTLS();
+    const endpoint = endpoints.file(direction);
+    const fault = inject(endpoint.fd, access, 'hold', { times: 1 });
+    const splice = server.spliceTo({ ...endpoint.target, direction, autoClose: true }).start();
+    const closed = closing(splice);
+    if (direction === 'in')
+      send(client, kSize).catch(() => {});
+    await holding(fault);
+    server.destroy();
+    assert.strictEqual((await closed).reason, 'destroyed');
+    assert.strictEqual(fault.state.held, 1);
+    assert.strictEqual(isOpen(endpoint.fd), false);
+    fault.release();
+    while (fault.state.bytes === 0)
+      await turns(1);
+    await turns(10);
+  });
+}
+
 test('file, in: a slow write that fails', async () => {
   const { client, server } = await openTLS();
   const endpoint = endpoints.file('in');

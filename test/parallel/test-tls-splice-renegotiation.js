@@ -14,7 +14,7 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  MiB, receive, run, send, settled, socketPair, tlsPair, turns,
+  MiB, closing, receive, run, send, settled, socketPair, tlsOver, tlsPair, turns,
 } = require('../common/tls-splice');
 
 const kSize = 4 * MiB + 31;
@@ -117,3 +117,121 @@ for (const highWaterMark of [4096, undefined]) {
     assert.strictEqual((await splice.finished).reason, 'end');
   });
 }
+
+// A client that renegotiates with a server that does not answer, for now.
+async function unanswered() {
+  const { 0: a, 1: b } = await socketPair();
+  const { client, server } = tlsOver(a, b, { maxVersion: 'TLSv1.2', allowHalfOpen: true });
+  await Promise.all([once(client, 'secure'), once(server, 'secure')]);
+  const { 0: endpoint, 1: other } = await socketPair();
+  for (const socket of [client, server, endpoint, other])
+    socket.on('error', () => {});
+  return {
+    client,
+    server,
+    endpoint,
+    other,
+    renegotiate() {
+      b._handle.readStop();
+      assert.strictEqual(client.renegotiate({}, () => {}), true);
+    },
+    answer: () => b._handle.readStart(),
+  };
+}
+
+const timedOut = { code: 'ERR_TLS_HANDSHAKE_TIMEOUT' };
+const ends = {
+  stopped: ({ splice }) => splice.stop(),
+  aborted: ({ controller }) => controller.abort(),
+  error: ({ endpoint }) => endpoint.destroy(),
+};
+
+for (const direction of ['out', 'duplex']) {
+  for (const reason of Object.keys(ends)) {
+    // What is held can neither be sent nor given back, so the socket is lost. The
+    // splice says why it has ended, and the socket why it has.
+    run(async () => {
+      const world = await unanswered();
+      const { client, endpoint, other } = world;
+      const controller = new AbortController();
+      const splice = client.spliceTo({
+        stream: endpoint, direction, signal: controller.signal,
+      }).start();
+      await turns();
+      world.renegotiate();
+      other.write('held');
+      await settled(() => splice.stats.peakBufferedOut);
+      const closed = closing(splice);
+      let error;
+      splice.on('error', (err) => { error = err; });
+      const failed = new Promise((resolve) => client.on('error', resolve));
+      ends[reason]({ splice, controller, endpoint });
+      await turns();
+      assert.strictEqual(splice.state, 'stopping');
+      assert.strictEqual(client.destroyed, false);
+      const stats = await closed;
+      assert.strictEqual(stats.reason, reason);
+      assert.strictEqual(stats.bytesOut, 0);
+      assert.strictEqual(error?.code, reason === 'error' ? 'ERR_STREAM_PREMATURE_CLOSE' : undefined);
+      assert.strictEqual(client.destroyed, true);
+      const err = await failed;
+      assert.throws(() => { throw err; }, timedOut);
+    });
+
+    // It answers before that.
+    run(async () => {
+      const world = await unanswered();
+      const { client, server, endpoint, other, renegotiate, answer } = world;
+      const controller = new AbortController();
+      const splice = client.spliceTo({
+        stream: endpoint, direction, signal: controller.signal,
+      }).start();
+      await turns();
+      renegotiate();
+      other.write('held');
+      await settled(() => splice.stats.peakBufferedOut);
+      const closed = closing(splice);
+      splice.on('error', () => {});
+      ends[reason]({ splice, controller, endpoint });
+      await turns();
+      answer();
+      const { reason: actual, bytesOut } = await closed;
+      assert.strictEqual(actual, reason);
+      assert.strictEqual(bytesOut, 4);
+      assert.strictEqual(client.destroyed, false);
+      client.end(' back');
+      assert.strictEqual((await server.setEncoding('utf8').toArray()).join(''), 'held back');
+    });
+  }
+
+  // With nothing held there is nothing to wait for.
+  run(async () => {
+    const { client, server, endpoint, renegotiate, answer } = await unanswered();
+    const splice = client.spliceTo({ stream: endpoint, direction }).start();
+    await turns();
+    renegotiate();
+    assert.strictEqual((await splice.stop()).reason, 'stopped');
+    assert.strictEqual(client.destroyed, false);
+    answer();
+    client.end('alive');
+    assert.strictEqual((await server.setEncoding('utf8').toArray()).join(''), 'alive');
+  });
+}
+
+// The endpoint is a TLSSocket whose peer does not answer.
+run(async () => {
+  const { client: endpoint, renegotiate } = await unanswered();
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const splice = server.spliceTo({ stream: endpoint, direction: 'in' }).start();
+  await turns();
+  renegotiate();
+  client.write('held');
+  await settled(() => splice.stats.bytesIn);
+  const failed = once(endpoint, 'error');
+  assert.strictEqual((await splice.stop()).reason, 'stopped');
+  const { 0: err } = await failed;
+  assert.throws(() => { throw err; }, timedOut);
+  assert.strictEqual(server.destroyed, false);
+  client.write('alive');
+  assert.strictEqual(`${await once(server, 'data')}`, 'alive');
+});

@@ -149,7 +149,10 @@ declare module 'tls' {
          * @throws As {@link TLSSocket.spliceTo}, and `ERR_INVALID_STATE` if the splice is over or a direction is taken.
          */
         start(): this;
-        /** Ends the splice, and gives the socket back to JavaScript. Never rejected, and the same promise each time. */
+        /**
+         * Ends the splice, and gives the socket back to JavaScript, or destroys that if its peer or a file keeps it waiting
+         * for two seconds. Never rejected, and the same promise each time.
+         */
         stop(): Promise<TLSSpliceStats>;
         /** Opposite of {@link TLSSplice.unref}. */
         ref(): this;

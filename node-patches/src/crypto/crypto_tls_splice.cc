@@ -387,6 +387,8 @@ void TLSSplice::GetState(const FunctionCallbackInfo<Value>& args) {
   if ((splice->transfers_ & UV_WRITABLE) != 0) state &= ~kInStopped;
   if (splice->depth_ > 0) state |= kBusy;
   if (splice->transfers_ != 0) state |= kTransferring;
+  if ((splice->transfers_ & UV_WRITABLE) != 0) state |= kWriting;
+  if (splice->want_tls_) state |= kWantsTLS;
   args.GetReturnValue().Set(state);
 }
 
@@ -982,6 +984,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   SetProtoMethod(isolate, t, "stop", Stop);
   SetProtoMethod(isolate, t, "endOut", EndOut);
   SetProtoMethod(isolate, t, "shutdownEndpoint", ShutdownEndpoint);
+  SetProtoMethod(isolate, t, "abandon", Abandon);
   SetProtoMethod(isolate, t, "release", Release);
   SetProtoMethod(isolate, t, "resume", Resume);
   SetProtoMethodNoSideEffect(isolate, t, "readStats", ReadStats);
@@ -1013,6 +1016,8 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, kBusy);
   NODE_DEFINE_CONSTANT(constants, kTransferring);
   NODE_DEFINE_CONSTANT(constants, kEndpointClosed);
+  NODE_DEFINE_CONSTANT(constants, kWriting);
+  NODE_DEFINE_CONSTANT(constants, kWantsTLS);
   NODE_DEFINE_CONSTANT(constants, kBytesIn);
   NODE_DEFINE_CONSTANT(constants, kBytesOut);
   NODE_DEFINE_CONSTANT(constants, kStallsIn);
@@ -1049,6 +1054,7 @@ void TLSSplice::RegisterExternalReferences(
   registry->Register(Stop);
   registry->Register(EndOut);
   registry->Register(ShutdownEndpoint);
+  registry->Register(Abandon);
   registry->Register(Release);
   registry->Register(Resume);
   registry->Register(WriteError);

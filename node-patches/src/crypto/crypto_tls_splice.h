@@ -74,6 +74,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
     // TLS or the stream below has failed, and the endpoint has yet to receive
     // what was decrypted before. JS is told after that.
     kTLSFailing = 1 << 9,
+    kWriting = 1 << 10,    // Of transfers: there is a write.
+    kWantsTLS = 1 << 11,   // What is held waits for the peer's handshake.
   };
 
   // Indices of the array that readStats() fills.
@@ -103,6 +105,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   struct FileRequests {
     uv_fs_t read;
     uv_fs_t write;
+    // What they read and write.
+    int fd;
   };
 
   // The libuv stream of a net.Socket.
@@ -147,6 +151,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   static void Stop(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void EndOut(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void ShutdownEndpoint(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void Abandon(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Release(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Resume(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void WriteError(const v8::FunctionCallbackInfo<v8::Value>& args);
@@ -231,6 +236,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // UV_READABLE and UV_WRITABLE: of these two, which are under way. They keep
   // the splice alive.
   int transfers_ = 0;
+  // Nobody waits for them any more.
+  bool abandoned_ = false;
   BaseObjectPtr<TLSSplice> keep_alive_;
   // Of a stream, else nullptr. Only while there is something spliced.
   std::unique_ptr<EndpointStream> endpoint_;

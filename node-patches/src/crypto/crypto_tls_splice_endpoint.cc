@@ -8,6 +8,8 @@
 #include "util-inl.h"
 #include "v8.h"
 
+#include <unistd.h>
+
 namespace node {
 
 using v8::ArrayBuffer;
@@ -132,6 +134,7 @@ void TLSSplice::BeginTransfers(int events) {
     env()->IncreaseWaitingRequestCounter();
     uv_fs_t* req = event == UV_READABLE ? &file_->read : &file_->write;
     req->data = this;
+    file_->fd = transfer.fd;
     const uv_buf_t buf = uv_buf_init(reinterpret_cast<char*>(transfer.buf.base),
                                      transfer.buf.len);
     // At the position of the file, which this moves on.
@@ -150,6 +153,17 @@ void TLSSplice::CancelTransfers() {
     uv_cancel(reinterpret_cast<uv_req_t*>(&file_->write));
 }
 
+// abandon(): nobody waits for the transfers that are under way, which the system
+// may never carry out. They keep the descriptor of our own; that of the caller is
+// closed now, if it is to be.
+void TLSSplice::Abandon(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  if (splice->transfers_ == 0) return;
+  splice->abandoned_ = true;
+  tls_splice_adopt_fd(splice->pump_, -1);
+}
+
 void TLSSplice::OnTransfer(uv_fs_t* req) {
   TLSSplice* splice = static_cast<TLSSplice*>(req->data);
   BaseObjectPtr<TLSSplice> strong_ref{splice};
@@ -160,6 +174,9 @@ void TLSSplice::OnTransfer(uv_fs_t* req) {
   const int event = req == &splice->file_->read ? UV_READABLE : UV_WRITABLE;
   splice->transfers_ &= ~event;
   if (splice->transfers_ == 0) splice->keep_alive_.reset();
+  // What comes too late is put back, if that can be.
+  if (splice->abandoned_ && event == UV_READABLE && req->result > 0)
+    lseek(splice->file_->fd, -req->result, SEEK_CUR);
   splice->Check(tls_splice_end_transfer(splice->pump_, event, req->result));
   uv_fs_req_cleanup(req);
   if (splice->IsHandleClosing()) {

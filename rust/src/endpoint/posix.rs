@@ -511,13 +511,14 @@ impl Endpoint {
         }
     }
 
-    /// Takes over the caller's number too (`autoClose`): it is closed on drop.
+    /// Takes over the caller's number too (`autoClose`): it is closed on drop. With
+    /// -1 it is closed now.
     ///
     /// # Safety
     /// `fd` must be the caller's to give away.
     pub unsafe fn adopt(&mut self, fd: RawFd) {
         // SAFETY: by the contract above.
-        self.owned = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+        self.owned = (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }
 

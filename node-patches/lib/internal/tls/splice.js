@@ -52,6 +52,7 @@ const {
     ERR_INVALID_THIS,
     ERR_SOCKET_CLOSED,
     ERR_STREAM_PREMATURE_CLOSE,
+    ERR_TLS_HANDSHAKE_TIMEOUT,
     ERR_TLS_SPLICE_FRAMING,
   },
 } = require('internal/errors');
@@ -89,6 +90,8 @@ const {
     kBusy,
     kTransferring,
     kEndpointClosed,
+    kWriting,
+    kWantsTLS,
     kBytesIn,
     kBytesOut,
     kStallsIn,
@@ -116,7 +119,7 @@ const { WriteWrap } = internalBinding('stream_wrap');
 const { TCP } = internalBinding('tcp_wrap');
 const { TTY } = internalBinding('tty_wrap');
 const { getLibuvNow } = internalBinding('timers');
-const { UV_ENOBUFS } = internalBinding('uv');
+const { UV_ENOBUFS, UV_ETIMEDOUT } = internalBinding('uv');
 
 const kDirections = { __proto__: null, in: kIn, out: kOut, duplex: kIn | kOut };
 // As the TLSSocket at the other end sees it.
@@ -358,6 +361,7 @@ class TLSSplice extends EventEmitter {
   #hasBegun = false;
   #unlisten = null;
   #stopTimer = null;
+  #isLate = false;   // That has run out.
 
   constructor(token, socket, native, options) {
     if (token !== kCreate)
@@ -435,7 +439,9 @@ class TLSSplice extends EventEmitter {
   #readStats() {
     if (this.#counters !== null)
       TypedArrayPrototypeSet(counters, this.#counters);
-    this.#native.readStats(counters);
+    // Once it is over it stays as it is.
+    if (!this.#isOver)
+      this.#native.readStats(counters);
     return counters;
   }
 
@@ -976,11 +982,12 @@ class TLSSplice extends EventEmitter {
   #finishStop(state) {
     if (state & (kInStopped | kInOver))
       this.#release(kIn);
-    if (this.#outBegun && !(state & (kOutStopped | kOutOver)))
-      return;
-    if (this.#inBegun && !(state & (kInStopped | kInOver)))
-      return;
-    this.#close(this.#reason, this.#error);
+    if ((this.#outBegun && !(state & (kOutStopped | kOutOver))) ||
+        (this.#inBegun && !(state & (kInStopped | kInOver)))) {
+      this.#startStopTimer();
+    } else {
+      this.#close(this.#reason, this.#error);
+    }
   }
 
   // Gives directions back to JS.
@@ -1126,11 +1133,13 @@ class TLSSplice extends EventEmitter {
     if (this.#state !== 'closing' || !this.#isGivenBack)
       return;
     const peer = this.#peer;
-    if (this.#native.getState() & kTransferring ||
-        (peer && peer.#state !== 'closed')) {
-      return;
-    }
-    if (this.#autoClose && this.#stream && !this.#endpointClosed)
+    if (this.#isLate)
+      this.#finish();
+    else if (this.#native.getState() & kTransferring)
+      this.#startStopTimer();
+    else if (peer && peer.#state !== 'closed')
+      return;  // That has a timer of its own.
+    else if (this.#autoClose && this.#stream && !this.#endpointClosed)
       this.#endEndpoint();
     else
       this.#finish();
@@ -1186,8 +1195,24 @@ class TLSSplice extends EventEmitter {
     this.#stopTimer ??= setTimeout(() => this.#onStopTimeout(), kStopTimeout);
   }
 
+  // What the end of the splice waits for may never come.
   #onStopTimeout() {
-    this.#onEndpointGone();
+    this.#isLate = true;
+    const state = this.#native.getState();
+    // The thread of a transfer keeps what it needs for that.
+    this.#native.abandon();
+    if (this.#state === 'closing') {
+      this.#finishIfDone();
+    } else if (state & kWriting) {
+      // Nobody knows how much of it the file will have got.
+      this.#socket.destroy(new ErrnoException(UV_ETIMEDOUT, 'write'));
+    } else if (state & kTransferring) {
+      this.#close(this.#reason, this.#error);
+    } else {
+      // The peer can neither get what is held nor do without.
+      this.#socket.destroy(state & kWantsTLS ? new ERR_TLS_HANDSHAKE_TIMEOUT() :
+        new ErrnoException(UV_ETIMEDOUT, 'write'));
+    }
   }
 
   #emitOutcome() {
