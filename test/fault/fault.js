@@ -973,12 +973,12 @@ for (const autoClose of [false, true]) {
       closeFd(again);
       const controller = new AbortController();
       const { signal } = controller;
-      client.pause();
       const splice = server.spliceTo({
-        ...endpoint.target, direction: 'out', autoClose, signal, highWaterMark: 65536,
+        ...endpoint.target, direction: 'out', autoClose, signal, highWaterMark: 4096,
       }).start();
-      // The first of it is sent.
-      await settled(() => splice.stats.bytesOut);
+      // Not the first
+      while (splice.stats.bytesOut === 0)
+        await turns(1);
       const fault = inject(endpoint.fd, 'read', 'hold', { times: 1 });
       const received = receive(client);
       await holding(fault);
