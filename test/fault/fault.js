@@ -969,8 +969,6 @@ for (const autoClose of [false, true]) {
     test(`file, out: ${by} during a read that is lost, autoClose: ${autoClose}`, async () => {
       const { client, server } = await openTLS();
       const endpoint = endpoints.file('out');
-      const again = fs.openSync(`/proc/self/fd/${endpoint.fd}`);
-      closeFd(again);
       const controller = new AbortController();
       const { signal } = controller;
       const splice = server.spliceTo({

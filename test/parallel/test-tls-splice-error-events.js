@@ -16,7 +16,7 @@ const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
-const { closing, fifo, run, tlsPair } = require('../common/tls-splice');
+const { closing, fifo, run, tlsPair, turns } = require('../common/tls-splice');
 
 process.on('unhandledRejection', common.mustNotCall());
 
@@ -33,6 +33,26 @@ async function failing(prepare) {
   splice.start();
   client.write('x');
   return closed;
+}
+
+// Both listeners throw: both are reported, the one of 'error' first.
+for (const also of [true, false]) {
+  run(async () => {
+    const thrown = [];
+    const onUncaught = (err) => thrown.push(err.message);
+    process.on('uncaughtException', onUncaught);
+    await failing((splice) => {
+      splice.on('error', () => { throw new Error('of error'); });
+      splice.on('close', common.mustCall(() => {
+        thrown.push('close');
+        if (also)
+          throw new Error('of close');
+      }));
+    });
+    await turns();
+    process.removeListener('uncaughtException', onUncaught);
+    assert.deepStrictEqual(thrown, ['of error', 'close', ...(also ? ['of close'] : [])]);
+  });
 }
 
 // Nobody listens.

@@ -50,7 +50,7 @@ run(async () => {
   splice.ref();
 
   // Nothing is there to be set.
-  for (const name of ['state', 'stats', 'finished']) {
+  for (const name of ['errored', 'state', 'stats', 'finished']) {
     assert.throws(() => { splice[name] = 1; }, TypeError);
     assert.strictEqual(Object.hasOwn(splice, name), false);
   }

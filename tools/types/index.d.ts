@@ -118,15 +118,24 @@ declare module 'tls' {
         reason: TLSSpliceReason | null;
     }
 
+    /** What a splice fails with. */
+    interface TLSSpliceError extends NodeJS.ErrnoException {
+        /**
+         * Where it comes from: the socket, its TLS session and what that runs over, or the endpoint. Not on what
+         * `destroy()` was called with if that is frozen.
+         */
+        side?: 'tls' | 'endpoint' | undefined;
+    }
+
     interface TLSSpliceEventMap {
         /** At most once, before `'close'`. Thrown if nobody listens, and nobody looks at a promise of the splice. */
-        error: [error: NodeJS.ErrnoException];
+        error: [error: TLSSpliceError];
         /** Exactly once, when the splice is over. */
         close: [stats: TLSSpliceStats];
     }
 
     /** What an error with the code `ERR_TLS_SPLICE_FRAMING` has: there is no packet where one would have to begin. */
-    interface TLSSpliceFramingError extends Error {
+    interface TLSSpliceFramingError extends TLSSpliceError {
         code: 'ERR_TLS_SPLICE_FRAMING';
         direction: 'in' | 'out';
         /** The bytes of that direction before the packet. */
@@ -140,6 +149,8 @@ declare module 'tls' {
     class TLSSplice extends EventEmitter<TLSSpliceEventMap> implements AsyncDisposable {
         private constructor();
         readonly state: TLSSpliceState;
+        /** What the splice has failed with, whether it was emitted or not. */
+        readonly errored: TLSSpliceError | null;
         /** A new object at each access. */
         readonly stats: TLSSpliceStats;
         /** For the stats at the end, or the error; a rejection of it is never reported as unhandled. */

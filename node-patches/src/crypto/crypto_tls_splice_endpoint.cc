@@ -161,7 +161,7 @@ void TLSSplice::Abandon(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   if (splice->transfers_ == 0) return;
   splice->abandoned_ = true;
-  tls_splice_adopt_fd(splice->pump_, -1);
+  splice->Check(tls_splice_adopt_fd(splice->pump_, -1));
 }
 
 void TLSSplice::OnTransfer(uv_fs_t* req) {

@@ -14,6 +14,7 @@ const {
   PromisePrototypeThen,
   PromiseWithResolvers,
   ReflectApply,
+  ReflectDefineProperty,
   SafeSet,
   Symbol,
   SymbolAsyncDispose,
@@ -184,6 +185,24 @@ function takeReadable(socket) {
   return chunks;
 }
 
+// Says on an error which side of a splice has failed, if it can be said there: it
+// may be anything that a socket was destroyed with.
+function setSide(error, side) {
+  if (typeof error !== 'object' || error === null)
+    return;
+  try {
+    ReflectDefineProperty(error, 'side', {
+      __proto__: null,
+      configurable: true,
+      enumerable: true,
+      value: side,
+      writable: true,
+    });
+  } catch {
+    // A proxy may throw.
+  }
+}
+
 // Calls what calls listeners. One that throws is nothing to the splice.
 function guarded(callback) {
   try {
@@ -335,7 +354,8 @@ class TLSSplice extends EventEmitter {
   #signal;
   #state = 'idle';
   #reason = null;
-  #error;
+  #error = null;
+  #side = null;      // Where that has happened: 'tls' or 'endpoint'.
   #counters = null;  // Of a splice whose native side may be gone.
   #isGivenBack = false;
   #isOver = false;   // 'close' has been emitted, or is about to be.
@@ -406,6 +426,23 @@ class TLSSplice extends EventEmitter {
   // Whether all is given back, or about to be.
   get #isClosing() {
     return this.#state === 'closing' || this.#state === 'closed';
+  }
+
+  /**
+   * The error with which the splice has failed, or null.
+   * @type {Error|null}
+   */
+  get errored() {
+    return this.#error;
+  }
+
+  #setOutcome(reason, error, side) {
+    this.#reason = reason;
+    if (error) {
+      this.#error = error;
+      this.#side = side;
+      setSide(error, side);
+    }
   }
 
   /**
@@ -601,7 +638,7 @@ class TLSSplice extends EventEmitter {
     // thereby accepted it.
     if (unverified) {
       this.#fail(new ERR_INVALID_STATE(
-        'The certificate of the peer has not been verified'));
+        'The certificate of the peer has not been verified'), 'tls');
     } else {
       this.#begin();
     }
@@ -707,13 +744,15 @@ class TLSSplice extends EventEmitter {
     this.#hasBegun = true;
     // Much may have changed during the handshake.
     if (this.#endpoint && (this.#endpoint.destroyed || !this.#endpoint._handle))
-      return this.#fail(new ERR_STREAM_PREMATURE_CLOSE());
+      return this.#fail(new ERR_STREAM_PREMATURE_CLOSE(), 'endpoint');
+    if (this.#directions & kIn && this.#socket.readableEncoding !== null) {
+      const err = new ERR_INVALID_STATE('The socket decodes what it reads');
+      return this.#fail(err, 'tls');
+    }
     try {
-      if (this.#directions & kIn && this.#socket.readableEncoding !== null)
-        throw new ERR_INVALID_STATE('The socket decodes what it reads');
       this.#checkEndpoint();
     } catch (err) {
-      return this.#fail(err);
+      return this.#fail(err, 'endpoint');
     }
     if (this.#endpoint && this.#directions & kOut) {
       this.#endpointRead = this.#endpoint._handle.reading;
@@ -738,7 +777,7 @@ class TLSSplice extends EventEmitter {
     if (this.#endpoint)
       this.#flushEndpoint();
     if (!this.#native.start(socket._handle, kIn, chunks, this.#endpoint?._handle))
-      return this.#fail(new ERR_SOCKET_CLOSED());
+      return this.#fail(new ERR_SOCKET_CLOSED(), 'tls');
     this.#inBegun = true;
     pretendReading(socket);
     if (socket._readableState.ended) {
@@ -805,7 +844,7 @@ class TLSSplice extends EventEmitter {
     const chunks = this.#endpointChunks ?? [];
     if (!this.#native.start(this.#socket._handle, kOut, chunks,
                             this.#endpoint?._handle)) {
-      return this.#fail(new ERR_SOCKET_CLOSED());
+      return this.#fail(new ERR_SOCKET_CLOSED(), 'tls');
     }
     this.#outBegun = true;
     if (this.#endpoint)
@@ -833,10 +872,12 @@ class TLSSplice extends EventEmitter {
       const { 0: err, 1: syscall, 2: direction, 3: offset } = failure;
       if (err !== 0) {
         this.#endpointFailed = syscall === 'read';
-        this.#stop('error', new ErrnoException(err, syscall));
+        this.#stop('error', new ErrnoException(err, syscall), 'endpoint');
       } else {
         const name = direction === kIn ? 'in' : 'out';
-        this.#stop('error', new ERR_TLS_SPLICE_FRAMING(name, offset));
+        // The side is that of whoever has sent the bytes.
+        this.#stop('error', new ERR_TLS_SPLICE_FRAMING(name, offset),
+                   direction === kIn ? 'tls' : 'endpoint');
       }
     } else {
       if (state & kInOver)
@@ -947,7 +988,8 @@ class TLSSplice extends EventEmitter {
     else if (this.#isDone)
       this.#close('end');
     else if (peer.#reason !== 'end')
-      this.#stop('error', peer.#error ?? new ERR_STREAM_PREMATURE_CLOSE());
+      this.#stop('error', peer.#error ?? new ERR_STREAM_PREMATURE_CLOSE(),
+                 'endpoint');
     // Otherwise the native side knows that there is no sink any more.
   }
 
@@ -956,10 +998,10 @@ class TLSSplice extends EventEmitter {
     const outDone = this.#outOver || !(this.#directions & kOut) ||
                     (this.#native.getState() & kOutOver);
     if (this.#state === 'running' && !(inDone && outDone))
-      this.#stop('error', new ERR_STREAM_PREMATURE_CLOSE());
+      this.#stop('error', new ERR_STREAM_PREMATURE_CLOSE(), 'endpoint');
   }
 
-  #stop(reason, error) {
+  #stop(reason, error, side) {
     // The endpoint of one that has ended may still be writing.
     if (this.#state === 'closing')
       this.#closeEndpoint();
@@ -967,10 +1009,9 @@ class TLSSplice extends EventEmitter {
       return;
     const idle = this.#state === 'idle' || !(this.#inBegun || this.#outBegun);
     this.#state = 'stopping';
-    this.#reason = reason;
-    this.#error = error;
+    this.#setOutcome(reason, error, side);
     if (idle) {
-      this.#close(reason, error);
+      this.#close(reason);
       return;
     }
     this.#native.stop();
@@ -986,7 +1027,7 @@ class TLSSplice extends EventEmitter {
         (this.#inBegun && !(state & (kInStopped | kInOver)))) {
       this.#startStopTimer();
     } else {
-      this.#close(this.#reason, this.#error);
+      this.#close(this.#reason);
     }
   }
 
@@ -1041,8 +1082,8 @@ class TLSSplice extends EventEmitter {
     }
   }
 
-  #fail(error) {
-    this.#close('error', error);
+  #fail(error, side) {
+    this.#close('error', error, side);
   }
 
   // From tlsSocket._destroy(): not one more byte.
@@ -1056,7 +1097,7 @@ class TLSSplice extends EventEmitter {
       return;
     }
     if (this.#state === 'stopping') {
-      this.#close(this.#reason, this.#error);
+      this.#close(this.#reason);
       return;
     }
     const state = this.#native.getState();
@@ -1064,7 +1105,7 @@ class TLSSplice extends EventEmitter {
     if (state & kTLSFailed || this.#tlsError !== null ||
         (err && (state & kTLSFailing || !hasBegun))) {
       this.#close('error', err ?? this.#tlsError ?? (this.#parent ?
-        new ERR_STREAM_PREMATURE_CLOSE() : new ERR_SOCKET_CLOSED()));
+        new ERR_STREAM_PREMATURE_CLOSE() : new ERR_SOCKET_CLOSED()), 'tls');
       return;
     }
     const inOver = (state & kInOver) || !(this.#directions & kIn);
@@ -1075,7 +1116,7 @@ class TLSSplice extends EventEmitter {
         this.#onInOver();
       this.#closeIfOver();
     } else {
-      this.#close('destroyed', err);
+      this.#close('destroyed', err, 'tls');
     }
   }
 
@@ -1090,12 +1131,11 @@ class TLSSplice extends EventEmitter {
       this.#beginOutNow();
   }
 
-  #close(reason, error) {
+  #close(reason, error, side) {
     if (this.#isClosing)
       return;
     this.#state = 'closing';
-    this.#reason = reason;
-    this.#error = error;
+    this.#setOutcome(reason, error, side);
     this.#counters = new Float64Array(this.#readStats());
 
     const socket = this.#socket;
@@ -1120,7 +1160,7 @@ class TLSSplice extends EventEmitter {
     const onFinal = this.#onFinal;
     this.#onFinal = null;
     // An endpoint that has failed is nothing to the end of the socket.
-    onFinal?.(socket.destroyed ? error ?? new ERR_SOCKET_CLOSED() : null);
+    onFinal?.(socket.destroyed ? this.#error ?? new ERR_SOCKET_CLOSED() : null);
     this.#native.onchange = () => this.#finishIfDone();
     this.#isGivenBack = true;
     this.#finishIfDone();
@@ -1207,7 +1247,7 @@ class TLSSplice extends EventEmitter {
       // Nobody knows how much of it the file will have got.
       this.#socket.destroy(new ErrnoException(UV_ETIMEDOUT, 'write'));
     } else if (state & kTransferring) {
-      this.#close(this.#reason, this.#error);
+      this.#close(this.#reason);
     } else {
       // The peer can neither get what is held nor do without.
       this.#socket.destroy(state & kWantsTLS ? new ERR_TLS_HANDSHAKE_TIMEOUT() :
@@ -1219,14 +1259,22 @@ class TLSSplice extends EventEmitter {
     TypedArrayPrototypeSet(this.#counters, this.#readStats());
     const { stats } = this;
     this.#isOver = true;
+    // Another splice of the same socket may have seen it from its other side.
+    setSide(this.#error, this.#side);
     if (this.#outcome !== null)
       this.#settle();
-    try {
-      if (this.#error && (!this.#quiet || this.listenerCount('error') > 0))
+    if (this.#error && (!this.#quiet || this.listenerCount('error') > 0)) {
+      let thrown = true;
+      try {
         this.emit('error', this.#error);
-    } finally {
-      this.emit('close', stats);
+        thrown = false;
+      } finally {
+        // What it throws is reported before 'close' is emitted, and may throw too.
+        if (thrown)
+          process.nextTick(() => this.emit('close', stats));
+      }
     }
+    this.emit('close', stats);
   }
 }
 
