@@ -15,7 +15,7 @@ declare module 'tls' {
         /**
          * Splices the socket to a file descriptor or stream until both sides have ended. The promise is rejected if the
          * splice fails, and the socket destroyed; also if the splice cannot be started, and then the socket is left as
-         * it is.
+         * it is. With `autoClose` the target is closed whenever the promise is settled.
          */
         pipeToNative(target: number | Socket, options?: TLSSpliceCommonOptions): Promise<TLSSpliceStats>;
     }

@@ -99,7 +99,12 @@ async function all(socket: tls.TLSSocket, stream: net.Socket, signal: AbortSigna
   splice.stats.bytes;
 
   // The events
-  splice.on('error', (err) => same<typeof err, NodeJS.ErrnoException>(true));
+  splice.on('error', (err) => same<typeof err, tls.TLSSpliceError>(true));
+  splice.on('error', (err: NodeJS.ErrnoException) => err.errno);
+  splice.on('error', (err) => same<typeof err.side, 'tls' | 'endpoint' | undefined>(true));
+  same<typeof splice.errored, tls.TLSSpliceError | null>(true);
+  // @ts-expect-error
+  splice.errored = null;
   splice.once('close', (stats) => same<typeof stats, TLSSpliceStats>(true));
   splice.on('error', (err) => {
     if (err.code === 'ERR_TLS_SPLICE_FRAMING')

@@ -11,6 +11,7 @@ const {
   FunctionPrototypeCall,
   MathMax,
   MathMin,
+  ObjectIsExtensible,
   PromisePrototypeThen,
   PromiseWithResolvers,
   ReflectApply,
@@ -23,6 +24,7 @@ const {
 } = primordials;
 
 const EventEmitter = require('events');
+const { closeSync } = require('fs');
 const { Stream } = require('stream');
 const net = require('net');
 const { FastBuffer } = require('internal/buffer');
@@ -58,6 +60,7 @@ const {
   },
 } = require('internal/errors');
 const {
+  isInt32,
   validateAbortSignal,
   validateBoolean,
   validateInteger,
@@ -722,6 +725,7 @@ class TLSSplice extends EventEmitter {
       // What it has taken over (`autoClose`) is closed now, not when it is
       // garbage.
       this.#stop('stopped');
+      await this.#promise();
       throw err;
     }
     try {
@@ -1430,16 +1434,67 @@ function spliceTo(options) {
  * @returns {Promise<object>} The stats. On an error the socket is destroyed.
  */
 async function pipeToNative(target, options = kEmptyObject) {
-  validateObject(options, 'options');
-  const endpoint = typeof target === 'number' ? { fd: target } :
-    { stream: target };
-  if (target === undefined || target === null || (
-    typeof target !== 'number' && typeof target !== 'object')) {
-    throw new ERR_INVALID_ARG_TYPE('target', ['number', 'net.Socket'], target);
+  let splice;
+  let autoClose = false;
+  try {
+    // Before anything can be wrong with the others.
+    autoClose = options?.autoClose === true;
+    validateObject(options, 'options');
+    const endpoint = typeof target === 'number' ? { fd: target } :
+      { stream: target };
+    if (target === undefined || target === null || (
+      typeof target !== 'number' && typeof target !== 'object')) {
+      throw new ERR_INVALID_ARG_TYPE('target', ['number', 'net.Socket'], target);
+    }
+    splice = FunctionPrototypeCall(spliceTo, this, { ...options, ...endpoint });
+  } catch (err) {
+    if (autoClose)
+      await closeTarget(this, target);
+    throw err;
   }
-  const splice = FunctionPrototypeCall(spliceTo, this,
-                                       { ...options, ...endpoint });
   return splice[kRun]();
+}
+
+// What pipeToNative() was to close, and no splice has taken over.
+async function closeTarget(socket, target) {
+  if (typeof target === 'number' && isInt32(target) && target >= 0) {
+    // Not under libuv, which has a socket of its own for that.
+    if (socket instanceof net.Socket && socket._handle?.fd === target) {
+      target = socket;
+    } else {
+      try {
+        closeSync(target);
+      } catch {
+        // It has been closed before, or is closed all the same.
+      }
+    }
+  }
+  if (target instanceof net.Socket)
+    await closeStream(target);
+}
+
+// Destroys a stream. Resolves when 'close' is emitted, or cannot be expected.
+async function closeStream(stream) {
+  const { promise, resolve } = PromiseWithResolvers();
+  const waiting = {
+    __proto__: null,
+    [kOnClose]: resolve,
+    [kOnDestroy]: noop,
+    [kOnSecure]: noop,
+    [kOnTLSError]: noop,
+  };
+  if (stream.destroyed || !ObjectIsExtensible(stream)) {
+    setImmediate(() => setImmediate(resolve));
+  } else {
+    watch(stream, waiting);
+  }
+  guarded(() => stream.destroy());
+  if (!stream.destroyed)
+    resolve();
+  const timer = setTimeout(resolve, kStopTimeout);
+  await promise;
+  clearTimeout(timer);
+  unwatch(stream, waiting);
 }
 
 function isEmpty(chunk) {
