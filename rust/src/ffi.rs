@@ -355,7 +355,8 @@ pub unsafe extern "C" fn tls_splice_begin_transfer(
 }
 
 /// Ends it: `result` is what read(2) or write(2) returned, or -errno. -ECANCELED
-/// if it has not been done. To be followed by what readiness is followed by.
+/// if it has not been done. To be followed by what readiness is followed by. That a
+/// stream has ended (0, of a read) may be said without a transfer.
 ///
 /// # Safety
 /// `splice` must be NULL or valid.

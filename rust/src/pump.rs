@@ -480,11 +480,18 @@ impl Pump {
                     decrypt.delivered(n, self.framing, &mut self.stats);
                 }
             }
-        } else if let Some(encrypt) = self.encrypt.as_mut().filter(|e| e.reading) {
+        } else if let Some(encrypt) = self
+            .encrypt
+            .as_mut()
+            // The end of a stream may come with a hang-up, and not from another read.
+            .filter(|e| e.reading || result == Ok(0))
+        {
             encrypt.reading = false;
             encrypt.error = error;
             if let Ok(n) = result {
-                encrypt.held.chunk().commit(n);
+                if n > 0 {
+                    encrypt.held.chunk().commit(n);
+                }
                 encrypt.eof |= n == 0;
                 encrypt.turn += n;
             }

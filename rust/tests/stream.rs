@@ -338,6 +338,28 @@ fn packets_are_counted_on_their_way_and_the_last_good_one_arrives() {
 }
 
 #[test]
+fn a_source_can_end_without_another_read() {
+    for held in [false, true] {
+        let end = End::raw(TLS_SPLICE_ENCRYPT);
+        let buf = end.begin(READABLE);
+        unsafe { std::ptr::write_bytes(buf.base, 7, 100) };
+        end.end(READABLE, 100);
+        if !held {
+            assert_eq!(end.encrypt() & TLS_SPLICE_STEP_OVER, 0);
+            assert_eq!(end.sent(), [7; 100]);
+        }
+        end.end(READABLE, 0);
+        while end.encrypt() & TLS_SPLICE_STEP_OVER == 0 {
+            end.peer.give(&end.ours.take(usize::MAX));
+        }
+        if held {
+            assert_eq!(end.peer.read_all().0, [7; 100]);
+        }
+        assert_eq!(end.begin(READABLE).len, 0);
+    }
+}
+
+#[test]
 fn what_was_passed_leaves_room_for_a_large_read() {
     let a = End::raw(TLS_SPLICE_DECRYPT);
     let b = End::raw(TLS_SPLICE_ENCRYPT);

@@ -13,6 +13,7 @@ const assert = require('assert');
 const { spawnSync } = require('child_process');
 const { once } = require('events');
 const fs = require('fs');
+const net = require('net');
 const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
@@ -39,6 +40,12 @@ const sources = {
     assert.strictEqual(status, 0);
     fs.closeSync(writer);
     return { fd: reader };
+  },
+  'a FIFO as a stream': async () => {
+    const { reader, writer } = fifo();
+    assert.strictEqual(fs.writeSync(writer, chunk), kSize);
+    fs.closeSync(writer);
+    return { stream: new net.Socket({ fd: reader, manualStart: true }) };
   },
   'a Unix socket': async () => {
     const { 0: other, 1: endpoint } = await socketPair('unix', { pauseOnConnect: true });

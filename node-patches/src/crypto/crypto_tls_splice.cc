@@ -14,7 +14,10 @@
 #include "util-inl.h"
 #include "v8.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <limits>
 
 namespace node {
@@ -325,6 +328,20 @@ void TLSSplice::WriteError(const FunctionCallbackInfo<Value>& args) {
   TLSWrap* tls_wrap;
   ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
   args.GetReturnValue().Set(tls_wrap->write_error_);
+}
+
+// accessMode(fd): the directions that a descriptor is open for, or a libuv error
+// code.
+void TLSSplice::AccessMode(const FunctionCallbackInfo<Value>& args) {
+  CHECK(args[0]->IsInt32());
+  const int flags = fcntl(args[0].As<v8::Int32>()->Value(), F_GETFL);
+  if (flags < 0)
+    return args.GetReturnValue().Set(uv_translate_sys_error(errno));
+  const int mode = flags & O_ACCMODE;
+  int directions = 0;
+  if (mode != O_RDONLY) directions |= TLS_SPLICE_DECRYPT;
+  if (mode != O_WRONLY) directions |= TLS_SPLICE_ENCRYPT;
+  args.GetReturnValue().Set(directions);
 }
 
 // flush(tlsWrap, req): 0 if no ciphertext waits for the stream below, a libuv
@@ -991,6 +1008,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   SetProtoMethodNoSideEffect(isolate, t, "getState", GetState);
   SetProtoMethodNoSideEffect(isolate, t, "getFailure", GetFailure);
   SetMethodNoSideEffect(isolate, t, "writeError", WriteError);
+  SetMethodNoSideEffect(isolate, t, "accessMode", AccessMode);
   SetMethod(isolate, t, "flush", Flush);
   SetConstructorFunction(context, target, "TLSSplice", t);
 
@@ -1058,6 +1076,7 @@ void TLSSplice::RegisterExternalReferences(
   registry->Register(Release);
   registry->Register(Resume);
   registry->Register(WriteError);
+  registry->Register(AccessMode);
   registry->Register(Flush);
   registry->Register(ReadStats);
   registry->Register(GetState);

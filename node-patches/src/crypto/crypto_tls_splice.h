@@ -155,6 +155,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   static void Release(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Resume(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void WriteError(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void AccessMode(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Flush(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void ReadStats(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void GetState(const v8::FunctionCallbackInfo<v8::Value>& args);

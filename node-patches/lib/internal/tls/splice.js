@@ -1313,6 +1313,27 @@ function checkEndpoint(stream) {
     throw new ERR_INVALID_STATE('The stream belongs to an HTTP parser');
 }
 
+// Half of a socket may never have been there: that of process.stdout, of one that
+// was made with `readable: false`, or the other end of a pipe.
+function checkDirection(stream, direction) {
+  let able = kIn | kOut;
+  if (stream._writableState.writable === false)
+    able &= ~kIn;
+  if (stream._readableState.readable === false)
+    able &= ~kOut;
+  const { fd } = stream._handle;
+  // Of a TLSSocket over a stream of JS there is none.
+  if (isInt32(fd) && fd >= 0) {
+    const mode = NativeSplice.accessMode(fd);
+    if (mode >= 0)
+      able &= mode;
+  }
+  if (kDirections[direction] & ~able) {
+    throw new ERR_INVALID_ARG_VALUE(
+      'options.stream', stream, `is not open for direction '${direction}'`);
+  }
+}
+
 // It would send in the clear what was received encrypted, or round in circles.
 function checkIsOther(socket, { fd, stream }) {
   const name = stream === undefined ? 'options.fd' : 'options.stream';
@@ -1424,6 +1445,8 @@ function spliceTo(options) {
   else if (validated.stream !== undefined)
     checkEndpoint(validated.stream);
   checkIsOther(this, validated);
+  if (validated.stream !== undefined)
+    checkDirection(validated.stream, validated.direction);
   return new TLSSplice(kCreate, this, openNative(validated), validated);
 }
 
