@@ -69,6 +69,37 @@ run(async () => {
   listener.close();
 });
 
+// A socket that cannot be given properties cannot be spliced; nothing about it has
+// changed when that is noticed.
+for (const prevent of [Object.preventExtensions, Object.seal]) {
+  for (const connect of [socketPair, tlsPair]) {
+    for (const victim of ['server', 'endpoint']) {
+      run(async () => {
+        const { client, server } = await tlsPair({ allowHalfOpen: true });
+        const pair = await connect();
+        const { 0: endpoint, 1: other } = Array.isArray(pair) ? pair : [pair.server, pair.client];
+        other.on('error', () => {});
+        const refused = { code: 'ERR_INVALID_STATE', message: /is not extensible/ };
+        const before = server.spliceTo({ stream: endpoint });
+        prevent({ server, endpoint }[victim]);
+        assert.throws(() => before.start(), refused);
+        assert.strictEqual(before.state, 'idle');
+        assert.throws(() => server.spliceTo({ stream: endpoint }), refused);
+        for (const autoClose of [false, true]) {
+          await assert.rejects(server.pipeToNative(endpoint, { autoClose }), refused);
+          assert.strictEqual(endpoint.destroyed, autoClose);
+        }
+        assert.strictEqual((await before.stop()).reason, 'stopped');
+        // It is JS's, as ever.
+        server.write('to the peer');
+        client.write('to JS');
+        assert.strictEqual(`${await once(client, 'data')}`, 'to the peer');
+        assert.strictEqual(`${await once(server, 'data')}`, 'to JS');
+      });
+    }
+  }
+}
+
 // What the TLS connection itself runs over.
 run(async () => {
   const { client, raw } = await tlsPair({ raw: true });

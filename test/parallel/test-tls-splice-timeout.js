@@ -8,13 +8,16 @@ if (!common.hasCrypto)
   common.skip('missing crypto');
 
 const assert = require('assert');
+const { createHook } = require('async_hooks');
 const { once } = require('events');
 const { setTimeout: sleep } = require('timers/promises');
 const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
-const { run, socketPair, tlsPair } = require('../common/tls-splice');
+const {
+  closing, run, socketPair, tlsPair,
+} = require('../common/tls-splice');
 
 for (const direction of ['in', 'out']) {
   run(async () => {
@@ -88,6 +91,54 @@ for (const direction of ['in', 'out']) {
     server.on('timeout', common.mustCall());
     await sleep(kShort * 3);
   });
+
+  // A listener that destroys the socket, or the endpoint, or ends the splice: no other
+  // timer is begun, which would keep them for as long as the one that has run out.
+  for (const by of ['server', 'endpoint']) {
+    for (const act of ['destroy', 'stop', 'setTimeout']) {
+      run(async () => {
+        const { server } = await tlsPair({ allowHalfOpen: true });
+        const { 0: endpoint } = await socketPair();
+        const splice = server.spliceTo({ stream: endpoint, direction });
+        splice.on('error', () => {});
+        splice.start();
+        const socket = by === 'server' ? server : endpoint;
+        const timers = [];
+        const hook = createHook({
+          init(id, type) {
+            if (type === 'Timeout')
+              timers.push(id);
+          },
+        });
+        socket.setTimeout(kShort);
+        const closed = closing(splice);
+        await new Promise((resolve) => socket.once('timeout', () => {
+          hook.enable();
+          if (act === 'destroy')
+            socket.destroy();
+          else if (act === 'stop')
+            splice.stop();
+          else
+            socket.setTimeout(0);
+          timers.length = 0;
+          process.nextTick(resolve);
+        }));
+        hook.disable();
+        assert.deepStrictEqual(timers, act === 'stop' ? timers : []);
+        if (act === 'setTimeout')
+          splice.stop();
+        await closed;
+        if (act === 'stop') {
+          // The one that was begun for the rest of the time is not left over.
+          const timers = Object.getOwnPropertySymbols(socket)
+            .filter(({ description }) => description === 'kIdleTimer')
+            .map((symbol) => socket[symbol]);
+          assert(timers.every((timer) => timer._destroyed), timers);
+        }
+        socket.setTimeout(0);
+      });
+    }
+  }
 
   // Another one each time when bytes have moved again
   run(async () => {

@@ -558,6 +558,9 @@ class TLSSplice extends EventEmitter {
   #check() {
     const socket = this.#socket;
     checkSocket(socket);
+    checkExtensible(socket, 'socket');
+    if (this.#stream)
+      checkExtensible(this.#stream, 'stream');
     const wantsIn = (this.#directions & kIn) !== 0;
     const wantsOut = (this.#directions & kOut) !== 0;
     if ((wantsIn && socket[kSpliceIn]) || (wantsOut && socket[kSpliceOut]))
@@ -946,6 +949,7 @@ class TLSSplice extends EventEmitter {
     if (endpoint?.[kWriter] === this)
       endpoint[kWriter] = undefined;
     // The time that counts as idle starts over.
+    clearTimeout(endpoint?.[kIdleTimer]);
     endpoint?._unrefTimer();
     const chunks = this.#endpointChunks;
     if (chunks === null)
@@ -1155,6 +1159,7 @@ class TLSSplice extends EventEmitter {
     } else {
       this.#release(kIn | kOut);
       // The time that counts as idle starts over.
+      clearTimeout(socket[kIdleTimer]);
       socket._unrefTimer();
     }
     this.#native.close();
@@ -1313,6 +1318,12 @@ function checkEndpoint(stream) {
     throw new ERR_INVALID_STATE('The stream belongs to an HTTP parser');
 }
 
+// A splice needs properties of its own on its sockets.
+function checkExtensible(socket, name) {
+  if (!ObjectIsExtensible(socket))
+    throw new ERR_INVALID_STATE(`The ${name} is not extensible`);
+}
+
 // Half of a socket may never have been there: that of process.stdout, of one that
 // was made with `readable: false`, or the other end of a pipe.
 function checkDirection(stream, direction) {
@@ -1440,6 +1451,9 @@ function spliceTo(options) {
   emitExperimentalWarning('tlsSocket.spliceTo()');
   const validated = validateOptions(options);
   checkSocket(this);
+  checkExtensible(this, 'socket');
+  if (validated.stream !== undefined)
+    checkExtensible(validated.stream, 'stream');
   if (validated.stream?.encrypted)
     checkSocket(validated.stream);
   else if (validated.stream !== undefined)
@@ -1560,6 +1574,11 @@ function onIdle(socket, spliceIn, spliceOut, told) {
   if (rest <= 0 && last !== told) {
     told = last;
     socket.emit('timeout');
+    // The next one would keep it for as long again.
+    if (socket.destroyed || socket.timeout !== timeout ||
+        timer?._idleStart !== begun) {
+      return true;
+    }
   }
   socket[kIdleTimer] = setTimeout(() => {
     // Not if it was set or has been started anew.
