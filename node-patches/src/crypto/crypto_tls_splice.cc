@@ -42,6 +42,13 @@ namespace crypto {
 
 namespace {
 
+// Of a TUN device that is gone, or was never there. libuv has no name for it.
+#ifdef EBADFD
+constexpr int kEBADFD = -EBADFD;
+#else
+constexpr int kEBADFD = 0;
+#endif
+
 // Keeps an SSL while the pump uses it, whatever OpenSSL's callbacks do.
 SSLPointer KeepAlive(const SSLPointer& ssl) {
   SSL_up_ref(ssl.get());
@@ -1024,6 +1031,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_FRAMING_RAW);
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_FRAMING_IP);
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_FRAMING_U16BE);
+  NODE_DEFINE_CONSTANT(constants, kEBADFD);
   NODE_DEFINE_CONSTANT(constants, kInOver);
   NODE_DEFINE_CONSTANT(constants, kOutOver);
   NODE_DEFINE_CONSTANT(constants, kInStopped);

@@ -7,6 +7,7 @@
 const {
   ArrayPrototypeFilter,
   ArrayPrototypeSlice,
+  Error,
   Float64Array,
   FunctionPrototypeCall,
   MathMax,
@@ -84,6 +85,7 @@ const {
     TLS_SPLICE_FRAMING_RAW,
     TLS_SPLICE_FRAMING_IP,
     TLS_SPLICE_FRAMING_U16BE,
+    kEBADFD,
     kInOver,
     kOutOver,
     kInStopped,
@@ -204,6 +206,18 @@ function setSide(error, side) {
   } catch {
     // A proxy may throw.
   }
+}
+
+// Of the endpoint. A device can have an error that libuv does not know.
+function systemError(err, syscall) {
+  if (err !== kEBADFD)
+    return new ErrnoException(err, syscall);
+  const error =
+    new Error(`EBADFD: file descriptor in bad state, ${syscall}`);
+  error.errno = err;
+  error.code = 'EBADFD';
+  error.syscall = syscall;
+  return error;
 }
 
 // Calls what calls listeners. One that throws is nothing to the splice.
@@ -879,7 +893,7 @@ class TLSSplice extends EventEmitter {
       const { 0: err, 1: syscall, 2: direction, 3: offset } = failure;
       if (err !== 0) {
         this.#endpointFailed = syscall === 'read';
-        this.#stop('error', new ErrnoException(err, syscall), 'endpoint');
+        this.#stop('error', systemError(err, syscall), 'endpoint');
       } else {
         const name = direction === kIn ? 'in' : 'out';
         // The side is that of whoever has sent the bytes.
@@ -1416,7 +1430,7 @@ function openNative(options) {
                           kFramings[framing],
                           stream === undefined && options.autoClose);
   if (err < 0)
-    throw new ErrnoException(err, 'open');
+    throw systemError(err, 'open');
   if (err === TLS_SPLICE_EACCMODE) {
     throw new ERR_INVALID_ARG_VALUE(
       name, value, `is not open for direction '${direction}'`);
