@@ -207,7 +207,10 @@ for (const by of ['fd', 'self', 'raw', 'raw fd']) {
     const { client, server, raw } = await tlsPair({ raw: true });
     server.on('error', () => {});
     const { fd } = client._handle;
-    const target = { __proto__: null, 'fd': fd, 'self': client, raw, 'raw fd': raw._handle.fd }[by];
+    const targets = new Map([
+      ['fd', fd], ['self', client], ['raw', raw], ['raw fd', raw._handle.fd],
+    ]);
+    const target = targets.get(by);
     const closed = closing(client);
     await assert.rejects(client.pipeToNative(target, { autoClose: true }),
                          { code: 'ERR_INVALID_ARG_VALUE' });

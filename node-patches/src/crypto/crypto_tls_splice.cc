@@ -337,8 +337,8 @@ void TLSSplice::WriteError(const FunctionCallbackInfo<Value>& args) {
   args.GetReturnValue().Set(tls_wrap->write_error_);
 }
 
-// accessMode(fd): the directions that a descriptor is open for, or a libuv error
-// code.
+// accessMode(fd): the directions that a descriptor is open for, or a libuv
+// error code.
 void TLSSplice::AccessMode(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[0]->IsInt32());
   const int flags = fcntl(args[0].As<v8::Int32>()->Value(), F_GETFL);

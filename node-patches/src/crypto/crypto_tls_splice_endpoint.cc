@@ -153,9 +153,9 @@ void TLSSplice::CancelTransfers() {
     uv_cancel(reinterpret_cast<uv_req_t*>(&file_->write));
 }
 
-// abandon(): nobody waits for the transfers that are under way, which the system
-// may never carry out. They keep the descriptor of our own; that of the caller is
-// closed now, if it is to be.
+// abandon(): nobody waits for the transfers that are under way, which the
+// system may never carry out. They keep the descriptor of our own; that of the
+// caller is closed now, if it is to be.
 void TLSSplice::Abandon(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());

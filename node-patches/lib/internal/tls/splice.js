@@ -209,7 +209,7 @@ function setSide(error, side) {
 }
 
 // Of the endpoint. A device can have an error that libuv does not know.
-function systemError(err, syscall) {
+function errorOf(err, syscall) {
   if (err !== kEBADFD)
     return new ErrnoException(err, syscall);
   const error =
@@ -893,7 +893,7 @@ class TLSSplice extends EventEmitter {
       const { 0: err, 1: syscall, 2: direction, 3: offset } = failure;
       if (err !== 0) {
         this.#endpointFailed = syscall === 'read';
-        this.#stop('error', systemError(err, syscall), 'endpoint');
+        this.#stop('error', errorOf(err, syscall), 'endpoint');
       } else {
         const name = direction === kIn ? 'in' : 'out';
         // The side is that of whoever has sent the bytes.
@@ -1430,7 +1430,7 @@ function openNative(options) {
                           kFramings[framing],
                           stream === undefined && options.autoClose);
   if (err < 0)
-    throw systemError(err, 'open');
+    throw errorOf(err, 'open');
   if (err === TLS_SPLICE_EACCMODE) {
     throw new ERR_INVALID_ARG_VALUE(
       name, value, `is not open for direction '${direction}'`);
