@@ -425,7 +425,7 @@ class World {
   #endpointMayFail() {
     // With unread bytes in it, autoClose resets a socket.
     return this.#farFault || this.#splices.some(({ options, state, handle }) =>
-      options.autoClose && (handle === null || state === 'closed'));
+      options.autoClose && (handle === null || state === 'stopping' || state === 'closed'));
   }
 
   #peerMayEnd() {
@@ -483,10 +483,16 @@ class World {
       this.#endpointRead(chunk);
   }
 
+  // With autoClose it may be a while from then until the endpoint is closed.
+  #hasGivenBack(owner) {
+    const { handle, options, state } = owner;
+    return state === 'closed' || (options.autoClose && state === 'stopping' && handle.stats.reason === 'end');
+  }
+
   #settleClosed() {
-    if (this.#inOwner?.handle?.state === 'closed')
+    if (this.#inOwner?.handle && this.#hasGivenBack(this.#inOwner))
       this.#settleIn();
-    if (this.#outOwner?.handle?.state === 'closed')
+    if (this.#outOwner?.handle && this.#hasGivenBack(this.#outOwner))
       this.#settleOut();
   }
 
@@ -652,8 +658,8 @@ class World {
       return;
     }
     if (owner) {
-      // Only this gives 'out' back before all is over.
-      if (owner.options.end || !(this.#F.ended || this.#endpointMayFail()))
+      // Only these give 'out' back before all is over.
+      if (!(owner.options.autoClose && owner.state === 'stopping') && (owner.options.end || !(this.#F.ended || this.#endpointMayFail())))
         fail('write() while the direction is spliced');
       this.#settleOut();
     }

@@ -437,7 +437,10 @@ class TLSSplice extends EventEmitter {
    * @returns {'idle'|'running'|'stopping'|'closed'}
    */
   get state() {
-    return this.#state === 'closing' ? 'stopping' : this.#state;
+    if (this.#state !== 'closing')
+      return this.#state;
+    // Everything is given back. An endpoint that is not has yet to be closed.
+    return this.#autoClose && this.#stream ? 'stopping' : 'closed';
   }
 
   // Whether all is given back, or about to be.
