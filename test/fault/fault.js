@@ -961,6 +961,34 @@ for (const [direction, access] of [['in', 'write'], ['out', 'read']]) {
   });
 }
 
+// It comes back in time, but the loop is too busy to notice.
+for (const [direction, access] of [['in', 'write'], ['out', 'read']]) {
+  test(`file, ${direction}: stop() during a ${access}, by a busy loop`, async () => {
+    const { client, server } = await openTLS();
+    const endpoint = endpoints.file(direction);
+    const fault = inject(endpoint.fd, access, 'hold', { times: 1 });
+    const splice = server.spliceTo({ ...endpoint.target, direction }).start();
+    if (direction === 'in')
+      send(client, kSize);
+    await holding(fault);
+    const stopping = splice.stop();
+    // The time has begun.
+    await turns(1);
+    fault.release();
+    for (const until = Date.now() + 2500; Date.now() < until;);
+    const { bytesIn, bytesOut, reason } = await stopping;
+    assert.strictEqual(reason, 'stopped');
+    assert.strictEqual(server.destroyed, false);
+    assert(bytesIn + bytesOut > 0);
+    if (direction === 'in') {
+      (await receive(server, await delivered(endpoint))).check(kSize);
+    } else {
+      endpoint.left().pipe(server);
+      (await receive(client)).check(kSize, kSeedOut);
+    }
+  });
+}
+
 // One that never comes back is not waited for for ever.
 const positionOf = (fd) => Number(/pos:\s+(\d+)/.exec(fs.readFileSync(`/proc/self/fdinfo/${fd}`))[1]);
 

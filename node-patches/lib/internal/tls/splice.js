@@ -1258,11 +1258,17 @@ class TLSSplice extends EventEmitter {
   }
 
   #startStopTimer() {
-    this.#stopTimer ??= setTimeout(() => this.#onStopTimeout(), kStopTimeout);
+    this.#stopTimer ??= setTimeout(() => {
+      // If the loop was busy, what is waited for may have come meanwhile.
+      setImmediate(() => setImmediate(() => this.#onStopTimeout()));
+    }, kStopTimeout);
   }
 
   // What the end of the splice waits for may never come.
   #onStopTimeout() {
+    this.#update();
+    if (this.#state === 'closed')
+      return;
     this.#isLate = true;
     const state = this.#native.getState();
     // The thread of a transfer keeps what it needs for that.
