@@ -387,20 +387,21 @@ class RecordTap extends Duplex {
 }
 
 // A TLSSocket, and a peer of it that can send any record, both secure. `isServer`
-// is what the peer is; the other options are those of tlsPair().
-async function recordPair({ isServer = false, ...options } = {}) {
+// is what the peer is, and the TLSSocket is one over `wrap(under)`; the other
+// options are those of tlsPair().
+async function recordPair({ isServer = false, wrap = (stream) => stream, ...options } = {}) {
   const { 0: raw, 1: under } = await socketPair();
   const tap = new RecordTap(raw, { isServer });
   let peer, socket;
   if (isServer) {
-    ({ client: socket, server: peer } = tlsOver(under, tap, options));
+    ({ client: socket, server: peer } = tlsOver(wrap(under), tap, options));
     tap.follow(peer);
     await Promise.all([once(socket, 'secureConnect'), once(peer, 'secure')]);
   } else {
     // Only one of a tls.Server is destroyed by an error.
     const server = tls.createServer({ key, cert, ...options });
     const accepted = once(server, 'secureConnection');
-    server.emit('connection', under);
+    server.emit('connection', wrap(under));
     peer = tls.connect({ socket: tap, rejectUnauthorized: false, ...options });
     track(peer);
     tap.follow(peer);
