@@ -31,7 +31,7 @@ const net = require('net');
 const { FastBuffer } = require('internal/buffer');
 const { clearTimeout, setImmediate, setTimeout } = require('timers');
 const { getValidatedFd } = require('internal/fs/utils');
-const { kOnIdle, kSplices } = require('internal/net');
+const { kOnIdle, kSplices, kTLSError } = require('internal/net');
 const { kTimeout } = require('internal/timers');
 const { isUint8Array } = require('internal/util/types');
 const { addAbortListener } = require('internal/events/abort_listener');
@@ -766,6 +766,10 @@ class TLSSplice extends EventEmitter {
     if (this.#state !== 'running')
       return;
     this.#hasBegun = true;
+    // OpenSSL reports it once, and has reported it to JS.
+    this.#tlsError ??= this.#socket._handle[kTLSError] ?? null;
+    if (this.#tlsError !== null)
+      this.#failAfterReading();
     // Much may have changed during the handshake.
     if (this.#endpoint && (this.#endpoint.destroyed || !this.#endpoint._handle))
       return this.#fail(new ERR_STREAM_PREMATURE_CLOSE(), 'endpoint');
@@ -1087,6 +1091,15 @@ class TLSSplice extends EventEmitter {
     }
   }
 
+  // The TLS session had failed before the splice began. If 'in' is spliced, the
+  // endpoint gets what was decrypted, and then the native side says so.
+  #failAfterReading() {
+    setImmediate(() => {
+      if (this.#state === 'running' && !this.#socket[kSpliceIn])
+        this.#failTLS();
+    });
+  }
+
   // TLS or the stream below has failed. If JS does not know, tell it.
   #failTLS() {
     const socket = this.#socket;
@@ -1129,7 +1142,7 @@ class TLSSplice extends EventEmitter {
     const hasBegun = this.#inBegun || this.#outBegun;
     if (state & kTLSFailed || this.#tlsError !== null ||
         (err && (state & kTLSFailing || !hasBegun))) {
-      this.#close('error', err ?? this.#tlsError ?? (this.#parent ?
+      this.#close('error', this.#tlsError ?? err ?? (this.#parent ?
         new ERR_STREAM_PREMATURE_CLOSE() : new ERR_SOCKET_CLOSED()), 'tls');
       return;
     }
