@@ -87,8 +87,8 @@ run(async () => {
   assert.strictEqual((await spliceOut.finished).bytesOut, kSize + 3);
 });
 
-// write() and end() while 'out' is spliced. connect() puts a write() of its own on
-// the socket.
+// write() and end() while 'out' is spliced, on the socket of a server and of
+// tls.connect()
 for (const side of ['server', 'client']) {
   run(async () => {
     const pair = await tlsPair({ allowHalfOpen: true });

@@ -102,6 +102,40 @@ for (const version of ['TLSv1.2', 'TLSv1.3']) {
   }
 }
 
+// An empty write in each turn does not keep the source waiting: the payload is
+// there by the time that as many turns have passed as it can take.
+for (const [name, make] of Object.entries({ 'TCP': () => socketPair(), ...streams })) {
+  for (const direction of ['out', 'duplex']) {
+    run(async () => {
+      const { 0: a, 1: b } = await make();
+      const { client, server } = tlsOver(a, b, { allowHalfOpen: true });
+      await once(client, 'secureConnect');
+      const { 0: endpoint, 1: other } = await socketPair();
+      const outward = receive(client);
+      const splice = server.spliceTo({ stream: endpoint, direction }).start();
+      let writes = 0;
+      let called = 0;
+      const sending = send(other, kSize, { end: false });
+      for (let i = 0; i < 20_000 && outward.receiver.bytes < kSize; i++) {
+        writes++;
+        server.write('', common.mustSucceed(() => called++));
+        await new Promise(setImmediate);
+      }
+      assert.strictEqual(outward.receiver.bytes, kSize, name);
+      await sending;
+      outward.receiver.check(kSize);
+      await turns();
+      assert.strictEqual(called, writes);
+      if (make === streams['a Duplex'])
+        return splice.stop();
+      client.end();
+      other.end();
+      await outward;
+      await splice.finished;
+    });
+  }
+}
+
 // A Duplex that takes its time is not written to twice at once: not when splices
 // have waited for what was corked before them, nor beside an empty write.
 for (const emptyWrite of [false, true]) run(async () => {

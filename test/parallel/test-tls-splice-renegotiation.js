@@ -9,6 +9,7 @@ if (!common.hasCrypto)
 
 const assert = require('assert');
 const { once } = require('events');
+const { duplexPair } = require('stream');
 const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
@@ -18,6 +19,9 @@ const {
 } = require('../common/tls-splice');
 
 const kSize = 4 * MiB + 31;
+
+// A server that asks for it counts it twice.
+tls.CLIENT_RENEG_LIMIT = 10;
 
 // TLS 1.3: the tickets come after the handshake, while 'in' is spliced, and
 // JS hears of them.
@@ -235,3 +239,66 @@ run(async () => {
   client.write('alive');
   assert.strictEqual(`${await once(server, 'data')}`, 'alive');
 });
+
+// While it is spliced, asked for by its JS: as the client and as the server, over
+// whatever stream, with or without data in both directions.
+const streams = {
+  'TCP': () => socketPair(),
+  'a Unix socket': () => socketPair('unix'),
+  'a Duplex': () => duplexPair(),
+  'TLS in TLS': async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    return [client, server];
+  },
+};
+for (const [name, make] of Object.entries(streams)) {
+  for (const role of ['client', 'server']) {
+    for (const directions of [['duplex'], ['out'], ['in'], ['in', 'out'], ['out', 'in']]) {
+      for (const size of [0, 300_007]) {
+        run(async () => {
+          const { 0: a, 1: b } = await make();
+          const pair = tlsOver(a, b, { maxVersion: 'TLSv1.2', allowHalfOpen: true });
+          await once(pair.client, 'secureConnect');
+          const socket = pair[role];
+          const peer = pair[role === 'client' ? 'server' : 'client'];
+          const { 0: endpoint, 1: other } = await socketPair();
+          const splices = directions.map((direction) =>
+            socket.spliceTo({ stream: endpoint, direction }).start());
+          const hasIn = directions[0] !== 'out' || directions.length === 2;
+          const hasOut = directions[0] !== 'in' || directions.length === 2;
+          const inward = receive(hasIn ? other : socket);
+          const outward = receive(peer);
+          const source = hasOut ? other : socket;
+          await turns();
+          let secure = 0;
+          peer.on('secure', () => secure++);
+          let renegotiated = 0;
+          const renegotiate = () => new Promise((resolve) => {
+            assert.strictEqual(socket.renegotiate({}, common.mustSucceed(() => {
+              renegotiated++;
+              resolve();
+            })), true, name);
+          });
+          // Only one side of them sends while the handshake is going on: OpenSSL
+          // takes no data in the middle of it.
+          for (let i = 1; i <= 2; i++) {
+            const sent = send(source, size, { seed: 2, end: false });
+            await renegotiate();
+            // That was in a callback of OpenSSL.
+            await turns(1);
+            await sent;
+            await outward.receiver.reached(size * i);
+            await send(peer, size, { seed: 1, end: false });
+            await inward.receiver.reached(size * i);
+          }
+          assert.strictEqual(renegotiated, 2);
+          assert.strictEqual(secure, 2);
+          for (const splice of splices) {
+            assert.strictEqual(splice.state, 'running');
+            await splice.stop();
+          }
+        });
+      }
+    }
+  }
+}

@@ -310,8 +310,10 @@ run(async () => {
   const { client, server } = tlsOver(a, b, { allowHalfOpen: true });
   const splice = server.spliceTo({ stream: endpoint, direction: 'in' });
   const failed = once(splice, 'error');
+  endpoint.write(Buffer.concat([...payload(8 * MiB)]));
   splice.start();
-  endpoint.end(Buffer.concat([...payload(8 * MiB)]));
+  assert.throws(() => endpoint.end('LEAK'), { code: 'ERR_INVALID_STATE' });
+  endpoint.end();
   client.on('error', () => {});
   assert.strictEqual((await failed)[0].code, 'ERR_INVALID_STATE');
   assert.strictEqual(endpoint.destroyed, false);

@@ -351,6 +351,24 @@ void TLSSplice::AccessMode(const FunctionCallbackInfo<Value>& args) {
   args.GetReturnValue().Set(directions);
 }
 
+// cycle(): let TLS send what it has to, in the next turn of the loop. An empty
+// write to the TLSWrap would be one to the stream below as well.
+void TLSSplice::Cycle(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  splice->ScheduleTurn();
+}
+
+// unflushed(tlsWrap): how many bytes of ciphertext the stream below has yet to
+// write.
+void TLSSplice::Unflushed(const FunctionCallbackInfo<Value>& args) {
+  CHECK(args[0]->IsObject());
+  TLSWrap* tls_wrap;
+  ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
+  const size_t pending = tls_wrap->ssl_ ? BIO_pending(tls_wrap->enc_out_) : 0;
+  args.GetReturnValue().Set(static_cast<double>(pending));
+}
+
 // flush(tlsWrap, req): 0 if no ciphertext waits for the stream below, a libuv
 // error code if it has failed. Otherwise 1: `req` completes as if it had
 // written that, and nothing else is to be written until it does.
@@ -1007,6 +1025,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   SetProtoMethod(isolate, t, "start", Start);
   SetProtoMethod(isolate, t, "stop", Stop);
   SetProtoMethod(isolate, t, "endOut", EndOut);
+  SetProtoMethod(isolate, t, "cycle", Cycle);
   SetProtoMethod(isolate, t, "shutdownEndpoint", ShutdownEndpoint);
   SetProtoMethod(isolate, t, "abandon", Abandon);
   SetProtoMethod(isolate, t, "release", Release);
@@ -1016,6 +1035,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   SetProtoMethodNoSideEffect(isolate, t, "getFailure", GetFailure);
   SetMethodNoSideEffect(isolate, t, "writeError", WriteError);
   SetMethodNoSideEffect(isolate, t, "accessMode", AccessMode);
+  SetMethodNoSideEffect(isolate, t, "unflushed", Unflushed);
   SetMethod(isolate, t, "flush", Flush);
   SetConstructorFunction(context, target, "TLSSplice", t);
 
@@ -1079,12 +1099,14 @@ void TLSSplice::RegisterExternalReferences(
   registry->Register(Start);
   registry->Register(Stop);
   registry->Register(EndOut);
+  registry->Register(Cycle);
   registry->Register(ShutdownEndpoint);
   registry->Register(Abandon);
   registry->Register(Release);
   registry->Register(Resume);
   registry->Register(WriteError);
   registry->Register(AccessMode);
+  registry->Register(Unflushed);
   registry->Register(Flush);
   registry->Register(ReadStats);
   registry->Register(GetState);

@@ -150,12 +150,14 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   static void Start(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Stop(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void EndOut(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void Cycle(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void ShutdownEndpoint(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Abandon(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Release(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Resume(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void WriteError(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void AccessMode(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void Unflushed(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Flush(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void ReadStats(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void GetState(const v8::FunctionCallbackInfo<v8::Value>& args);

@@ -5,7 +5,8 @@
 // what, how a socket is handed over and given back, and how it ends.
 
 const {
-  ArrayPrototypeFilter,
+  ArrayPrototypeEvery,
+  ArrayPrototypeFindIndex,
   ArrayPrototypeSlice,
   Error,
   Float64Array,
@@ -13,6 +14,9 @@ const {
   MathMax,
   MathMin,
   ObjectIsExtensible,
+  ObjectDefineProperty,
+  ObjectGetOwnPropertyDescriptor,
+  ObjectGetPrototypeOf,
   PromisePrototypeThen,
   PromiseWithResolvers,
   ReflectApply,
@@ -26,12 +30,21 @@ const {
 
 const EventEmitter = require('events');
 const { closeSync } = require('fs');
-const { Stream } = require('stream');
+const {
+  Stream,
+  Writable: { prototype: { write: writableWrite } },
+} = require('stream');
 const net = require('net');
 const { FastBuffer } = require('internal/buffer');
 const { clearTimeout, setImmediate, setTimeout } = require('timers');
 const { getValidatedFd } = require('internal/fs/utils');
-const { kOnIdle, kSplices, kTLSError } = require('internal/net');
+const {
+  kBeforeDestroy,
+  kBeforeFinal,
+  kOnIdle,
+  kSplices,
+  kTLSError,
+} = require('internal/net');
 const { kTimeout } = require('internal/timers');
 const { isUint8Array } = require('internal/util/types');
 const { addAbortListener } = require('internal/events/abort_listener');
@@ -149,17 +162,13 @@ const counters = new Float64Array(kStatsCount);
 // On a TLSSocket: what has taken over a direction.
 const kSpliceIn = Symbol('kSpliceIn');
 const kSpliceOut = Symbol('kSpliceOut');
-// On a TLSSocket: a splice may have left ciphertext behind that is on its way.
-const kUnflushed = Symbol('kUnflushed');
 // On an endpoint: what reads it, and what writes to it.
 const kReader = Symbol('kReader');
 const kWriter = Symbol('kWriter');
-// Comes after all that has been written before. To a TLSSocket it goes no
-// further: an empty write of TLSWrap's is one of the stream below, which may have
-// one of its own by then.
-const kMarker = new FastBuffer();
-// On a TLSSocket: it has been written to that.
-const kMarked = Symbol('kMarked');
+// On a socket: its WriteGuard, while it has one.
+const kGuard = Symbol('kGuard');
+// On a chunk that a WriteGuard has written: what is done when it is its turn.
+const kTurn = Symbol('kTurn');
 // On a TLSSocket: a timer for the rest of its idle time.
 const kIdleTimer = Symbol('kIdleTimer');
 // Only spliceTo() makes a TLSSplice.
@@ -168,6 +177,7 @@ const kCreate = Symbol('kCreate');
 const kLastMove = Symbol('kLastMove');
 const kOnClose = Symbol('kOnClose');
 const kOnDestroy = Symbol('kOnDestroy');
+const kOnEmptyWrite = Symbol('kOnEmptyWrite');
 const kOnFinal = Symbol('kOnFinal');
 const kOnSecure = Symbol('kOnSecure');
 const kOnTLSError = Symbol('kOnTLSError');
@@ -218,6 +228,272 @@ function errorOf(err, syscall) {
   error.code = 'EBADFD';
   error.syscall = syscall;
   return error;
+}
+
+function isEmpty(chunk) {
+  return chunk === '' || chunk?.length === 0;
+}
+
+// The method that a guard stands in front of: what was the socket's own, or else
+// what its prototypes have now.
+function methodBelow(socket, own, name) {
+  return own ?? ObjectGetPrototypeOf(socket)[name];
+}
+
+// The methods of a guarded socket. They can be called after the splice, too, by
+// whoever has kept one.
+const guardMakers = {
+  __proto__: null,
+  write: (own) => function write(chunk, ...args) {
+    // Empty writes only drive the state of TLS, see renegotiate().
+    if (!isEmpty(chunk))
+      this[kGuard]?.check();
+    return ReflectApply(methodBelow(this, own, 'write'), this, [chunk, ...args]);
+  },
+  end: (own) => function end(chunk, ...args) {
+    if (chunk != null && typeof chunk !== 'function' && !isEmpty(chunk))
+      this[kGuard]?.check();
+    return ReflectApply(methodBelow(this, own, 'end'), this, [chunk, ...args]);
+  },
+  _write: (own) => function _write(chunk, encoding, callback) {
+    if (!this[kGuard]?.onChunk(chunk, callback)) {
+      ReflectApply(methodBelow(this, own, '_write'), this,
+                   [chunk, encoding, callback]);
+    }
+  },
+  _writev: (own) => function _writev(chunks, callback) {
+    const writev = (chunks, callback) =>
+      ReflectApply(methodBelow(this, own, '_writev'), this, [chunks, callback]);
+    const { [kGuard]: guard } = this;
+    if (guard)
+      guard.onChunks(chunks, callback, writev);
+    else
+      writev(chunks, callback);
+  },
+};
+
+// Of a socket that has none of its own.
+const guardMethods = {
+  __proto__: null,
+  write: guardMakers.write(),
+  end: guardMakers.end(),
+  _write: guardMakers._write(),
+  _writev: guardMakers._writev(),
+};
+
+// Keeps JS from writing to a socket while a splice does, and the order of the
+// splice's bytes and of those that JS has written before. The methods are the
+// socket's own for that time: those of the prototypes are everybody's.
+class WriteGuard {
+  #socket;
+  #splice = null;  // The one that writes.
+  #queued = 0;     // How many chunks of ours the Writable has yet to write.
+  #methods = { __proto__: null };
+  #replaced = null;  // The property descriptors of what the socket had itself.
+
+  constructor(socket) {
+    this.#socket = socket;
+  }
+
+  // Guards the socket for a splice. Returns true, or false if JS has written
+  // something before; `onFlushed` is called when that has gone.
+  static take(socket, splice, onFlushed) {
+    socket[kGuard] ??= new WriteGuard(socket);
+    return socket[kGuard].#take(splice, onFlushed);
+  }
+
+  #take(splice, onFlushed) {
+    this.#splice = splice;
+    for (const name in guardMethods)
+      this.#install(name);
+    const { length, corked, writing } = this.#socket._writableState;
+    if (length === 0 && corked === 0 && !writing)
+      return true;
+    this.#queue(0, (callback) => callback(), (err) => { if (!err) onFlushed(); });
+    return false;
+  }
+
+  // The end of what take() began. `unflushed` bytes have been written, but not by
+  // JS, and are still on their way: the next write waits for them.
+  release(splice, unflushed = 0) {
+    if (this.#splice !== splice)
+      return;
+    this.#splice = null;
+    const { destroyed, writableEnded, _writableState: state } = this.#socket;
+    if (destroyed) {
+      this.#queued = 0;
+    } else if (unflushed > 0 && !writableEnded && !state.errored) {
+      // They are not held back by cork() any more.
+      const { corked } = state;
+      for (let i = 0; i < corked; i++)
+        this.#socket.uncork();
+      this.#queue(unflushed, (callback) => flush(this.#socket, callback));
+      for (let i = 0; i < corked; i++)
+        this.#socket.cork();
+    }
+    this.#remove();
+  }
+
+  // JS wants to write.
+  check() {
+    if (this.#splice !== null)
+      throw new ERR_INVALID_STATE('The socket is being written to by a splice');
+  }
+
+  // JS, or this guard, has written `chunk`, and it is its turn. Returns false if
+  // it is to be written indeed.
+  onChunk(chunk, callback) {
+    const turn = chunk[kTurn];
+    if (turn !== undefined) {
+      this.#queued--;
+      if (this.#splice === null)
+        this.#remove();
+      turn(callback);
+      return true;
+    }
+    if (!this.#isRefusing)
+      return false;
+    if (isEmpty(chunk))
+      return this.#onEmpty(callback);
+    this.#refuse(callback);
+    return true;
+  }
+
+  onChunks(chunks, callback, writev) {
+    const { length, allBuffers } = chunks;
+    const part = (from, to) => {
+      const part = ArrayPrototypeSlice(chunks, from, to);
+      part.allBuffers = allBuffers;
+      return part;
+    };
+    const goOnAt = (index) => (err) => {
+      if (err || index === length)
+        callback(err);
+      else
+        this.onChunks(part(index), callback, writev);
+    };
+    const ours =
+      ArrayPrototypeFindIndex(chunks, ({ chunk }) => chunk[kTurn] !== undefined);
+    if (ours === 0) {
+      this.onChunk(chunks[0].chunk, goOnAt(1));
+    } else if (ours > 0) {
+      writev(part(0, ours), goOnAt(ours));
+    } else if (!this.#isRefusing) {
+      writev(chunks, callback);
+    } else if (!ArrayPrototypeEvery(chunks, ({ chunk }) => isEmpty(chunk))) {
+      this.#refuse(callback);
+    } else if (!this.#onEmpty(callback)) {
+      writev(chunks, callback);
+    }
+  }
+
+  // The last chunk of ours is behind everything that JS may have written.
+  get #isRefusing() {
+    return this.#splice !== null && this.#queued === 0;
+  }
+
+  #onEmpty(callback) {
+    if (!this.#splice[kOnEmptyWrite](this.#socket))
+      return false;
+    callback();
+    return true;
+  }
+
+  // A write() that was got hold of before the socket was guarded. It throws, as if
+  // it had not been called, unless it has returned.
+  #refuse(callback) {
+    const state = this.#socket._writableState;
+    if (state.writing && state.sync && !state.bufferProcessing) {
+      state.pendingcb--;
+      state.length -= state.writelen;
+      state.writelen = 0;
+      state.writecb = null;
+      state.writing = false;
+      state.sync = false;
+      this.check();
+    }
+    try {
+      this.check();
+    } catch (err) {
+      callback(err);
+    }
+  }
+
+  #queue(length, turn, callback) {
+    const chunk = new FastBuffer();
+    ObjectDefineProperty(chunk, 'length', { __proto__: null, value: length });
+    chunk[kTurn] = turn;
+    this.#queued++;
+    // What may have been put on the socket, or a prototype, is for JS's writes.
+    FunctionPrototypeCall(writableWrite, this.#socket, chunk, callback);
+  }
+
+  #install(name) {
+    const own = ObjectGetOwnPropertyDescriptor(this.#socket, name);
+    let method = guardMethods[name];
+    if (own !== undefined) {
+      if (!own.configurable || own.value === this.#methods[name])
+        return;
+      method = guardMakers[name](this.#socket[name]);
+      this.#replaced ??= { __proto__: null };
+      this.#replaced[name] = own;
+    }
+    this.#methods[name] = method;
+    ObjectDefineProperty(this.#socket, name, {
+      __proto__: null,
+      configurable: true,
+      enumerable: false,
+      value: method,
+      writable: true,
+    });
+  }
+
+  // While there are chunks of ours, they must not reach the socket.
+  #remove() {
+    const all = this.#queued === 0;
+    for (const name in this.#methods) {
+      if (all || name === 'write' || name === 'end')
+        this.#uninstall(name);
+    }
+    if (all)
+      this.#socket[kGuard] = undefined;
+  }
+
+  #uninstall(name) {
+    const method = this.#methods[name];
+    const replaced = this.#replaced?.[name];
+    delete this.#methods[name];
+    delete this.#replaced?.[name];
+    const own = ObjectGetOwnPropertyDescriptor(this.#socket, name);
+    if (own === undefined || !own.configurable)
+      return;
+    if (own.value !== method) {
+      // Somebody has set another one, which is not to know of this.
+      own.enumerable = replaced?.enumerable ?? true;
+      ObjectDefineProperty(this.#socket, name, { __proto__: null, ...own });
+    } else if (replaced !== undefined) {
+      ObjectDefineProperty(this.#socket, name, { __proto__: null, ...replaced });
+    } else {
+      delete this.#socket[name];
+    }
+  }
+}
+
+// Calls back once all ciphertext is written to the stream below. JS's own writes
+// wait for that, and so the shutdown after them does not have to.
+function flush(socket, callback) {
+  const handle = socket._handle;
+  const done = (status, err) => {
+    if (status === 0)
+      socket._unrefTimer();
+    callback(status < 0 ? new ErrnoException(status, 'write', err) : null);
+  };
+  const req = new WriteWrap();
+  req.handle = handle;
+  req.oncomplete = (status, handle, err) => done(status, err);
+  const status = handle ? NativeSplice.flush(handle, req) : 0;
+  if (status <= 0)
+    done(status);
 }
 
 // Calls what calls listeners. One that throws is nothing to the splice.
@@ -382,6 +658,8 @@ class TLSSplice extends EventEmitter {
   #inBegun = false;
   #outBegun = false;
   #outWaits = false;
+  #outFlushed = false;   // What JS had written to the socket has gone.
+  #sinkFlushed = false;  // Likewise, to the endpoint.
   #endHeld = false;  // JS had read the end, but not what comes before it.
   #inOver = false;
   #outEnding = false;
@@ -609,18 +887,22 @@ class TLSSplice extends EventEmitter {
     const aborted = this.#signal?.aborted;
     this.#state = 'running';
     this.#watch();
+    socket[kOnIdle] = onSocketIdle;
+    socket[kBeforeFinal] = beforeFinal;
+    socket[kBeforeDestroy] = beforeDestroy;
     if (endpoint)
       endpoint[kOnIdle] = onEndpointIdle;
     if (this.#directions & kIn) {
       socket[kSpliceIn] = this;
-      if (endpoint)
+      if (endpoint) {
         endpoint[kWriter] = this;
+        this.#sinkFlushed =
+          WriteGuard.take(endpoint, this, () => this.#onSinkFlushed());
+      }
     }
     if (this.#directions & kOut) {
       socket[kSpliceOut] = this;
-      // connect() has put it before our own.
-      if (socket.write === net.Socket.prototype.write)
-        delete socket.write;
+      this.#outFlushed = WriteGuard.take(socket, this, () => this.#onOutFlushed());
       if (endpoint)
         endpoint[kReader] = this;
     }
@@ -802,8 +1084,8 @@ class TLSSplice extends EventEmitter {
   #beginIn() {
     const socket = this.#socket;
     const chunks = takeReadable(socket);
-    if (this.#endpoint)
-      this.#flushEndpoint();
+    if (this.#endpoint && !this.#sinkFlushed)
+      this.#native.holdSink(true);
     if (!this.#native.start(socket._handle, kIn, chunks, this.#endpoint?._handle))
       return this.#fail(new ERR_SOCKET_CLOSED(), 'tls');
     this.#inBegun = true;
@@ -819,16 +1101,11 @@ class TLSSplice extends EventEmitter {
     }
   }
 
-  // What JS has written to it goes there first.
-  #flushEndpoint() {
-    const endpoint = this.#endpoint;
-    if (endpoint.writableLength === 0 && !endpoint.writableCorked)
-      return;
-    this.#native.holdSink(true);
-    endpoint.write(kMarker, (err) => {
-      if (!err && this.#state === 'running')
-        this.#native.holdSink(false);
-    });
+  // What JS had written to the endpoint is there.
+  #onSinkFlushed() {
+    this.#sinkFlushed = true;
+    if (this.#state === 'running')
+      this.#native.holdSink(false);
   }
 
   #giveEnd() {
@@ -843,24 +1120,24 @@ class TLSSplice extends EventEmitter {
 
   // What JS has written goes out first.
   #beginOut() {
-    const socket = this.#socket;
-    if ((socket.writableLength === 0 && !socket.writableCorked) ||
-        NativeSplice.writeError(socket._handle) !== 0) {
-      return this.#beginOutNow();
-    }
-    // After end() nothing can be queued; _final() comes after all writes.
-    if (socket.writableEnded) {
+    if (this.#outFlushed ||
+        NativeSplice.writeError(this.#socket._handle) !== 0) {
+      this.#beginOutNow();
+    } else {
       this.#outWaits = true;
-      return;
     }
-    socket[kMarked] = true;
-    socket.write(kMarker, (err) => {
-      if (!err && this.#state === 'running')
-        this.#beginOutNow();
-    });
+  }
+
+  #onOutFlushed() {
+    this.#outFlushed = true;
+    if (this.#outWaits && this.#state === 'running')
+      this.#beginOutNow();
   }
 
   #beginOutNow() {
+    // By the end of the socket, see kOnFinal.
+    if (this.#outBegun)
+      return;
     // A callback of OpenSSL can run ticks. The pump is in the middle of it.
     if (this.#native.getState() & kBusy) {
       setImmediate(() => {
@@ -924,6 +1201,7 @@ class TLSSplice extends EventEmitter {
     this.#inOver = true;
     this.#giveEnd();
     // What the other splice does about it is up to that.
+    this.#endpoint?.[kGuard]?.release(this);
     if (this.#peer || this.#parent || (this.#end && !this.#endpoint))
       this.#native.shutdownEndpoint();
     else if (this.#end)
@@ -969,6 +1247,7 @@ class TLSSplice extends EventEmitter {
       endpoint[kReader] = undefined;
     if (endpoint?.[kWriter] === this)
       endpoint[kWriter] = undefined;
+    endpoint?.[kGuard]?.release(this);
     // The time that counts as idle starts over.
     clearTimeout(endpoint?.[kIdleTimer]);
     endpoint?._unrefTimer();
@@ -1067,6 +1346,8 @@ class TLSSplice extends EventEmitter {
       socket[kSpliceIn] = undefined;
       if (this.#inBegun) {
         const rest = this.#native.release(kIn);
+        // JS may pass on to it what it is given now.
+        this.#endpoint?.[kGuard]?.release(this);
         if (!socket.destroyed && socket._handle) {
           let more = stopPretending(socket);
           if (rest !== undefined && !giveToReader(socket, rest))
@@ -1084,10 +1365,13 @@ class TLSSplice extends EventEmitter {
     }
     if (directions & kOut && socket[kSpliceOut] === this) {
       socket[kSpliceOut] = undefined;
+      let unflushed = 0;
       if (this.#outBegun) {
         this.#native.release(kOut);
-        socket[kUnflushed] = !(this.#native.getState() & kOutOver);
+        if (socket._handle)
+          unflushed = NativeSplice.unflushed(socket._handle);
       }
+      socket[kGuard]?.release(this, unflushed);
     }
   }
 
@@ -1169,6 +1453,15 @@ class TLSSplice extends EventEmitter {
       this.#beginOutNow();
   }
 
+  // From a guarded socket: JS has written nothing, which over TLS is to let it say
+  // what it has to say. Returns false if that is done as without a splice.
+  [kOnEmptyWrite](socket) {
+    if (socket !== this.#socket || !this.#outBegun)
+      return false;
+    this.#native.cycle();
+    return true;
+  }
+
   #close(reason, error, side) {
     if (this.#isClosing)
       return;
@@ -1186,6 +1479,7 @@ class TLSSplice extends EventEmitter {
         socket[kSpliceIn] = undefined;
       if (socket[kSpliceOut] === this)
         socket[kSpliceOut] = undefined;
+      socket[kGuard]?.release(this);
     } else {
       this.#release(kIn | kOut);
       // The time that counts as idle starts over.
@@ -1570,31 +1864,6 @@ async function closeStream(stream) {
   unwatch(stream, waiting);
 }
 
-function isEmpty(chunk) {
-  return chunk === '' || chunk?.length === 0;
-}
-
-function checkWrite(socket) {
-  if (socket[kSpliceOut]) {
-    throw new ERR_INVALID_STATE(
-      'The socket is being written to by a splice');
-  }
-}
-
-// Calls back once all ciphertext is written to the stream below. JS's own writes
-// wait for that, and so the shutdown after them does not have to.
-function flush(socket, callback) {
-  const handle = socket._handle;
-  const done = (status, err) =>
-    callback(status < 0 ? new ErrnoException(status, 'write', err) : null);
-  const req = new WriteWrap();
-  req.handle = handle;
-  req.oncomplete = (status, handle, err) => done(status, err);
-  const status = handle ? NativeSplice.flush(handle, req) : 0;
-  if (status <= 0)
-    done(status);
-}
-
 // The idle timeout of a spliced socket has run out, as far as JS can tell, which
 // does not see what moves in native code. Emits 'timeout', now or when it really
 // has; `told` is the last time when that was done. Returns false if there is no
@@ -1629,67 +1898,38 @@ function onEndpointIdle(told) {
   return onIdle(this, this[kReader], this[kWriter], told);
 }
 
-// Adds the methods, and what a spliced socket does otherwise.
-function install(TLSSocket) {
-  const { prototype } = TLSSocket;
+function onSocketIdle(told) {
+  return onIdle(this, this[kSpliceIn], this[kSpliceOut], told);
+}
+
+// From net.Socket.prototype._final(), which is called again when what is left to
+// send has gone. Returns false if there is no splice to wait for.
+function beforeFinal(callback) {
+  this[kBeforeFinal] = undefined;
+  const { [kSpliceOut]: splice } = this;
+  if (!splice)
+    return false;
+  const final = (err) => {
+    if (err)
+      callback(err);
+    else
+      FunctionPrototypeCall(net.Socket.prototype._final, this, callback);
+  };
+  splice[kOnFinal]((err) => { err ? callback(err) : flush(this, final); });
+  return true;
+}
+
+// From net.Socket.prototype._destroy()
+function beforeDestroy(err) {
+  this[kSplices]?.onDestroy(this, err);
+  clearTimeout(this[kIdleTimer]);
+}
+
+// Adds the methods. What a spliced socket does otherwise it does itself, so that
+// there is nothing new about one that is not.
+function install({ prototype }) {
   prototype.spliceTo = spliceTo;
   prototype.pipeToNative = pipeToNative;
-  if (NativeSplice === undefined)
-    return;
-
-  const base = net.Socket.prototype;
-  prototype.write = function write(chunk, encoding, callback) {
-    // Empty writes only drive the state of TLS, see renegotiate().
-    if (!isEmpty(chunk))
-      checkWrite(this);
-    return ReflectApply(base.write, this, [chunk, encoding, callback]);
-  };
-  prototype.end = function end(chunk, encoding, callback) {
-    if (chunk != null && typeof chunk !== 'function' && !isEmpty(chunk))
-      checkWrite(this);
-    return ReflectApply(base.end, this, [chunk, encoding, callback]);
-  };
-  prototype._write = function _write(chunk, encoding, callback) {
-    if (chunk === kMarker)
-      callback();
-    else
-      ReflectApply(base._write, this, [chunk, encoding, callback]);
-  };
-  prototype._writev = function _writev(chunks, callback) {
-    if (this[kMarked]) {
-      const { allBuffers } = chunks;
-      chunks = ArrayPrototypeFilter(chunks, ({ chunk }) => chunk !== kMarker);
-      chunks.allBuffers = allBuffers;
-      if (chunks.length === 0)
-        return callback();
-    }
-    ReflectApply(base._writev, this, [chunks, callback]);
-  };
-  prototype._final = function _final(callback) {
-    const final = () => {
-      if (this[kUnflushed])
-        flush(this, (err) => { err ? callback(err) : end(); });
-      else
-        end();
-    };
-    const end = () => ReflectApply(base._final, this, [callback]);
-    const splice = this[kSpliceOut];
-    if (splice) {
-      splice[kOnFinal]((err) => { err ? callback(err) : final(); });
-    } else {
-      final();
-    }
-  };
-  prototype._destroy = function _destroy(err, callback) {
-    this[kSplices]?.onDestroy(this, err);
-    clearTimeout(this[kIdleTimer]);
-    // It may be connected again.
-    this[kUnflushed] = false;
-    return ReflectApply(base._destroy, this, [err, callback]);
-  };
-  prototype[kOnIdle] = function(told) {
-    return onIdle(this, this[kSpliceIn], this[kSpliceOut], told);
-  };
 }
 
 module.exports = { TLSSplice, install };
