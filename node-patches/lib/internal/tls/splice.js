@@ -197,6 +197,10 @@ function takeReadable(socket) {
   state.buffer.length = 0;
   state.bufferIndex = 0;
   state.length = 0;
+  // As read() leaves it when that has taken the last: 'readable' is emitted for
+  // what comes next, although nobody has read what it was emitted for last.
+  state.emittedReadable = false;
+  state.needReadable = true;
   return chunks;
 }
 
