@@ -331,10 +331,11 @@ run(async () => {
     await turns();
     const child = spawn(process.execPath, ['-e', 'process.on("message", () => process.exit())'],
                         { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+    const closed = once(child, 'close');
     child.send('take it', endpoint);
     assert.strictEqual((await failed)[0].code, 'ERR_STREAM_PREMATURE_CLOSE');
     assert.strictEqual(server.destroyed, false);
-    await once(child, 'close');
+    await closed;
   }
 });
 
