@@ -172,7 +172,7 @@ for (const [reader, read] of Object.entries(readers)) {
 }
 
 // The end, too
-for (const [reader, read] of Object.entries(readers)) {
+for (const read of Object.values(readers)) {
   for (const stop of [true, false]) {
     run(async () => {
       const { client, server } = await tlsPair({ allowHalfOpen: true });

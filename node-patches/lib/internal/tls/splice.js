@@ -22,6 +22,7 @@ const {
   ReflectApply,
   ReflectDefineProperty,
   SafeSet,
+  SafeWeakSet,
   Symbol,
   SymbolAsyncDispose,
   SymbolDispose,
@@ -171,6 +172,10 @@ const kGuard = Symbol('kGuard');
 const kTurn = Symbol('kTurn');
 // On a TLSSocket: a timer for the rest of its idle time.
 const kIdleTimer = Symbol('kIdleTimer');
+// On the handle of a socket: it is below a TLSSocket.
+const kIsBelow = Symbol('kIsBelow');
+// Those that had no handle then. They are read and written by JavaScript.
+const socketsBelow = new SafeWeakSet();
 // Only spliceTo() makes a TLSSplice.
 const kCreate = Symbol('kCreate');
 // On a TLSSplice: what its sockets tell and ask it.
@@ -1631,6 +1636,7 @@ function checkSocket(socket) {
     throw new ERR_INVALID_STATE('The socket belongs to an HTTP/2 session');
   if (socket.parser)
     throw new ERR_INVALID_STATE('The socket belongs to an HTTP parser');
+  checkIsTop(socket);
 }
 
 function checkEndpoint(stream) {
@@ -1650,6 +1656,28 @@ function checkEndpoint(stream) {
     throw new ERR_INVALID_STATE('The stream belongs to an HTTP/2 session');
   if (stream.parser)
     throw new ERR_INVALID_STATE('The stream belongs to an HTTP parser');
+  checkIsTop(stream);
+}
+
+// Its bytes are those of another TLS connection.
+function checkIsTop(socket) {
+  if (socket._handle[kIsBelow] || socketsBelow.has(socket))
+    throw new ERR_INVALID_STATE('A TLSSocket has been made over the socket');
+}
+
+// A TLSSocket is to be made over `stream`.
+function beforeWrap(stream) {
+  if (stream[kSpliceIn] || stream[kSpliceOut] || stream[kReader] || stream[kWriter])
+    throw new ERR_INVALID_STATE('The socket is spliced');
+}
+
+// It has been made. `wrap` is `stream`, or what makes a stream of JavaScript look
+// like a net.Socket.
+function afterWrap(stream, wrap) {
+  if (wrap === stream)
+    wrap._handle[kIsBelow] = true;
+  else
+    socketsBelow.add(stream);
 }
 
 // A splice needs properties of its own on its sockets.
@@ -1784,6 +1812,8 @@ function spliceTo(options) {
     throw new ERR_FEATURE_UNAVAILABLE_ON_PLATFORM('tlsSocket.spliceTo()');
   emitExperimentalWarning('tlsSocket.spliceTo()');
   const validated = validateOptions(options);
+  if (this._handle)
+    checkIsOther(this, validated);
   checkSocket(this);
   checkExtensible(this, 'socket');
   if (validated.stream !== undefined)
@@ -1792,7 +1822,6 @@ function spliceTo(options) {
     checkSocket(validated.stream);
   else if (validated.stream !== undefined)
     checkEndpoint(validated.stream);
-  checkIsOther(this, validated);
   if (validated.stream !== undefined)
     checkDirection(validated.stream, validated.direction);
   return new TLSSplice(kCreate, this, openNative(validated), validated);
@@ -1936,4 +1965,4 @@ function install({ prototype }) {
   prototype.pipeToNative = pipeToNative;
 }
 
-module.exports = { TLSSplice, install };
+module.exports = { TLSSplice, afterWrap, beforeWrap, install };
