@@ -297,8 +297,10 @@ class WriteGuard {
   #socket;
   #splice = null;  // The one that writes.
   #queued = 0;     // How many chunks of ours the Writable has yet to write.
-  #methods = { __proto__: null };
-  #replaced = null;  // The property descriptors of what the socket had itself.
+  #hasOuter = false;  // write() and end() are the guard's.
+  #hasInner = false;  // _write() and _writev() are.
+  // Where the socket had one itself: its property descriptor, and our method.
+  #replaced = null;
 
   constructor(socket) {
     this.#socket = socket;
@@ -313,8 +315,16 @@ class WriteGuard {
 
   #take(splice, onFlushed) {
     this.#splice = splice;
-    for (const name in guardMethods)
-      this.#install(name);
+    if (!this.#hasOuter) {
+      this.#hasOuter = true;
+      this.#install('write');
+      this.#install('end');
+    }
+    if (!this.#hasInner) {
+      this.#hasInner = true;
+      this.#install('_write');
+      this.#install('_writev');
+    }
     const { length, corked, writing } = this.#socket._writableState;
     if (length === 0 && corked === 0 && !writing)
       return true;
@@ -441,13 +451,12 @@ class WriteGuard {
     const own = ObjectGetOwnPropertyDescriptor(this.#socket, name);
     let method = guardMethods[name];
     if (own !== undefined) {
-      if (!own.configurable || own.value === this.#methods[name])
+      if (!own.configurable)
         return;
       method = guardMakers[name](this.#socket[name]);
       this.#replaced ??= { __proto__: null };
-      this.#replaced[name] = own;
+      this.#replaced[name] = { own, method };
     }
-    this.#methods[name] = method;
     ObjectDefineProperty(this.#socket, name, {
       __proto__: null,
       configurable: true,
@@ -459,29 +468,31 @@ class WriteGuard {
 
   // While there are chunks of ours, they must not reach the socket.
   #remove() {
-    const all = this.#queued === 0;
-    for (const name in this.#methods) {
-      if (all || name === 'write' || name === 'end')
-        this.#uninstall(name);
+    if (this.#hasOuter) {
+      this.#hasOuter = false;
+      this.#uninstall('end');
+      this.#uninstall('write');
     }
-    if (all)
+    if (this.#hasInner && this.#queued === 0) {
+      this.#hasInner = false;
+      this.#uninstall('_writev');
+      this.#uninstall('_write');
       this.#socket[kGuard] = undefined;
+    }
   }
 
   #uninstall(name) {
-    const method = this.#methods[name];
     const replaced = this.#replaced?.[name];
-    delete this.#methods[name];
     delete this.#replaced?.[name];
-    const own = ObjectGetOwnPropertyDescriptor(this.#socket, name);
-    if (own === undefined || !own.configurable)
+    const now = ObjectGetOwnPropertyDescriptor(this.#socket, name);
+    if (now === undefined || !now.configurable)
       return;
-    if (own.value !== method) {
+    if (now.value !== (replaced?.method ?? guardMethods[name])) {
       // Somebody has set another one, which is not to know of this.
-      own.enumerable = replaced?.enumerable ?? true;
-      ObjectDefineProperty(this.#socket, name, { __proto__: null, ...own });
+      now.enumerable = replaced?.own.enumerable ?? true;
+      ObjectDefineProperty(this.#socket, name, { __proto__: null, ...now });
     } else if (replaced !== undefined) {
-      ObjectDefineProperty(this.#socket, name, { __proto__: null, ...replaced });
+      ObjectDefineProperty(this.#socket, name, { __proto__: null, ...replaced.own });
     } else {
       delete this.#socket[name];
     }
