@@ -504,7 +504,7 @@ class WriteGuard {
 function flush(socket, callback) {
   const handle = socket._handle;
   const done = (status, err) => {
-    if (status === 0)
+    if (status === 0 && !socket.destroyed)
       socket._unrefTimer();
     callback(status < 0 ? new ErrnoException(status, 'write', err) : null);
   };
