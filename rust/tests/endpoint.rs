@@ -494,10 +494,10 @@ fn an_adopted_descriptor_is_closed_once() {
     let fd = std::os::fd::IntoRawFd::into_raw_fd(near);
     let splice = new_splice(fd, DUPLEX, 1000).unwrap();
     unsafe {
-        tls_splice_adopt_fd(splice, fd);
-        tls_splice_adopt_fd(splice, -1);
+        abi::adopt_fd(splice, fd);
+        abi::adopt_fd(splice, -1);
         assert!(!is_open(fd));
-        tls_splice_free(splice);
+        abi::free(splice);
     }
     // Not adopted: left open.
     let (near, _far) = UnixStream::pair().unwrap();
