@@ -43,8 +43,11 @@ const kConfig = {
   role: ['server', 'client', 'listener'],
   // What is below the TLS; js is a Duplex in JavaScript.
   under: ['tcp', 'unix', 'tls', 'js'],
+  // How JavaScript reads the socket.
+  reader: ['data', 'readable'],
   endpoint: ['unix', 'tcp', 'fifo', 'tls'],
-  // How the endpoint is given to the splice.
+  // How the endpoint is given to the splice. FIFOs that are streams go one way
+  // each.
   by: ['stream', 'fd'],
   halfOpen: [true, false],
   endpointHalfOpen: [true, false],
@@ -85,6 +88,195 @@ function startOptions(random) {
     signal: random.chance(0.15),
     pipe: random.chance(0.1),
   };
+}
+
+// What is found behind the bytes of the peer.
+const kInjections = [
+  'bad record', 'bad record', 'bad record, FIN', 'garbage', 'fatal alert', 'empty records',
+  'RST', 'RST', 'FIN', 'cut record, FIN', 'close_notify', 'user_canceled', 'user_canceled, FIN',
+];
+
+const kHooks = [
+  'socket data', 'socket data', 'socket end', 'socket error', 'socket close', 'socket written',
+  'endpoint data', 'endpoint end', 'endpoint error', 'endpoint close', 'splice error', 'splice close',
+];
+
+// What is done in a listener, and to what.
+function hook(random, events = kHooks) {
+  const event = random.pick(events);
+  return ['on', event, random.pick([
+    ['stop', random.below(2), false],
+    ['stop', random.below(2), false],
+    ['abort', random.below(2)],
+    ['start', { ...startOptions(random), pipe: false }],
+    ['s.pause'],
+    ['s.unshift'],
+    ['s.unlisten'],
+    ['e.unlisten'],
+    ['s.write', size(random)],
+    ['p.write', size(random)],
+    ['f.write', size(random)],
+    ['s.empty', 3],
+    ['fault', random.pick(['socket destroy', 'endpoint destroy', 'far destroy'])],
+    ...(event === 'splice close' ? [['s.end', false], ['e.end', false]] : []),
+  ])];
+}
+
+// --- What a program begins with ----------------------------------------------
+//
+// What random steps would seldom come to, and then goes on with such. Each may
+// change the configuration.
+
+function plain(random, direction, options = {}) {
+  return ['start', { ...startOptions(random), direction, autoClose: false, pipe: false, ...options }];
+}
+
+function wait(random) {
+  return random.chance(0.5) ? ['quiet'] : ['turns', 1 + random.below(10)];
+}
+
+// One handle, or two in either order.
+function bothWays(random) {
+  if (random.chance(0.4))
+    return [plain(random, 'duplex')];
+  const { 0: first, 1: second } = random.chance(0.7) ? ['in', 'out'] : ['out', 'in'];
+  return [
+    plain(random, first),
+    ...(random.chance(0.3) ? [['turns', 1 + random.below(3)]] : []),
+    plain(random, second),
+  ];
+}
+
+// How a splice with a sink that takes nothing ends. What it gives back is read by
+// JavaScript, which may do something about it.
+function breakOff(random) {
+  const fails = ['fault', random.pick([
+    'far destroy', 'far destroy', 'far reset', 'far garbage', 'endpoint destroy', 'endpoint destroy error',
+  ])];
+  const end = random.pick([
+    ['stop', 0, true], ['stop', 0, false], ['abort', 0], ['f.resume'], ['turns', 1], fails, fails, fails,
+    ['fault', 'socket destroy'],
+  ]);
+  const hooks = [];
+  if (random.chance(0.4)) {
+    hooks.push(['on', random.pick(['socket data', 'socket data', 'socket error', 'splice error']), random.pick([
+      ['stop', 0, false], ['stop', 0, false], ['abort', 0], plain(random, random.pick(['in', 'out', 'duplex'])),
+      ['fault', 'socket destroy'],
+    ])]);
+  }
+  return [...hooks, end];
+}
+
+const kBeginnings = [
+  // The sink is full before the first turn.
+  [10, (random) => {
+    const ops = [['fill', random.chance(0.2)], ...random.pick([
+      bothWays(random), [plain(random, 'in')], [['start', startOptions(random)]],
+    ])];
+    ops.splice(random.chance(0.3) ? 1 : ops.length, 0, ['p.write', size(random)]);
+    if (random.chance(0.5))
+      ops.push(['f.write', size(random)]);
+    const wait0 = wait(random);
+    if (random.chance(0.5))
+      ops.push(random.chance(0.5) ? ['p.hold'] : wait0, ['p.write', size(random)], ['p.inject', random.pick(kInjections)]);
+    ops.push(wait0);
+    return [...ops, ...breakOff(random)];
+  }],
+  // Behind bytes that are held there is an error of TLS.
+  [6, (random) => [
+    ['fill', random.chance(0.1)],
+    ...(random.chance(0.5) ? bothWays(random) : [plain(random, 'in')]),
+    ...(random.chance(0.7) ? [['p.hold']] : []),
+    ['p.write', 1 + random.below(60000)],
+    ['p.inject', random.pick(['bad record', 'bad record, FIN', 'garbage', 'fatal alert', 'empty records'])],
+    ['turns', 3 + random.below(10)],
+    ...breakOff(random),
+  ]],
+  // Or a reset.
+  [5, (random, config) => {
+    config.under = random.pick(['tcp', 'tcp', 'js', 'tls']);
+    return [
+      ['fill', random.chance(0.1)],
+      ...bothWays(random),
+      ['p.write', 1 + random.below(60000)],
+      ['turns', 3 + random.below(10)],
+      ...(random.chance(0.5) ? [['f.write', size(random)]] : []),
+      ['p.inject', 'RST'],
+      ['turns', 1 + random.below(10)],
+      ...(random.chance(0.3) ? breakOff(random) : []),
+    ];
+  }],
+  // More than is to be held, over a stream that does not belong to libuv.
+  [3, (random, config) => {
+    config.under = random.pick(['js', 'tls']);
+    const ops = [
+      ['fill', random.chance(0.1)],
+      plain(random, random.pick(['in', 'duplex']), { highWaterMark: random.pick([0, 1000, 16384, 70000]) }),
+    ];
+    ops.splice(random.below(3), 0, ['p.flood', 2]);
+    return [...ops, ['quiet'], ...(random.chance(0.5) ? breakOff(random) : [])];
+  }],
+  // Empty writes beside what fails, or while there is much to send.
+  [4, (random) => [
+    ...(random.chance(0.5) ? bothWays(random) : [plain(random, 'out')]),
+    ...(random.chance(0.7) ? [['f.write', size(random)]] : []),
+    ['s.empty', 30],
+    ['turns', 1 + random.below(5)],
+    ['fault', random.pick(['peer reset', 'peer reset', 'peer destroy', 'socket destroy'])],
+    ...(random.chance(0.3) ? [['f.write', size(random)]] : []),
+  ]],
+  [2, (random, config) => {
+    config.under = random.pick(['tcp', 'js', 'tls', 'tls']);
+    return [
+      ...(random.chance(0.5) ? bothWays(random) : [plain(random, 'out')]),
+      ['f.write', size(random)],
+      ['f.write', size(random)],
+      ['s.empty', 0],
+    ];
+  }],
+  // What has been read goes back just before a splice takes it.
+  [3, (random, config) => {
+    config.reader = random.pick(['readable', 'readable', 'data']);
+    return [
+      ...(random.chance(0.7) ? [['s.pause']] : []),
+      ['p.write', size(random)],
+      ['turns', 2 + random.below(5)],
+      ['s.unshift'],
+      plain(random, random.pick(['in', 'duplex'])),
+      ...(random.chance(0.5) ? [['turns', 1 + random.below(5)]] : []),
+      ['stop', 0, random.chance(0.5)],
+      ...(random.chance(0.5) ? [['s.resume']] : []),
+      ['p.write', size(random)],
+    ];
+  }],
+  // An end with a warning before it.
+  [2, (random) => [
+    ...bothWays(random),
+    ['p.write', size(random)],
+    ['p.inject', random.pick(['user_canceled', 'user_canceled, FIN'])],
+    wait(random),
+  ]],
+  // The listeners of all are removed.
+  [2, (random, config) => {
+    config.early = random.chance(0.5);
+    return [
+      ...bothWays(random),
+      [random.pick(['s.unlisten', 'e.unlisten'])],
+      ['p.write', size(random)],
+      ['f.write', size(random)],
+      wait(random),
+      ...random.pick([[['p.inject', random.pick(kInjections)]], breakOff(random)]),
+    ];
+  }],
+  // Most programs are about one splice, or about none to begin with.
+  [32, (random) => [['start', startOptions(random)]]],
+  [31, () => []],
+];
+
+function beginning(random, config) {
+  let at = random.next() * kBeginnings.reduce((sum, { 0: weight }) => sum + weight, 0);
+  const begin = kBeginnings.find(({ 0: weight }) => (at -= weight) < 0)[1];
+  return begin(random, config);
 }
 
 // What is done in a callback of OpenSSL's, and in which.
@@ -129,7 +321,14 @@ const kOps = [
   [7, 'stop', (random) => [random.below(2), random.chance(0.5)]],
   [1, 'abort', (random) => [random.below(2)]],
   [0.7, 'closeFd'],
-  [1.5, 'renegotiate', (random) => [random.below(2), ...(random.chance(0.5) ? inside(random) : [])]],
+  [1.5, 'renegotiate', (random) => [random.below(2), ...(random.chance(0.5) ? inside(random) : [null, null]),
+                                    random.chance(0.3)]],
+  [1, 's.unshift'],
+  [0.5, 's.unlisten'],
+  [0.5, 'e.unlisten'],
+  [1.5, 's.empty', (random) => [random.pick([0, 5, 30, 300])]],
+  [0.5, 'fill', (random) => [random.chance(0.3)]],
+  [2, 'on', (random) => hook(random).slice(1)],
   [10, 'turns', (random) => [1 + random.below(random.pick([2, 5, 30]))]],
   [4, 'quiet'],
   [2, 'ref', (random) => [random.below(2)]],
@@ -193,13 +392,14 @@ function generate(seed, number) {
   config.fragment = random.chance(0.8) ? 0 : config.fragment;
   config.endpointHalfOpen = random.chance(0.8);
   config.halfOpen = random.chance(0.7);
-  const ops = [];
-  // Half of the programs begin with what most of them are about.
-  if (random.chance(0.5))
-    ops.push(['start', startOptions(random)]);
-  for (let i = 5 + random.below(random.pick([10, 60])); i > 0; i--)
+  const ops = beginning(random, config);
+  // What such a beginning has done is to come out.
+  const isSpecial = ops.length > 1;
+  for (let i = (isSpecial ? 0 : 5) + random.below(random.pick(isSpecial ? [5, 10, 30] : [10, 60])); i > 0; i--)
     ops.push(randomOp(random));
-  if (random.chance(0.45)) {
+  if (random.chance(0.1) && !ops.some(({ 0: name }) => name === 'p.inject'))
+    ops.splice(random.below(ops.length + 1), 0, ['p.inject', random.pick(kInjections)]);
+  if (random.chance(isSpecial ? 0.1 : 0.45)) {
     const at = random.below(ops.length + 1);
     const kind = random.pick(kFaults);
     ops.splice(at, 0, ['fault', kind, ...(kind.endsWith('reading') ? [1 + random.below(8)] : [])]);
@@ -209,6 +409,8 @@ function generate(seed, number) {
     for (const op of ops) {
       if (op[0].endsWith('.write'))
         op[1] = Math.min(op[1], 20000);
+      else if (op[0] === 'p.flood')
+        op.splice(0, 2, 'p.write', 20000);
     }
   }
   return { config, ops };
@@ -280,10 +482,29 @@ function* simplerOps([name, ...args]) {
       yield [name, 0, args[1]];
   } else if (name === 'quiet') {
     yield ['turns', 30];
-  } else if (name === 'renegotiate' && args[1]) {
-    yield [name, args[0]];
-    for (const op of simplerOps(args[2]))
-      yield [name, args[0], args[1], op];
+  } else if (name === 'p.flood') {
+    yield ['p.write', 500_000];
+  } else if (name === 's.empty') {
+    for (const less of [3, 30]) {
+      if (!args[0] || less < args[0])
+        yield [name, less];
+    }
+  } else if (name === 'fill' && args[0]) {
+    yield [name, false];
+  } else if (name === 'p.inject' && args[0] !== 'bad record') {
+    yield [name, args[0].endsWith('FIN') && args[0] !== 'FIN' ? args[0].slice(0, -5) : 'bad record'];
+  } else if (name === 'on') {
+    yield args[1];
+    for (const op of simplerOps(args[1]))
+      yield [name, args[0], op];
+  } else if (name === 'renegotiate') {
+    if (args[3])
+      yield [name, ...args.slice(0, 3)];
+    if (args[1]) {
+      yield [name, args[0]];
+      for (const op of simplerOps(args[2]))
+        yield [name, args[0], args[1], op, args[3]];
+    }
   }
 }
 

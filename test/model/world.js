@@ -13,8 +13,24 @@ const { once } = require('events');
 const fs = require('fs');
 const net = require('net');
 const { isDeepStrictEqual } = require('util');
+const tls = require('tls');
+const { Injector } = require('./injector');
 const { Failure, Receiver, Stream, fail } = require('./oracle');
 const { overJS } = require('./sockets');
+const { errorOfTwin } = require('./twin');
+
+// What is above the kernel of a connection, at most, and belongs to Node: that
+// of one read, of a Duplex and of a net.Socket, and TLS in TLS.
+const kAbove = 400_000;
+// How a stream that fails under TLS may say it.
+const kLost = ['ECONNRESET', 'EPIPE'];
+const kTurnsToClose = 100;
+// What an injector does: an end, and what takes more than the bytes of a record.
+const kEnds = new Set(['close_notify', 'user_canceled', 'user_canceled, FIN', 'FIN', 'cut record, FIN']);
+const kNeedsKeys = new Set(['fatal alert', 'empty records', 'close_notify', 'user_canceled', 'user_canceled, FIN']);
+// A net.Socket is not to be written to either while it is spliced, and a splice
+// says more about its error.
+const kGuards = 'errored' in tls.TLSSplice.prototype;
 
 const turn = () => new Promise(setImmediate);
 
@@ -56,6 +72,10 @@ class Splice {
   stats = null;
   stop = null;
   aborted = false;
+  // It was started after the socket had failed.
+  isLate = false;
+  // It has given bytes back, although nobody has asked for that.
+  fails = false;
   controller = null;
   // When it is closed.
   ended;
@@ -91,11 +111,18 @@ class World {
 
   #peer;
   #raw;          // The net.Socket under the peer.
+  #injector = null;
+  #bottom;       // The one under the socket.
+  #below = null; // Of TLS in TLS, the TLSSocket that is not the inner one.
   #socket;
   #secure = false;
   #peerSecure = false;
   // The endpoint: a net.Socket, or the two ends of FIFOs.
   #endpoint = null;
+  // What JavaScript writes to and reads of it; two streams if they are FIFOs that
+  // are given as such.
+  #sink = null;
+  #source = null;
   #sinkFd = -1;
   #sourceFd = -1;
   #fifos = [];
@@ -106,6 +133,7 @@ class World {
   #endpointSecure = true;
   #farSecure = true;
   #all = [];     // All sockets, to be destroyed.
+  #listeners = new Map();
 
   #P = new Stream('P', 1);
   #F = new Stream('F', 2);
@@ -129,6 +157,25 @@ class World {
   #socketEnded = false;
   #endpointEnded = false;
   #fdClosed = false;
+  // What the injector has done, at which byte of P: `{ kind, at, isFailure }`.
+  #injected = null;
+  // The errors that the socket has told of.
+  #errors = new Set();
+  // JavaScript has let bytes wait, which an error then may destroy.
+  #hasPaused = false;
+  // It has been written to, or spliced, after it had failed.
+  #isUsedAfterError = false;
+  #isPaused = false;
+  #unshifts = false;
+  // It, or something else, has destroyed the socket, or the peer's connection.
+  #isDestroyed = false;
+  #hooks = new Map();
+  #negotiates = false;
+  #empties = false;
+  #finishes = false;
+  // Where the ciphertext of P is, as the injector counts it: [bytes, position].
+  #marks = [];
+  #pWrites = 0;
   // Nobody knows how much has been taken of it.
   #lostP = false;
   #lostF = false;
@@ -168,10 +215,10 @@ class World {
       stream.readableLength && `readableLength ${stream.readableLength}`,
       stream.writableLength && `writableLength ${stream.writableLength}`,
     ].filter(Boolean).join(' ');
-    const splices = this.#splices.filter(({ begun }) => begun).map(({ state, handle, options, stats }) =>
-      `${options.direction} ${state} ${count(handle?.stats ?? stats)}`);
+    const splices = this.#splices.map(({ begun, state, handle, options, stats }) =>
+      `${options.direction} ${begun ? '' : 'waiting '}${state} ${count(handle?.stats ?? stats)}`);
     return `at ${this.trace.at(-1)}; socket: ${say(this.#socket)}; peer: ${say(this.#peer)}; ` +
-      `endpoint: ${say(this.#endpoint)}; far: ${say(this.#farReader)}, ${say(this.#farWriter)}; ` +
+      `endpoint: ${say(this.#endpoint ?? this.#sink)}; far: ${say(this.#farReader)}, ${say(this.#farWriter)}; ` +
       `P ${this.#P.seen}/${this.#P.written}, F ${this.#F.seen}/${this.#F.written}; ${splices.join('; ')}`;
   }
 
@@ -183,6 +230,7 @@ class World {
   #note(text) {
     this.trace.push(text);
     this.#progressed();
+    this.#checkMemory();
   }
 
   #progressed() {
@@ -207,6 +255,23 @@ class World {
       }
       this.#progressed();
     };
+  }
+
+  // Attaches a listener that unlisten() leaves there.
+  #on(stream, event, listener) {
+    stream.on(event, listener);
+    if (!this.#listeners.has(stream))
+      this.#listeners.set(stream, []);
+    this.#listeners.get(stream).push([event, listener]);
+  }
+
+  // Everybody else loses theirs, Node included.
+  #unlisten(stream) {
+    if (!stream || stream.destroyed)
+      return;
+    stream.removeAllListeners();
+    for (const { 0: event, 1: listener } of this.#listeners.get(stream))
+      stream.on(event, listener);
   }
 
   #until(what, condition) {
@@ -244,10 +309,19 @@ class World {
       this.#fifos.push(fifo);
       this.#keep(messages);
       messages.setEncoding('latin1').on('data', this.#checked((text) => this.#messages += text));
-      mine = this.#keep(accepted);
+      mine = this.#bottom = this.#keep(accepted);
       mine.allowHalfOpen = halfOpen;
     } else {
-      ({ raw: this.#raw, mine, theirs } = await this.#connectBelow(under, halfOpen, 'peer reset'));
+      const isServer = role === 'client';
+      const injects = this.#ops.some(({ 0: name }) => name === 'p.inject') ? { isServer, version } : null;
+      let injector;
+      let below;
+      let bottom;
+      ({ raw: this.#raw, mine, theirs, bottom, below, injector } =
+        await this.#connectBelow(under, halfOpen, 'peer reset', injects));
+      this.#bottom = bottom;
+      this.#below = below;
+      this.#injector = injector;
     }
 
     await this.#connectEndpoint();
@@ -259,6 +333,7 @@ class World {
       socket = role === 'listener' ? sockets.tlsListener(mine, version) : sockets.tlsServer(mine, version);
       this.#peer ??= sockets.tlsClient(theirs, version);
     }
+    this.#injector?.listenTo(this.#peer);
     this.#listen('peer', this.#peer);
     // TLSWrap loses the close_notify of what is written and ended inside of
     // 'secure'.
@@ -270,24 +345,27 @@ class World {
     socket.allowHalfOpen = halfOpen;
     this.#socket = socket;
     this.#listen('socket', socket);
-    for (const { 0: stream, 1: mayEnd, 2: onData } of [
+    for (const { 0: stream, 1: mayEnd, 2: onData, 3: event = 'data' } of [
       [this.#peer, () => this.#peerMayEnd(), (chunk) => this.#lostF || this.#peerGets.accept(chunk)],
-      [socket, () => this.#P.ended || this.#tlsFault, (chunk) => this.#onSocketData(chunk)],
+      this.#config.reader === 'readable' ?
+        [socket, () => this.#socketMayEnd(), () => this.#takeReadable(), 'readable'] :
+        [socket, () => this.#socketMayEnd(), (chunk) => this.#onSocketChunk(chunk)],
       [this.#farReader, () => this.#farMayEnd(), (chunk) => this.#farGets.accept(chunk)],
     ]) {
-      stream.on('data', this.#checked(onData));
-      stream.on('end', this.#checked(() => {
+      this.#on(stream, event, this.#checked(onData));
+      this.#on(stream, 'end', this.#checked(() => {
         this.trace.push(`end of ${stream.name}`);
         if (!mayEnd())
           fail(`${stream.name} sees an end that there is not`);
+        this.#trigger(`${stream.name} end`);
       }));
     }
-    if (this.#endpoint && this.#config.by === 'stream')
-      this.#readEndpoint(this.#endpoint);
+    if (this.#source)
+      this.#readEndpoint(this.#source);
 
     if (!this.#secure) {
       const secure = Promise.all([once(socket, 'secure'), this.#peer.encrypted && once(this.#peer, 'secure')]);
-      socket.once('secure', this.#checked(() => {
+      this.#on(socket, 'secure', this.#checked(() => {
         this.#secure = true;
         for (const splice of this.#splices)
           this.#begin(splice);
@@ -304,12 +382,14 @@ class World {
   }
 
   // What TLS is to run over, and what is below the side that is not spliced.
-  async #connectBelow(under, halfOpen, resetFault) {
+  async #connectBelow(under, halfOpen, resetFault, injects = null) {
     const sockets = this.#sockets;
-    const { 0: raw, 1: socket } = await sockets.pair(under === 'unix' ? 'unix' : 'tcp');
-    let mine = this.#keep(socket);
+    const { 0: raw, 1: bottom } = await sockets.pair(under === 'unix' ? 'unix' : 'tcp');
+    let mine = this.#keep(bottom);
     let theirs = this.#keep(raw);
-    if (this.#isOverJS(resetFault))
+    let below = null;
+    let injector = null;
+    if (this.#isOverJS(resetFault) || (injects && under === 'tls'))
       theirs = this.#keep(overJS(theirs));
     if (under === 'tls') {
       const outer = [sockets.tlsClient(theirs), sockets.tlsServer(mine)];
@@ -318,13 +398,18 @@ class World {
       outer.forEach((socket) => this.#keep(socket).on('error', () => socket.destroy()));
       await Promise.all(outer.map((socket) => once(socket, 'secure')));
       ({ 0: theirs, 1: mine } = outer);
+      below = mine;
+    }
+    if (injects) {
+      injector = new Injector(theirs, injects);
+      theirs = this.#keep(injector.stream);
     }
     if (under === 'js')
       mine = this.#keep(overJS(mine));
     else
       mine.allowHalfOpen = halfOpen;
     theirs.allowHalfOpen = true;
-    return { raw, mine, theirs };
+    return { raw, mine, theirs, bottom, below, injector };
   }
 
   // A TLSSocket does not bear that its net.Socket is reset, spliced or not.
@@ -347,12 +432,12 @@ class World {
       role === 'client' ? sockets.tlsClient(mine, version) :
         role === 'server' ? sockets.tlsServer(mine, version) : sockets.tlsListener(mine, version));
     endpoint.allowHalfOpen = endpointHalfOpen;
-    this.#endpoint = endpoint;
+    this.#endpoint = this.#sink = this.#source = endpoint;
     this.#listen('endpoint', endpoint);
     if (role === 'listener')
       this.#endpointSecure = true;
     else
-      endpoint.once('secure', this.#checked(() => this.#endpointSecure = true));
+      this.#on(endpoint, 'secure', this.#checked(() => this.#endpointSecure = true));
     if (!endpointEarly)
       await this.#until('the endpoint is secure', () => this.#endpointSecure && this.#farSecure);
   }
@@ -365,8 +450,15 @@ class World {
       const sink = this.#sockets.fifo();
       const source = this.#sockets.fifo();
       this.#fifos.push(sink, source);
-      this.#sinkFd = sink.writer;
-      this.#sourceFd = source.reader;
+      if (by === 'stream') {
+        this.#sink = new net.Socket({ fd: sink.writer, readable: false });
+        this.#source = new net.Socket({ fd: source.reader, writable: false });
+        this.#listen('the sink', this.#sink);
+        this.#listen('the source', this.#source);
+      } else {
+        this.#sinkFd = sink.writer;
+        this.#sourceFd = source.reader;
+      }
       this.#farReader = new net.Socket({ fd: sink.reader, writable: false });
       this.#farWriter = new net.Socket({ fd: source.writer, readable: false });
       this.#listen('the far reader', this.#farReader);
@@ -376,6 +468,8 @@ class World {
     const { 0: far, 1: mine } = await this.#sockets.pair(endpoint, by === 'fd');
     mine.allowHalfOpen = endpointHalfOpen;
     this.#endpoint = mine;
+    if (by === 'stream')
+      this.#sink = this.#source = mine;
     this.#farReader = this.#farWriter = far;
     this.#listen('endpoint', mine);
     this.#listen('far', far);
@@ -384,7 +478,7 @@ class World {
   #keep(stream) {
     if (stream) {
       this.#all.push(stream);
-      stream.on('error', () => {});
+      this.#on(stream, 'error', () => {});
     }
     return stream;
   }
@@ -392,30 +486,38 @@ class World {
   #listen(name, stream) {
     this.#keep(stream);
     stream.name = name;
-    stream.on('error', this.#checked((err) => {
+    if (name === 'socket')
+      this.#on(stream, '_tlsError', this.#checked((err) => this.#onSocketError(err)));
+    this.#on(stream, 'error', this.#checked((err) => {
       this.trace.push(`error of ${name}: ${endOf(err)}`);
+      if (name === 'socket')
+        this.#onSocketError(err);
       const ofTLS = name === 'peer' || name === 'socket';
       // s_client closes its pipes as it exits.
       if (stream.child && this.#socketEnded)
         return;
       if (!(ofTLS ? this.#tlsFault : this.#endpointMayFail()))
         fail(`${name} fails: ${err.stack}`);
+      this.#trigger(`${name} error`);
     }));
-    stream.on('close', this.#checked(() => this.trace.push(`close of ${name}`)));
-    if (name === 'socket') {
-      stream.on('close', this.#checked(() => {
-        if (!stream.destroyed)
-          fail('the socket is closed, but not destroyed');
-      }));
-    }
+    this.#on(stream, 'close', this.#checked(() => {
+      this.trace.push(`close of ${name}`);
+      if (name === 'socket' && !stream.destroyed)
+        fail('the socket is closed, but not destroyed');
+      this.#trigger(`${name} close`);
+    }));
   }
 
   #readEndpoint(stream) {
-    stream.on('data', this.#checked((chunk) => this.#onEndpointData(chunk)));
-    stream.on('end', this.#checked(() => {
+    this.#on(stream, 'data', this.#checked((chunk) => {
+      this.#onEndpointData(chunk);
+      this.#trigger('endpoint data');
+    }));
+    this.#on(stream, 'end', this.#checked(() => {
       this.trace.push('end of endpoint');
       if (!this.#F.ended && !this.#farFault && !this.#endpointMayFail())
         fail('the endpoint sees an end that there is not');
+      this.#trigger('endpoint end');
     }));
     stream.resume();
   }
@@ -428,6 +530,15 @@ class World {
       options.autoClose && (handle === null || state === 'stopping' || state === 'closed'));
   }
 
+  // Tampering is no end: what comes behind the error is another matter.
+  #socketMayEnd() {
+    return this.#P.ended || (this.#tlsFault && !(this.#isTampered() && this.#errors.size === 0));
+  }
+
+  #isTampered() {
+    return this.#injected?.isFailure === true && this.#injected.kind !== 'RST' && !this.#isDestroyed;
+  }
+
   #peerMayEnd() {
     return this.#socketEnded || this.#tlsFault || (this.#P.ended && !this.#config.halfOpen) ||
       ((this.#F.ended || this.#endpointMayFail()) &&
@@ -437,7 +548,8 @@ class World {
   #farMayEnd() {
     return this.#endpointEnded || this.#fdClosed || this.#endpointMayFail() ||
       (this.#F.ended && !this.#config.endpointHalfOpen) ||
-      ((this.#P.ended || this.#tlsFault) && this.#splices.some(({ hasIn, options }) => hasIn && options.end));
+      ((this.#P.ended || (this.#tlsFault && !this.#isTampered()) || this.#splices.some(({ isLate }) => isLate)) &&
+        this.#splices.some(({ hasIn, options }) => hasIn && options.end));
   }
 
   // --- Who has what ----------------------------------------------------------
@@ -456,7 +568,7 @@ class World {
     if (splice.hasOut) {
       splice.partOut = this.#peerGets.open(this.#F, this.#atF);
       splice.tookOut = this.#S.written > 0 || this.#atF > 0 || this.#splices.some(({ partOut }) => partOut) ? Infinity :
-        this.#endpoint?.readableLength ?? 0;
+        this.#source?.readableLength ?? this.#endpoint?.readableLength ?? 0;
     }
   }
 
@@ -507,12 +619,66 @@ class World {
       }
       if (owner.state !== 'stopping')
         fail(`the socket emits 'data' while the splice is ${owner.state}`);
+      owner.fails ||= owner.stop === null && !owner.aborted;
       this.#settleIn();
     }
     this.#socketRead(chunk);
   }
 
+  #takeReadable() {
+    while (!this.#isPaused && !this.#socket.destroyed) {
+      const chunk = this.#socket.read();
+      if (chunk === null)
+        return;
+      this.#onSocketChunk(chunk);
+    }
+  }
+
+  #onSocketChunk(chunk) {
+    const half = this.#unshifts && !this.#socket.readableEnded ? chunk.length >> 1 : 0;
+    this.#onSocketData(chunk.subarray(half ? 0 : half, half || chunk.length));
+    if (half) {
+      this.#unshifts = false;
+      this.#socket.unshift(chunk.subarray(half));
+    }
+    this.#trigger('socket data');
+  }
+
+  // The next bytes that come, or those that wait, go back.
+  #unshift() {
+    const socket = this.#socket;
+    const owner = this.#inOwner;
+    if (socket.readableEnded || owner?.begun)
+      return;
+    const chunk = this.#isPaused ? socket.read() : null;
+    if (chunk !== null)
+      socket.unshift(chunk);
+    else
+      this.#unshifts = true;
+  }
+
+  #pauseSocket() {
+    if (this.#finishes || this.#negotiates)
+      return;
+    this.#hasPaused = true;
+    if (this.#config.reader === 'readable')
+      this.#isPaused = true;
+    else
+      this.#socket.pause();
+  }
+
+  #resumeSocket() {
+    if (this.#config.reader === 'readable') {
+      this.#isPaused = false;
+      this.#checked(() => this.#takeReadable())();
+    } else {
+      this.#socket.resume();
+    }
+  }
+
   #socketRead(chunk) {
+    if (this.#lostP)
+      return;
     this.#P.check(chunk, this.#atP, "the socket's reader");
     this.#atP += chunk.length;
   }
@@ -526,7 +692,7 @@ class World {
         return;
       }
       // A TLSSocket has it back as soon as it cannot be passed on.
-      if (!this.#endpoint.encrypted || !this.#socket.writableEnded)
+      if (!this.#source.encrypted || !this.#socket.writableEnded)
         fail(`the endpoint emits 'data' while the splice is ${owner.state}`);
       this.#settleOut();
     }
@@ -554,6 +720,34 @@ class World {
       writer.write(stream.next(length));
   }
 
+  // What the injector has said in the peer's place is its last word.
+  #peerWrite(length) {
+    if (!this.#canWrite(this.#peer) || this.#injected)
+      return;
+    this.#pWrites++;
+    const chunk = this.#P.next(length);
+    const end = this.#P.written;
+    this.#peer.write(chunk, this.#checked(() => {
+      if (this.#injector && !this.#injector.taken)
+        this.#marks.push([this.#injector.bytes, end]);
+    }));
+  }
+
+  // The next time that `event` happens, in the middle of it.
+  #trigger(event) {
+    const op = this.#hooks.get(event)?.shift();
+    if (op === undefined || this.#closed || this.#hasFailed)
+      return;
+    this.#note(`in '${event}': ${JSON.stringify(op)}`);
+    this.#do(op).catch((err) => this.#fail(err));
+  }
+
+  #addHook(event, op) {
+    if (!this.#hooks.has(event))
+      this.#hooks.set(event, []);
+    this.#hooks.get(event).push(op);
+  }
+
   #end(stream, writer) {
     stream.ended = true;
     if (this.#canWrite(writer))
@@ -562,13 +756,22 @@ class World {
 
   async #do([name, ...args]) {
     const socket = this.#socket;
-    const endpoint = this.#config.by === 'stream' ? this.#endpoint : null;
+    const endpoint = this.#sink;
     this.#settleClosed();
     switch (name) {
-      case 'p.write': return this.#write(this.#P, this.#peer, args[0]);
+      case 'p.write': return this.#peerWrite(args[0]);
+      case 'p.flood':
+        for (let i = args[0]; i > 0; i--)
+          this.#peerWrite(1_000_000);
+        return;
+      case 'p.inject': return this.#inject(args[0]);
+      case 'p.hold':
+        if (this.#secure && this.#peerSecure && !this.#negotiates && !this.#tlsFault)
+          this.#injector?.hold();
+        return;
       case 'f.write': return this.#write(this.#F, this.#farWriter, args[0]);
       case 's.write': return this.#socketWrite(args[0]);
-      case 'e.write': return this.#endpointWrite(endpoint, args[0]);
+      case 'e.write': this.#endpointWrite(endpoint, args[0]); return;
       case 'p.end':
         // Before its handshake is done it would cut that off.
         if (this.#peerSecure)
@@ -605,10 +808,20 @@ class World {
       case 'p.resume': this.#peer.resume(); return;
       case 'f.pause': this.#farReader.pause(); return;
       case 'f.resume': this.#farReader.resume(); return;
-      case 's.pause': socket.pause(); return;
-      case 's.resume': socket.resume(); return;
-      case 'e.pause': endpoint?.pause(); return;
-      case 'e.resume': endpoint?.resume(); return;
+      case 's.pause': this.#pauseSocket(); return;
+      case 's.resume': this.#resumeSocket(); return;
+      case 's.unshift': this.#unshift(); return;
+      case 's.unlisten': this.#unlisten(socket); return;
+      case 's.empty': return args[0] > 0 ? this.#empty(args[0]) : this.#emptyThrough();
+      case 'e.pause': this.#source?.pause(); return;
+      case 'e.resume': this.#source?.resume(); return;
+      case 'e.unlisten':
+        this.#unlisten(this.#sink);
+        if (this.#source !== this.#sink)
+          this.#unlisten(this.#source);
+        return;
+      case 'fill': return this.#fill(args[0]);
+      case 'on': this.#addHook(args[0], args[1]); return;
       case 's.cork': socket.cork(); return;
       case 's.uncork': socket.uncork(); return;
       case 'e.cork': endpoint?.cork(); return;
@@ -617,11 +830,13 @@ class World {
       case 'stop': return this.#stop(args[0], args[1]);
       case 'abort': return this.#abort(args[0]);
       case 'closeFd': return this.#closeFd();
-      case 'renegotiate': return this.#renegotiate(args[0] === 1 && endpoint?.encrypted === true, args[1], args[2]);
+      case 'renegotiate': return this.#renegotiate(args[0] === 1 && endpoint?.encrypted === true, args[1], args[2], args[3]);
       case 'keyUpdate': return this.#keyUpdate(args[0]);
       case 'turns':
-        for (let i = args[0]; i > 0; i--)
+        for (let i = args[0]; i > 0; i--) {
           await turn();
+          this.#checkMemory();
+        }
         return;
       case 'quiet': return this.#quiet();
       case 'ref': {
@@ -641,6 +856,7 @@ class World {
   async #quiet() {
     for (let last = this.progress, same = 0; same < 20; last = this.progress) {
       await turn();
+      this.#checkMemory();
       same = this.progress === last ? same + 1 : 0;
     }
   }
@@ -649,8 +865,9 @@ class World {
     const owner = this.#outOwner;
     if (this.#socket.writableEnded || this.#socket.destroyed || (owner && owner.handle === null))
       return;
+    this.#isUsedAfterError ||= this.#errors.size > 0;
     try {
-      this.#socket.write(this.#S.next(length));
+      this.#socket.write(this.#S.next(length), this.#checked(() => this.#trigger('socket written')));
     } catch (err) {
       this.#S.written -= length;
       if (err.code !== 'ERR_INVALID_STATE' || owner === null)
@@ -666,11 +883,10 @@ class World {
     this.#peerGets.add(this.#S, this.#S.written - length, length);
   }
 
-  // While it is spliced only a TLSSocket knows that it is not to be written to.
   #endpointWrite(endpoint, length) {
     const owner = this.#inOwner;
-    if (!endpoint?.writable || this.#lostP || (owner && (owner.handle === null || !endpoint.encrypted)))
-      return;
+    if (!endpoint?.writable || this.#lostP || (owner && (owner.handle === null || !(kGuards || endpoint.encrypted))))
+      return false;
     try {
       endpoint.write(this.#E.next(length));
     } catch (err) {
@@ -680,7 +896,7 @@ class World {
           !this.#splices.some(({ hasIn, stats, error }) => hasIn && stats === null && error === null)) {
         throw err;
       }
-      return;
+      return false;
     }
     if (owner) {
       // Only this gives it back before all is over.
@@ -689,6 +905,129 @@ class World {
       this.#settleIn();
     }
     this.#farGets.add(this.#E, this.#E.written - length, length);
+    return true;
+  }
+
+  // Until the kernel takes no more of it, be it by the endpoint's own writes, of
+  // which some wait, or behind their back. Nobody reads it.
+  async #fill(byJS) {
+    const sink = this.#sink;
+    const fd = this.#config.by === 'stream' ? sink._handle?.fd : this.#endpoint?._handle?.fd ?? this.#sinkFd;
+    if (this.#inOwner || this.#endpointMayFail() || this.#lostP || (sink && !sink.writable) ||
+        (this.#endpoint && !this.#canWrite(this.#endpoint)) || !(this.#endpointSecure && this.#farSecure)) {
+      return;
+    }
+    this.#farReader.pause();
+    // A splice may have left a byte in libuv.
+    if (sink && (byJS || sink.encrypted || sink.writableLength > 0 || sink._handle.writeQueueSize > 0)) {
+      for (let same = 0; same < 3;) {
+        if (sink.writableLength === 0) {
+          same = 0;
+          if (!this.#endpointWrite(sink, 250_000))
+            return;
+        } else {
+          same++;
+        }
+        await turn();
+        if (this.#inOwner || !sink.writable)
+          return;
+      }
+      return;
+    }
+    // What the kernel has taken may yet move on to make room.
+    for (let full = 0; full < 3 && fd >= 0;) {
+      const position = this.#E.written;
+      const chunk = this.#E.next(250_000);
+      let written = 0;
+      try {
+        written = fs.writeSync(fd, chunk);
+      } catch (err) {
+        this.#E.written = position;
+        if (err.code === 'EPIPE' || err.code === 'ECONNRESET')
+          return;
+        if (err.code !== 'EAGAIN')
+          throw err;
+      }
+      this.#E.written = position + written;
+      if (written > 0) {
+        full = 0;
+        this.#farGets.add(this.#E, position, written);
+        continue;
+      }
+      full++;
+      await turn();
+      if (this.#closed || this.#inOwner || this.#endpointMayFail() || this.#endpointEnded)
+        return;
+    }
+  }
+
+  // Empty writes of JavaScript's: one in each turn.
+  #empty(turns, until = () => false) {
+    const socket = this.#socket;
+    this.#empties = true;
+    const step = () => {
+      if (turns-- === 0 || this.#closed || this.#hasFailed || socket.destroyed || socket.writableEnded || until())
+        return;
+      this.#isUsedAfterError ||= this.#errors.size > 0;
+      // A stream of JavaScript bears no alert beside it.
+      if (this.#secure && !this.#negotiates && !(this.#config.under === 'js' && (this.#injected || this.#tlsFault)))
+        socket.write('', () => this.#trigger('socket written'));
+      setImmediate(step);
+    };
+    step();
+  }
+
+  // They do not keep a splice from what it does.
+  async #emptyThrough() {
+    const able = () => this.#outOwner?.begun && this.#outOwner.state === 'running' && !this.#tlsFault &&
+      !this.#endpointMayFail() && !this.#socket.writableEnded && !this.#socket.destroyed;
+    if (!able())
+      return;
+    this.#resume();
+    const { written } = this.#F;
+    const isThrough = () => this.#F.seen >= written || !able();
+    this.#empty(Infinity, isThrough);
+    await this.#until('the peer has got it beside empty writes', isThrough);
+  }
+
+  // In the peer's place, behind all that it has written.
+  async #inject(kind) {
+    const { under, role, version } = this.#config;
+    const peer = this.#peer;
+    const injector = this.#injector;
+    const able = () => !this.#injected && !this.#tlsFault && !this.#P.ended && this.#peerSecure &&
+      !this.#negotiates && this.#canWrite(peer);
+    if (!injector || !able() || (this.#empties && under === 'js' && !kEnds.has(kind)))
+      return;
+    await this.#until('the peer has written', () => peer.writableLength === 0 || !able());
+    if (this.#closed || !able())
+      return;
+    if (kNeedsKeys.has(kind) && !injector.knowsKeys)
+      kind = 'bad record';
+    // A Unix socket has no RST.
+    if (kind === 'RST' && under === 'unix')
+      kind = 'FIN';
+    const isFailure = !kEnds.has(kind);
+    const at = this.#P.written;
+    this.#injected = { kind, at, isFailure: false, code: null };
+    if (isFailure && kind !== 'RST') {
+      this.#injected.code = await errorOfTwin(this.#sockets, { version, role, kind });
+      // It may have failed by something else meanwhile.
+      if (this.#closed || this.#tlsFault || this.#raw.destroyed)
+        return;
+    }
+    this.#note(`injected after ${at} bytes: ${kind}`);
+    this.#injected.isFailure = isFailure;
+    if (isFailure)
+      this.#tlsFault = true;
+    else
+      this.#P.ended = true;
+    if (kind === 'RST') {
+      injector.taken = true;
+      this.#raw.resetAndDestroy();
+    } else {
+      injector.inject(kind);
+    }
   }
 
   // The code of the error that spliceTo() or start() must throw; null: it may.
@@ -738,13 +1077,13 @@ class World {
       state !== 'closed' && (handle === null || options.autoClose)))) {
       return;
     }
-    if (!endpointHalfOpen && endpoint !== 'tls' &&
+    if (!endpointHalfOpen && endpoint !== 'tls' && endpoint !== 'fifo' &&
         (direction !== 'duplex' || !this.#secure || this.#F.ended || this.#endpoint?.writableEnded)) {
       return;
     }
     const hasIn = direction !== 'out';
     const hasOut = direction !== 'in';
-    const stream = endpoint !== 'fifo' && by === 'stream' ? this.#endpoint : undefined;
+    const stream = by === 'stream' ? (hasIn ? this.#sink : this.#source) : undefined;
     let fd;
     if (stream === undefined) {
       fd = endpoint !== 'fifo' ? this.#endpoint._handle?.fd : hasIn ? this.#sinkFd : this.#sourceFd;
@@ -752,8 +1091,10 @@ class World {
         return;
     }
     // What is over cannot be spliced.
-    if ((hasIn && this.#endpoint?.writableEnded) || (hasOut && this.#endpoint?.readableEnded))
+    if ((hasIn && (this.#endpoint ?? this.#sink)?.writableEnded) ||
+        (hasOut && (this.#endpoint ?? this.#source)?.readableEnded)) {
       return;
+    }
 
     const refusal = this.#refusal(options, stream);
     // JSStreamSocket does not bear that TLS is ended during its handshake, spliced
@@ -806,13 +1147,15 @@ class World {
     if (splice.hasOut)
       this.#outOwner = splice;
     // The descriptor's number is its own from now on.
-    if (splice.options.autoClose && this.#config.endpoint === 'fifo') {
+    if (splice.options.autoClose && this.#config.endpoint === 'fifo' && this.#config.by === 'fd') {
       if (splice.hasIn)
         this.#sinkFd = -1;
       if (splice.hasOut)
         this.#sourceFd = -1;
     }
     this.#splices.push(splice);
+    splice.isLate = this.#errors.size > 0;
+    this.#isUsedAfterError ||= splice.isLate;
     if (this.#secure)
       this.#begin(splice);
   }
@@ -829,7 +1172,9 @@ class World {
           fail('pipeToNative() has failed, and the socket is not destroyed');
         if (!this.#tlsFault && !this.#endpointMayFail() && !this.#isForEnded(error) && !this.#isEndedEarly(error))
           fail(`pipeToNative() fails: ${error.stack}`);
+        this.#checkError(splice, error);
         this.#tlsFault = true;
+        this.#isDestroyed = true;
         this.#lostP ||= splice.hasIn;
         if (this.#inOwner === splice)
           this.#inOwner = null;
@@ -854,7 +1199,10 @@ class World {
     if (this.#config.listen === 'finished')
       finished = handle.finished;
     else
-      handle.on('error', this.#checked((err) => this.#onError(splice, err)));
+      handle.on('error', this.#checked((err) => {
+        this.#onError(splice, err);
+        this.#trigger('splice error');
+      }));
     let closed;
     splice.ended = new Promise((resolve) => closed = resolve);
     handle.on('close', this.#checked((stats) => {
@@ -874,14 +1222,34 @@ class World {
         this.trace.push(`splice ${splice.options.direction} closed: ${count(stats)}`);
         splice.stats = stats;
         this.#closedWith(splice, stats);
+        this.#trigger('splice close');
       };
       if (handle.state !== 'closed')
         fail(`'close' of a splice that is ${handle.state}`);
+      if (kGuards && splice.options.autoClose && !this.#isEndpointClosed(splice))
+        fail("'close' before that of the endpoint");
       settle().catch((err) => this.#fail(err)).finally(() => {
         closed();
         this.#progressed();
       });
     }));
+  }
+
+  // What `autoClose` closes. Of a FIFO another one may have the number by now.
+  #isEndpointClosed({ hasIn, hasOut }) {
+    if (this.#sink)
+      return (!hasIn || this.#sink.closed) && (!hasOut || this.#source.closed);
+    const files = fs.readdirSync('/proc/self/fd').map((fd) => {
+      try {
+        return fs.readlinkSync(`/proc/self/fd/${fd}`);
+      } catch {
+        return '';
+      }
+    });
+    // The far side has the other of two.
+    const { 0: sink, 1: source } = this.#fifos;
+    const isOpen = (fifo, stream) => files.filter((name) => name === fifo.name).length > (stream.destroyed ? 0 : 1);
+    return (!hasIn || !isOpen(sink, this.#farReader)) && (!hasOut || !isOpen(source, this.#farWriter));
   }
 
   #onError(splice, err) {
@@ -891,6 +1259,7 @@ class World {
     if (splice.stats !== null)
       fail("'error' after 'close'");
     splice.error = err;
+    this.#checkError(splice, err);
     if (this.#tlsFault)
       return;
     if (!this.#endpointMayFail() && !this.#isForEnded(err) && !this.#isEndedEarly(err))
@@ -906,19 +1275,139 @@ class World {
       fail('the endpoint has failed, and the socket is destroyed');
   }
 
+  // It is the TLS side's, as the socket reports it, or the endpoint's.
+  #checkError(splice, err) {
+    const isOfTLS = this.#isFailing() && this.#isOfInjection(err);
+    if (this.#isFailing() && !isOfTLS && !splice.isLate &&
+        !this.#endpointMayFail() && !this.#isForEnded(err) && !this.#isEndedEarly(err)) {
+      fail(`after '${this.#injected.kind}' the splice fails with ${err.stack}`);
+    }
+    if (!kGuards || splice.handle === null)
+      return;
+    if (splice.handle.errored !== err)
+      fail(`the splice fails with ${err}, and handle.errored is ${splice.handle.errored}`);
+    if (!['tls', 'endpoint'].includes(err.side))
+      fail(`the side of ${err} is ${err.side}`);
+    if (isOfTLS && !this.#endpointMayFail() && err.side !== 'tls')
+      fail(`the side of ${err} is ${err.side}`);
+  }
+
   // What comes for a stream that JavaScript has ended, or Node without allowHalfOpen.
   #isForEnded({ code, syscall }) {
-    const endpoint = this.#config.by === 'stream' ? this.#endpoint : null;
-    // It has ended both ways, and closes itself.
+    const endpoint = this.#sink;
+    // It has ended both ways, or the one that it has, and closes itself.
     if (code === 'ERR_STREAM_PREMATURE_CLOSE')
-      return this.#endpointEnded && this.#F.ended && !endpoint?.encrypted;
+      return this.#endpointEnded && (this.#F.ended || this.#config.endpoint === 'fifo') && !endpoint?.encrypted;
     return code === 'EPIPE' && syscall === 'write' &&
       (endpoint?.writableEnded || (endpoint?.encrypted && this.#socket.writableEnded));
   }
 
   // JavaScript has ended the stream between spliceTo() and the end of the handshake.
   #isEndedEarly({ code }) {
-    return code === 'ERR_INVALID_STATE' && this.#config.early && this.#endpoint?.writableEnded;
+    // What has come to its end closes itself.
+    if (code === 'ERR_STREAM_PREMATURE_CLOSE')
+      return this.#config.early && this.#config.endpoint === 'fifo' && (this.#F.ended || this.#endpointEnded);
+    return code === 'ERR_INVALID_STATE' && this.#config.early && this.#sink?.writableEnded;
+  }
+
+  // Of TLS, once each, and behind every byte before it.
+  #onSocketError(err) {
+    if (this.#errors.has(err))
+      return;
+    this.trace.push(`the socket reports ${endOf(err)}`);
+    this.#errors.add(err);
+    this.#isUsedAfterError ||= this.#socket.writableLength > 0;
+    if (!this.#isFailing())
+      return;
+    if (this.#errors.size > 1) {
+      // Node does not destroy it for an error of TLS. What is written to it then
+      // fails, too.
+      if (!this.#isUsedAfterError)
+        fail(`the socket reports a second error, ${err.stack}`);
+      return;
+    }
+    if (!this.#isOfInjection(err))
+      fail(`after '${this.#injected.kind}' the socket fails with ${err.stack}`);
+    this.#checkDelivered();
+  }
+
+  // What the injector has done is to be reported as TLS would report it.
+  #isFailing() {
+    return this.#injected?.isFailure === true && !this.#isDestroyed;
+  }
+
+  #isOfInjection({ code }) {
+    return this.#injected.kind === 'RST' ? kLost.includes(code) : code === this.#injected.code;
+  }
+
+  // Every byte before the failure that has been there to be read.
+  #checkDelivered() {
+    const owner = this.#inOwner;
+    // 'readable' is emitted later than what it tells of was there.
+    if (this.#hasPaused || this.#lostP || (owner?.begun && owner.handle === null) || this.#config.reader === 'readable')
+      return;
+    const delivered = this.#atP + (owner?.begun ? owner.handle.stats.bytesIn : 0);
+    const { kind, at } = this.#injected;
+    if (kind !== 'RST') {
+      if (delivered !== at)
+        fail(`'${kind}' after ${at} bytes is reported after ${delivered}`);
+      return;
+    }
+    // What else has read it may lose it.
+    if (!['tcp', 'unix'].includes(this.#config.under))
+      return;
+    const { bytesRead } = this.#bottom;
+    const arrived = this.#marks.findLast(({ 0: bytes }) => bytes <= bytesRead)?.[1] ?? 0;
+    if (delivered < arrived)
+      fail(`of at least ${arrived} bytes that were there before the reset ${delivered} are delivered`);
+  }
+
+  // When all is over.
+  async #reckon() {
+    if (!this.#isFailing())
+      return;
+    // The kernel tells of a reset once. If TLS was just writing, Node makes nothing
+    // of it, and then there is an end.
+    const isOver = () => this.#errors.size > 0 || !this.#isFailing() ||
+      (this.#injected.kind === 'RST' && this.#socket.readableEnded) ||
+      this.#splices.some(({ handle, error }) => handle === null && error !== null);
+    await this.#until(`the socket reports '${this.#injected.kind}'`, isOver);
+    if (this.#isFailing() && this.#errors.size === 0)
+      this.#checkDelivered();
+    if (this.#isTampered() && this.#config.reader === 'readable' && !this.#hasPaused && !this.#lostP) {
+      const { at } = this.#injected;
+      await this.#until(`the bytes before '${this.#injected.kind}' are read`,
+                        () => this.#atP === at || this.#socket.destroyed);
+    }
+  }
+
+  // What has been read and not been passed on is held somewhere.
+  #checkMemory() {
+    this.#checkTaken();
+    const owner = this.#inOwner;
+    if (!owner?.begun || owner.handle === null || owner.state === 'closed' || !this.#bottom)
+      return;
+    const { bytesIn, peakBufferedIn } = owner.handle.stats;
+    const { bytesRead } = this.#bottom;
+    // That of the handshakes, and what makes a record of bytes.
+    const overhead = 40_000 + 64 * this.#pWrites + 0.1 * bytesRead;
+    const held = bytesRead - overhead - this.#atP - bytesIn;
+    const most = owner.options.highWaterMark || 262144;
+    if (held > most + owner.tookIn + kAbove)
+      this.#fail(new Failure(`${held} bytes are held, and highWaterMark is ${most}`));
+    else if (held > peakBufferedIn + owner.tookIn + kAbove)
+      this.#fail(new Failure(`${held} bytes are held, and peakBufferedIn is ${peakBufferedIn}`));
+  }
+
+  // Likewise of what waits for the peer.
+  #checkTaken() {
+    const owner = this.#outOwner;
+    if (!owner?.begun || owner.handle === null || owner.state === 'closed' || owner.tookOut === Infinity)
+      return;
+    const waits = this.#bottom?._handle?.writeQueueSize ?? 0;
+    const most = owner.options.highWaterMark || 262144;
+    if (waits > most + 1.3 * owner.tookOut + 131072)
+      this.#fail(new Failure(`${waits} bytes wait for the peer, and highWaterMark is ${most}`));
   }
 
   // The documented ends.
@@ -945,13 +1434,17 @@ class World {
     }
     switch (reason) {
       case 'end':
+        if (this.#isTampered() && hasIn && !splice.late && !splice.isLate && partIn !== null)
+          fail(`reason 'end' after '${this.#injected.kind}'`);
         if (this.#tlsFault)
           break;
         if (hasIn) {
           if (!this.#P.ended)
             fail("reason 'end', but the peer has not ended");
-          if (!closeNotify)
-            fail('the peer has sent close_notify, and stats.closeNotify is false');
+          // Those without are called by what comes at last.
+          const isNotified = !this.#injected?.kind.endsWith('FIN') || this.#injected.kind.startsWith('user');
+          if (closeNotify !== isNotified)
+            fail(`stats.closeNotify is ${closeNotify}`);
           if (partIn !== null && this.#atP !== this.#P.written)
             fail(`reason 'end' after ${this.#atP} bytes of ${this.#P.written}`);
         }
@@ -984,6 +1477,10 @@ class World {
     }
     if (splice.error !== null && reason !== 'error' && reason !== 'destroyed')
       fail(`'error' with the reason '${reason}'`);
+    if (splice.fails && splice.error === null && reason !== 'destroyed')
+      fail(`it has given bytes back on its own, the reason is '${reason}', and there is no error`);
+    if (kGuards && splice.handle && splice.error === null && splice.handle.errored !== null)
+      fail(`no 'error', and handle.errored is ${splice.handle.errored}`);
   }
 
   #running(number) {
@@ -1022,7 +1519,7 @@ class World {
 
   // The owner of the descriptor closes it. That is nothing to the splice.
   #closeFd() {
-    if (this.#config.endpoint === 'fifo') {
+    if (this.#config.endpoint === 'fifo' && this.#config.by === 'fd') {
       this.#closeFds();
     } else if (this.#config.by === 'fd') {
       this.#endpoint.destroy();
@@ -1061,7 +1558,13 @@ class World {
   }
 
   // `op` is done in a listener to `event` of the spliced side.
-  async #renegotiate(ofEndpoint, event, op) {
+  async #renegotiate(...args) {
+    this.#negotiates = true;
+    await this.#renegotiateNow(...args);
+    this.#negotiates = false;
+  }
+
+  async #renegotiateNow(ofEndpoint, event, op, byServer = false) {
     const { version, role, under, endpointVersion, endpointRole, endpointUnder } = this.#config;
     if ((ofEndpoint ? endpointVersion : version) !== 'TLSv1.2' || !this.#canRenegotiate(ofEndpoint))
       return;
@@ -1069,23 +1572,23 @@ class World {
     // both sides have to read.
     this.#resume();
     await this.#quiet();
-    // More of them are an attack for Node.
-    if (!this.#canRenegotiate(ofEndpoint) || ++this.#renegotiated > 2)
+    // More of them are an attack for Node, to which that of a server begins twice.
+    if (!this.#canRenegotiate(ofEndpoint) || (this.#renegotiated += byServer ? 2 : 1) > 2)
       return;
     const { 0: mine, 1: theirs } = ofEndpoint ? [this.#endpoint, this.#farReader] : [this.#socket, this.#peer];
-    const isMine = (ofEndpoint ? endpointRole : role) === 'client';
+    const isMine = ((ofEndpoint ? endpointRole : role) === 'client') !== byServer;
     // renegotiate() writes nothing, to begin with it. Until JSStreamSocket has done
     // that it takes no other write, and an answer of OpenSSL's ends the process.
     const isOverJS = isMine ? (ofEndpoint ? endpointUnder : under) === 'js' :
       this.#isOverJS(ofEndpoint ? 'far reset' : 'peer reset');
-    if (isOverJS)
+    if (isOverJS || (!isMine && this.#injector && !ofEndpoint))
       return;
     let done = false;
     const inside = this.#checked(() => this.#inside(op));
     if (event)
       mine.once(event, inside);
-    const client = isMine ? mine : theirs;
-    client.renegotiate({ rejectUnauthorized: false }, this.#checked((err) => {
+    const first = isMine ? mine : theirs;
+    first.renegotiate({ rejectUnauthorized: false }, this.#checked((err) => {
       done = true;
       if (err && !(ofEndpoint ? this.#endpointMayFail() : this.#tlsFault))
         fail(`renegotiate() fails: ${err.stack}`);
@@ -1123,6 +1626,8 @@ class World {
 
   #fault(kind, chunks) {
     const socket = this.#socket;
+    if (kind.startsWith('socket') || kind.startsWith('peer'))
+      this.#isDestroyed = true;
     switch (kind) {
       case 'peer destroy':
         this.#tlsFault = true;
@@ -1137,6 +1642,8 @@ class World {
         reset(this.#raw);
         return;
       case 'peer garbage':
+        if (this.#empties && this.#config.under === 'js')
+          return;
         this.#tlsFault = true;
         if (this.#raw.writable)
           this.#raw.write('This is not a record of TLS.');
@@ -1164,31 +1671,50 @@ class World {
         return;
       case 'endpoint destroy':
       case 'endpoint destroy error':
-        if (this.#config.by === 'stream' && this.#endpoint) {
-          this.#farFault = true;
-          this.#endpoint.destroy(kind === 'endpoint destroy' ? undefined : new Error('destroyed on purpose'));
+        for (const stream of [this.#sink, this.#source]) {
+          if (stream) {
+            this.#farFault = true;
+            stream.destroy(kind === 'endpoint destroy' ? undefined : new Error('destroyed on purpose'));
+          }
         }
         return;
       case 'socket destroy':
         this.#tlsFault = true;
         socket.destroy();
+        this.#mustClose();
         return;
       case 'socket destroy error':
         this.#tlsFault = true;
         socket.destroy(new Error('destroyed on purpose'));
+        this.#mustClose();
         return;
       default:
         throw new Error(`no such fault: ${kind}`);
     }
   }
 
+  // Nothing is waited for once the socket is destroyed, but another TLSSocket that
+  // has got all of it.
+  async #mustClose() {
+    const splices = this.#splices.filter(({ handle, state }) => handle !== null && state !== 'idle');
+    if (this.#config.endpoint === 'tls')
+      return;
+    for (let i = 0; i < kTurnsToClose; i++)
+      await turn();
+    for (const { state } of splices) {
+      if (state !== 'closed')
+        this.#fail(new Failure(`the socket was destroyed ${kTurnsToClose} turns ago, and the splice is ${state}`));
+    }
+  }
+
   // --- How it ends -----------------------------------------------------------
 
   #resume() {
-    const endpoint = this.#config.by === 'stream' ? this.#endpoint : null;
-    for (const stream of [this.#peer, this.#farReader, this.#socket, endpoint])
+    this.#injector?.release();
+    for (const stream of [this.#peer, this.#farReader, this.#source])
       stream?.resume();
-    for (const stream of [this.#socket, endpoint]) {
+    this.#resumeSocket();
+    for (const stream of [this.#socket, this.#sink]) {
       while (stream?.writableCorked)
         stream.uncork();
     }
@@ -1202,6 +1728,7 @@ class World {
     const { finish } = this.#config;
     const socket = this.#socket;
     this.#note('finish');
+    this.#finishes = true;
     this.#resume();
     if (!this.#tlsFault)
       await this.#until('the handshake is done', () => this.#tlsFault || (this.#secure && this.#peerSecure));
@@ -1223,8 +1750,12 @@ class World {
       }
       await this.#until('all are stopped', () =>
         this.#splices.every(({ state, stop, aborted }) => state === 'closed' || !(stop || aborted)));
+      await this.#readOn();
     }
-    this.#end(this.#P, this.#peer);
+    if (this.#injected?.isFailure)
+      this.#peer.end();
+    else
+      this.#end(this.#P, this.#peer);
     this.#end(this.#F, this.#farWriter);
     // A handshake that cannot be finished has no end of its own.
     if (this.#tlsFault && !this.#secure)
@@ -1234,6 +1765,7 @@ class World {
     await this.#until('the splices are closed', () => this.#allClosed());
     await Promise.all(this.#splices.map(({ ended }) => ended));
     this.#settleClosed();
+    await this.#reckon();
     this.#socketEnded = true;
     if (!this.#socket.writableEnded && !this.#socket.destroyed)
       this.#socket.end();
@@ -1241,18 +1773,31 @@ class World {
     await this.#finishEndpoint();
     await this.#finishSocket();
     if (!this.#tlsFault && !this.#endpointMayFail()) {
-      for (const stream of [this.#peer, socket, this.#endpoint, this.#farReader, this.#farWriter]) {
+      for (const stream of [this.#peer, socket, this.#endpoint, this.#sink, this.#source, this.#farReader, this.#farWriter]) {
         if (stream)
-          await this.#until(`${stream.name} is closed`, () => stream.closed);
+          await this.#until(`${stream.name} is closed`, () => stream.closed || this.#tlsFault || this.#endpointMayFail());
       }
     }
+  }
+
+  // JavaScript has what it had before, and needs no end for that.
+  async #readOn() {
+    await Promise.all(this.#splices.map(({ handle, ended }) => handle && ended));
+    this.#settleClosed();
+    const isOver = () => this.#tlsFault || this.#endpointMayFail() || this.#socket.destroyed;
+    if (this.#inOwner === null && !isOver())
+      await this.#until('JavaScript reads the socket', () => this.#atP === this.#P.written || isOver());
+    if (this.#outOwner === null && this.#source && !isOver())
+      await this.#until('JavaScript reads the endpoint', () => this.#atF === this.#F.written || isOver());
   }
 
   // JavaScript has the endpoint again, reads what is left, and ends it.
   async #finishEndpoint() {
     const { endpoint, by } = this.#config;
     this.#endpointEnded = true;
-    if (endpoint === 'fifo') {
+    if (endpoint === 'fifo' && by === 'stream') {
+      this.#sink.end();
+    } else if (endpoint === 'fifo') {
       if (this.#sinkFd >= 0) {
         fs.closeSync(this.#sinkFd);
         this.#sinkFd = -1;
@@ -1271,17 +1816,21 @@ class World {
     if (this.#endpointMayFail())
       return;
     const far = this.#farReader;
-    await this.#until('the far side has it all', () => this.#farGets.missing === 0 && far.readableEnded);
+    const fails = () => this.#endpointMayFail();
+    await this.#until('the far side has it all', () =>
+      (this.#farGets.missing === 0 && far.readableEnded) || fails());
     if (!this.#tlsFault)
-      await this.#until('the source is read', () => this.#atF === this.#F.written);
+      await this.#until('the source is read', () => this.#atF === this.#F.written || this.#tlsFault || fails());
   }
 
   async #finishSocket() {
     if (this.#tlsFault)
       return;
     const socket = this.#socket;
-    await this.#until('the socket is read', () => this.#atP === this.#P.written && socket.readableEnded);
-    await this.#until('the peer has it all', () => this.#peerGets.missing === 0 && this.#peer.readableEnded);
+    await this.#until('the socket is read', () =>
+      (this.#atP === this.#P.written && socket.readableEnded) || this.#tlsFault);
+    await this.#until('the peer has it all', () =>
+      (this.#peerGets.missing === 0 && this.#peer.readableEnded) || this.#tlsFault);
   }
 
   // s_client knows no half-close.
