@@ -438,6 +438,13 @@ int tls_splice_is_blocked(struct tls_splice *splice, bool *is_blocked);
 // `splice` and `is_cut_off` must be NULL or valid.
 int tls_splice_end_decrypt(struct tls_splice *splice, bool *is_cut_off);
 
+// `*is_failing` is whether SSL_read(3) has ended with an error that nobody has been
+// told of, since there are bytes before it that are still undelivered.
+//
+// # Safety
+// `splice` must be NULL or valid, `is_failing` NULL or writable.
+int tls_splice_is_failing(struct tls_splice *splice, bool *is_failing);
+
 // Hands over the error that SSL_read(3) has ended with, after bytes that are still
 // undelivered, so that no `TLS_SPLICE_STEP_OVER` has said so: OpenSSL tells of it
 // only once. `*ssl_ret` is what SSL_read(3) returned, and `*error` is for

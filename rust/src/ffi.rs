@@ -733,6 +733,20 @@ pub unsafe extern "C" fn tls_splice_end_decrypt(
     unsafe { give(splice, is_cut_off, false, |pump, _| Ok(!pump.end_decrypt())) }
 }
 
+/// `*is_failing` is whether SSL_read(3) has ended with an error that nobody has been
+/// told of, since there are bytes before it that are still undelivered.
+///
+/// # Safety
+/// `splice` must be NULL or valid, `is_failing` NULL or writable.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_is_failing(
+    splice: *mut tls_splice,
+    is_failing: *mut bool,
+) -> c_int {
+    // SAFETY: passed on.
+    unsafe { give(splice, is_failing, false, |pump, _| Ok(pump.is_failing())) }
+}
+
 /// Hands over the error that SSL_read(3) has ended with, after bytes that are still
 /// undelivered, so that no `TLS_SPLICE_STEP_OVER` has said so: OpenSSL tells of it
 /// only once. `*ssl_ret` is what SSL_read(3) returned, and `*error` is for

@@ -409,6 +409,13 @@ impl Pump {
         true
     }
 
+    /// Whether SSL_read has failed, and nobody has been told.
+    pub fn is_failing(&self) -> bool {
+        self.decrypt
+            .as_ref()
+            .is_some_and(|decrypt| decrypt.has_failed() && !decrypt.end_is_told)
+    }
+
     /// The error that has ended the TLS side, behind bytes that are not delivered. It
     /// is the caller's from then on, who gets it once: OpenSSL does not say it again.
     pub fn take_end(&mut self) -> Option<tls::End> {

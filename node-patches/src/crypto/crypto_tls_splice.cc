@@ -166,9 +166,6 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
   const uint32_t direction = args[1].As<Uint32>()->Value();
   CHECK(direction == TLS_SPLICE_DECRYPT || direction == TLS_SPLICE_ENCRYPT);
-  // An error that JS has yet to hear of comes before a new splice.
-  if (direction == TLS_SPLICE_DECRYPT && tls_wrap->splice_in_ != nullptr)
-    static_cast<TLSSplice*>(tls_wrap->splice_in_)->ResumeNow();
   TLSWrap::Splice*& slot = direction == TLS_SPLICE_DECRYPT
                                ? tls_wrap->splice_in_
                                : tls_wrap->splice_out_;
@@ -287,6 +284,16 @@ void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
   BaseObjectPtr<TLSSplice> strong_ref{splice};
   splice->env()->SetImmediate(
       [strong_ref](Environment* env) { strong_ref->ResumeNow(); });
+}
+
+// settle(tlsWrap): what resume() has left for later comes now, before JS looks at
+// what it has read, and another splice takes that over.
+void TLSSplice::Settle(const FunctionCallbackInfo<Value>& args) {
+  CHECK(args[0]->IsObject());
+  TLSWrap* tls_wrap;
+  ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
+  if (tls_wrap->splice_in_ != nullptr)
+    static_cast<TLSSplice*>(tls_wrap->splice_in_)->ResumeNow();
 }
 
 void TLSSplice::ResumeNow() {
@@ -799,6 +806,12 @@ int TLSSplice::ClearOut() {
   return Decrypt();
 }
 
+bool TLSSplice::IsFailing() {
+  if (resuming_) return released_error_ != 0;
+  bool is_failing;
+  return Check(tls_splice_is_failing(pump_, &is_failing)) && is_failing;
+}
+
 void TLSSplice::Absorb(const char* data, size_t len) {
   Check(tls_splice_push_before(
       pump_, TLS_SPLICE_DECRYPT, reinterpret_cast<const uint8_t*>(data), len));
@@ -1037,6 +1050,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   SetMethodNoSideEffect(isolate, t, "accessMode", AccessMode);
   SetMethodNoSideEffect(isolate, t, "unflushed", Unflushed);
   SetMethod(isolate, t, "flush", Flush);
+  SetMethod(isolate, t, "settle", Settle);
   SetConstructorFunction(context, target, "TLSSplice", t);
 
   Local<Object> constants = Object::New(isolate);
@@ -1108,6 +1122,7 @@ void TLSSplice::RegisterExternalReferences(
   registry->Register(AccessMode);
   registry->Register(Unflushed);
   registry->Register(Flush);
+  registry->Register(Settle);
   registry->Register(ReadStats);
   registry->Register(GetState);
   registry->Register(GetFailure);

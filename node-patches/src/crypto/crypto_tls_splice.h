@@ -40,6 +40,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
 
   // Implement TLSWrap::Splice:
   int ClearOut() override;
+  bool IsFailing() override;
   void Absorb(const char* data, size_t len) override;
   void OnDrain() override;
   void OnDestroySSL() override;
@@ -159,6 +160,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   static void AccessMode(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Unflushed(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Flush(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void Settle(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void ReadStats(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void GetState(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void GetFailure(const v8::FunctionCallbackInfo<v8::Value>& args);

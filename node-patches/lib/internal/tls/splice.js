@@ -1103,6 +1103,10 @@ class TLSSplice extends EventEmitter {
 
   #beginIn() {
     const socket = this.#socket;
+    // Another splice may have ended in this turn. This emits 'data', or an error.
+    guarded(() => NativeSplice.settle(socket._handle));
+    if (this.#state !== 'running')
+      return;
     const chunks = takeReadable(socket);
     if (this.#endpoint && !this.#sinkFlushed)
       this.#native.holdSink(true);
