@@ -452,7 +452,9 @@ void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
   tls_splice_failure failure{};
   const int found = tls_splice_get_failure(splice->pump_, &failure);
   if (!splice->Check(found) && splice->panicked_) return;
-  int err = splice->write_error_;
+  // A write that has failed, and waits to be reported, is not why the endpoint
+  // has failed meanwhile.
+  int err = (splice->state_bits_ & kTLSFailed) != 0 ? splice->write_error_ : 0;
   bool is_write = true;
   if (err == 0 && found == TLS_SPLICE_OK) {
     if (failure.is_tls) {
