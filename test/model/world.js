@@ -165,6 +165,8 @@ class World {
   #hasPaused = false;
   // It has been written to, or spliced, after it had failed.
   #isUsedAfterError = false;
+  // It has been written to when it may have failed, without having told yet.
+  #hasWritten = false;
   #isPaused = false;
   #unshifts = false;
   // It, or something else, has destroyed the socket, or the peer's connection.
@@ -866,6 +868,7 @@ class World {
     if (this.#socket.writableEnded || this.#socket.destroyed || (owner && owner.handle === null))
       return;
     this.#isUsedAfterError ||= this.#errors.size > 0;
+    this.#hasWritten ||= this.#injected !== null;
     try {
       this.#socket.write(this.#S.next(length), this.#checked(() => this.#trigger('socket written')));
     } catch (err) {
@@ -935,7 +938,7 @@ class World {
       return;
     }
     // What the kernel has taken may yet move on to make room.
-    for (let full = 0; full < 3 && fd >= 0;) {
+    for (let full = 0; full < 3 && fd >= 0 && !this.#endpoint?.destroyed;) {
       const position = this.#E.written;
       const chunk = this.#E.next(250_000);
       let written = 0;
@@ -969,6 +972,7 @@ class World {
       if (turns-- === 0 || this.#closed || this.#hasFailed || socket.destroyed || socket.writableEnded || until())
         return;
       this.#isUsedAfterError ||= this.#errors.size > 0;
+      this.#hasWritten ||= this.#injected !== null;
       // A stream of JavaScript bears no alert beside it.
       if (this.#secure && !this.#negotiates && !(this.#config.under === 'js' && (this.#injected || this.#tlsFault)))
         socket.write('', () => this.#trigger('socket written'));
@@ -1121,8 +1125,8 @@ class World {
       this.#watch(splice);
       if (splice.handle.state !== 'idle')
         fail(`a new splice is ${splice.handle.state}`);
-      if (splice.handle.start() !== splice.handle || splice.handle.state !== 'running')
-        fail('start() does not start');
+      if (splice.handle.start() !== splice.handle || !this.#isStarted(splice))
+        fail(`after start() the splice is ${splice.state}`);
     } catch (err) {
       if (refusal === undefined || err.code !== (refusal ?? 'ERR_INVALID_STATE'))
         throw err;
@@ -1135,6 +1139,11 @@ class World {
     if (refusal)
       fail(`start() must throw ${refusal}`);
     this.#started(splice);
+  }
+
+  // It is over at once if TLS has failed.
+  #isStarted({ state }) {
+    return state === 'running' || (state === 'closed' && this.#tlsFault);
   }
 
   #started(splice) {
@@ -1322,7 +1331,10 @@ class World {
     if (this.#errors.size > 1) {
       // Node does not destroy it for an error of TLS. What is written to it then
       // fails, too.
-      if (!this.#isUsedAfterError)
+      const isWritten = this.#isUsedAfterError || (this.#hasWritten && err.code === 'EPROTO');
+      // What is below tells of its error, and then the write fails.
+      const isBelow = this.#config.under === 'js' && kLost.includes(err.code);
+      if (!isWritten && !isBelow)
         fail(`the socket reports a second error, ${err.stack}`);
       return;
     }
@@ -1337,12 +1349,17 @@ class World {
   }
 
   #isOfInjection({ code }) {
+    // A write comes before the bytes that are held.
+    if (code === 'EPROTO' && this.#hasWritten)
+      return true;
     return this.#injected.kind === 'RST' ? kLost.includes(code) : code === this.#injected.code;
   }
 
   // Every byte before the failure that has been there to be read.
   #checkDelivered() {
     const owner = this.#inOwner;
+    if (this.#hasWritten)
+      return;
     // 'readable' is emitted later than what it tells of was there.
     if (this.#hasPaused || this.#lostP || (owner?.begun && owner.handle === null) || this.#config.reader === 'readable')
       return;
@@ -1387,6 +1404,9 @@ class World {
     const owner = this.#inOwner;
     if (!owner?.begun || owner.handle === null || owner.state === 'closed' || !this.#bottom)
       return;
+    // TLS below TLS has failed, and Node reads on.
+    if (this.#tlsFault && !this.#injected && this.#config.under === 'tls')
+      return;
     const { bytesIn, peakBufferedIn } = owner.handle.stats;
     const { bytesRead } = this.#bottom;
     // That of the handshakes, and what makes a record of bytes.
@@ -1426,9 +1446,11 @@ class World {
     if ((!hasIn && bytesIn !== 0) || (!hasOut && bytesOut !== 0))
       fail(`counts of a direction that is not spliced: ${JSON.stringify(stats)}`);
     // Of one byte at least, and the record that is made of it. Besides there is
-    // what JavaScript has held, and what has been read ahead as ciphertext.
+    // what JavaScript has held, and what has been read ahead as ciphertext: a stream
+    // of JavaScript, or TLS, pushes what it has read before it stops.
     const most = Math.max(options.highWaterMark || 262144, 64);
-    if (stats.peakBufferedIn > most + splice.tookIn + 131072 ||
+    const ahead = ['tcp', 'unix'].includes(this.#config.under) ? 131072 : 262144;
+    if (stats.peakBufferedIn > most + splice.tookIn + ahead ||
         stats.peakBufferedOut > most + 1.3 * splice.tookOut) {
       fail(`more is held than highWaterMark ${most}: ${JSON.stringify(stats)}`);
     }
@@ -1785,10 +1807,11 @@ class World {
     await Promise.all(this.#splices.map(({ handle, ended }) => handle && ended));
     this.#settleClosed();
     const isOver = () => this.#tlsFault || this.#endpointMayFail() || this.#socket.destroyed;
-    if (this.#inOwner === null && !isOver())
-      await this.#until('JavaScript reads the socket', () => this.#atP === this.#P.written || isOver());
-    if (this.#outOwner === null && this.#source && !isOver())
-      await this.#until('JavaScript reads the endpoint', () => this.#atF === this.#F.written || isOver());
+    // Listeners may have started another splice.
+    await this.#until('JavaScript reads the socket', () =>
+      this.#inOwner !== null || this.#atP === this.#P.written || isOver());
+    await this.#until('JavaScript reads the endpoint', () =>
+      this.#outOwner !== null || !this.#source || this.#atF === this.#F.written || isOver());
   }
 
   // JavaScript has the endpoint again, reads what is left, and ends it.
