@@ -248,8 +248,14 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
     splice->Check(tls_splice_undelivered(splice->pump_, &len));
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
     splice->released_read_ = splice->held_read_;
-    splice->Check(tls_splice_take_end(
-        splice->pump_, &splice->released_ret_, &splice->released_error_));
+    int ret;
+    unsigned long error;  // NOLINT(runtime/int)
+    // One that was taken over is the first, which OpenSSL does not repeat.
+    if (splice->Check(tls_splice_take_end(splice->pump_, &ret, &error)) &&
+        splice->released_error_ == 0) {
+      splice->released_ret_ = ret;
+      splice->released_error_ = error;
+    }
   }
   Local<Object> buffer;
   if (len > 0 &&
@@ -275,7 +281,12 @@ void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[1]->IsBoolean());
   TLSWrap* tls_wrap;
   ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
-  if (!tls_wrap->ssl_ || tls_wrap->splice_in_ != nullptr) return;
+  if (!tls_wrap->ssl_) return;
+  if (tls_wrap->splice_in_ != nullptr) {
+    // JS has started another one when it was given the bytes.
+    static_cast<TLSSplice*>(tls_wrap->splice_in_)->TakeOver(splice);
+    return;
+  }
   // Whoever asks for cleartext earlier, because of what the stream below has or
   // because JS writes, resumes it: see ClearOut().
   splice->resuming_.reset(tls_wrap);
@@ -284,6 +295,20 @@ void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
   BaseObjectPtr<TLSSplice> strong_ref{splice};
   splice->env()->SetImmediate(
       [strong_ref](Environment* env) { strong_ref->ResumeNow(); });
+}
+
+// What comes after the bytes that `before` gave back comes after those of this one.
+void TLSSplice::TakeOver(TLSSplice* before) {
+  if (released_error_ == 0) {
+    released_ret_ = before->released_ret_;
+    released_error_ = before->released_error_;
+  }
+  if (before->released_read_ != 0 && held_read_ == 0) {
+    held_read_ = before->released_read_;
+    ScheduleTurn();
+  }
+  before->released_error_ = 0;
+  before->released_read_ = 0;
 }
 
 // settle(tlsWrap): what resume() has left for later comes now, before JS looks at
@@ -386,10 +411,15 @@ void TLSSplice::Flush(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
   if (!tls_wrap->ssl_ || tls_wrap->current_write_ || IsFlushed(*tls_wrap))
     return args.GetReturnValue().Set(0);
-  if (tls_wrap->write_error_ != 0)
+  // A splice of the other direction reports the failure once its endpoint has
+  // what came before. `req` completes with that.
+  const TLSSplice* in = static_cast<TLSSplice*>(tls_wrap->splice_in_);
+  const bool is_held = in != nullptr && in->held_read_ != 0;
+  if (tls_wrap->write_error_ != 0 && !is_held)
     return args.GetReturnValue().Set(tls_wrap->write_error_);
   tls_wrap->current_write_.reset(
       tls_wrap->CreateWriteWrap(args[1].As<Object>())->GetAsyncWrap());
+  if (is_held) return args.GetReturnValue().Set(1);
   tls_wrap->write_callback_scheduled_ = true;
   tls_wrap->EncOut();
   args.GetReturnValue().Set(1);
@@ -655,6 +685,7 @@ void TLSSplice::FailTLS(int err) {
   // What was decrypted before goes to its endpoint first.
   TLSSplice* in = static_cast<TLSSplice*>(tls_wrap_->splice_in_);
   if (in != nullptr && in->HoldError(err)) return StopForHeldError();
+  if (in != nullptr) in->state_bits_ |= kTLSFailing;
   state_bits_ |= kTLSFailed;
   Notify();
 }
@@ -868,7 +899,10 @@ int TLSSplice::Decrypt() {
   }
   if ((step & TLS_SPLICE_STEP_OVER) != 0) {
     state_bits_ |= kInOver;
-    if (stats_->close_notify == 0) state_bits_ |= kTLSFailed;
+    if (stats_->close_notify == 0) {
+      state_bits_ |= kTLSFailed;
+      if (released_error_ != 0) Check(tls_splice_raise(released_error_));
+    }
     Notify();
     // As in TLSWrap, the stream below is read on, for its own end or error.
     if (reading_ != true) ScheduleTurn();
