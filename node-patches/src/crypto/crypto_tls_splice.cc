@@ -890,6 +890,9 @@ int TLSSplice::Decrypt() {
   }
   more_ = (step & TLS_SPLICE_STEP_MORE) != 0;
   if (more_) ScheduleTurn();
+  // What has waited for that is delivered in a turn of this splice. This may be
+  // one of the other direction's.
+  if (held_read_ != 0 && !IsHolding()) ScheduleTurn();
   // A handshake that SSL_write() waits for may have been read here.
   TLSSplice* out = static_cast<TLSSplice*>(tls_wrap_->splice_out_);
   if (out != nullptr && out->want_tls_ && !out->in_turn_) out->ScheduleTurn();
