@@ -791,6 +791,204 @@ for (const kind of ['blocking', 'unix', 'tcp', 'tls']) {
   test(`${kind}, duplex: EPIPE under TLS, writing`, () => tlsWriteFails(kind, 'EPIPE', 'duplex'));
 }
 
+// --- A sink that is full before the first turn --------------------------------------
+
+// How many bytes that takes. Nobody reads them.
+async function fill({ fd, other }) {
+  const chunk = Buffer.alloc(MiB);
+  let bytes = 0;
+  other.pause();
+  // What the kernel has taken may yet move on to make room.
+  for (let full = 0; full < 3;) {
+    try {
+      bytes += fs.writeSync(fd, chunk);
+      full = 0;
+    } catch (err) {
+      assert.strictEqual(err.code, 'EAGAIN');
+      full++;
+      await turns(1);
+    }
+  }
+  return bytes;
+}
+
+// Of what comes behind those.
+function receiveBehind(other, skipped) {
+  const receiver = new Receiver();
+  const ended = new Promise((resolve) => other.on('end', resolve));
+  other.on('data', (chunk) => {
+    const skip = Math.min(skipped, chunk.length);
+    skipped -= skip;
+    if (skip < chunk.length)
+      receiver.update(chunk.subarray(skip));
+  });
+  other.resume();
+  return { receiver, ended };
+}
+
+// It fails when it takes something at last.
+async function fullSinkFails(kind, code, direction) {
+  const { client, server } = await openTLS();
+  const endpoint = await endpoints[kind](direction);
+  await fill(endpoint);
+  const splice = server.spliceTo({ ...endpoint.target, direction });
+  const outcome = outcomeOf(splice);
+  splice.start();
+  const sending = send(client, kSize, { seed: kSeedIn, end: false });
+  await settled(() => server.bytesRead);
+  inject(endpoint.fd, 'write', code);
+  endpoint.other.resume();
+  const { bytesIn, peakBufferedIn } = await outcome(code, 'write');
+  // Of a stream one byte is libuv's, and is lost if that cannot write it.
+  assert.strictEqual(bytesIn, 0);
+  assert(peakBufferedIn > 0);
+  assert.strictEqual(server.destroyed, false);
+  const rest = receive(server);
+  await sending;
+  client.end();
+  (await rest).check(kSize, kSeedIn);
+}
+
+// The handles in the order in which they are started, or one for both.
+const kHandles = { 'one handle': ['duplex'], "'in', then 'out'": ['in', 'out'], "'out', then 'in'": ['out', 'in'] };
+
+// The connection under TLS fails while bytes are held: they come first, whoever
+// has seen it.
+async function failsWhileHeld(kind, code, access, directions) {
+  const { client, server } = await openTLS();
+  // A FIFO goes one way.
+  const sink = await endpoints[kind]('in');
+  const source = kind === 'fifo' ? endpoints.fifo('out') : sink;
+  const filled = await fill(sink);
+  const outcomes = [];
+  for (const direction of directions) {
+    const { target } = direction === 'out' ? source : sink;
+    const splice = server.spliceTo({ ...target, direction });
+    outcomes.push(outcomeOf(splice));
+    splice.start();
+  }
+  const failing = new Promise((resolve) => server.once('error', resolve));
+  // The whole of it is there.
+  const size = 50_000;
+  const { bytesRead } = server;
+  send(client, size, { seed: kSeedIn, end: false });
+  await settled(() => server.bytesRead);
+  assert(server.bytesRead > bytesRead);
+  inject(server._handle.fd, access, code, { times: 1 });
+  // It is read on as soon as there is room again.
+  if (access === 'read')
+    client.write('more');
+  else
+    source.other.write('something to send');
+  await turns();
+  const { receiver } = receiveBehind(sink.other, filled);
+  const { code: seen } = await failing;
+  assert.strictEqual(seen, code);
+  let bytesIn = 0;
+  for (const outcome of outcomes)
+    ({ bytesIn } = maxOf({ bytesIn }, await outcome(code, access)));
+  assert.strictEqual(bytesIn, size);
+  await receiver.reached(size);
+  receiver.check(size, kSeedIn);
+  assert.strictEqual(server.destroyed, true);
+  assert(sink.isOpen());
+}
+
+function maxOf(one, other) {
+  return one.bytesIn > other.bytesIn ? one : other;
+}
+
+for (const kind of ['fifo', 'unix', 'tcp', 'tcp fd']) {
+  for (const code of ['EPIPE', 'EIO'])
+    test(`${kind}, in: ${code} of a sink that was full in the first turn`, () => fullSinkFails(kind, code, 'in'));
+  for (const [name, directions] of Object.entries(kHandles)) {
+    if (kind === 'fifo' && directions[0] === 'duplex')
+      continue;
+    for (const [code, access] of [['EPIPE', 'write'], ['ECONNRESET', 'write'], ['ECONNRESET', 'read']]) {
+      test(`${kind}, ${name}: ${code} under TLS, ${access}, while the sink is full`,
+           () => failsWhileHeld(kind, code, access, directions));
+    }
+  }
+}
+for (const kind of ['unix', 'tcp', 'tcp fd'])
+  test(`${kind}, duplex: EPIPE of a sink that was full in the first turn`, () => fullSinkFails(kind, 'EPIPE', 'duplex'));
+
+// --- Writes that JavaScript makes of nothing -------------------------------------------
+
+// They go to the stream below, and fail with that, beside what the splice writes.
+async function emptyWriteFails(kind, code, direction, { stalls }) {
+  const { client, server } = await openTLS();
+  const endpoint = await endpoints[kind](direction);
+  const splice = server.spliceTo({ ...endpoint.target, direction });
+  const outcome = outcomeOf(splice);
+  const events = record(server, ['error', 'close']);
+  const closed = closing(server);
+  splice.start();
+  // More than the buffers of both ends of the connection take.
+  sourceOf(endpoint, stalls ? 32 * MiB : kSize)?.catch(() => {});
+  endpoint.other?.on('error', () => {});
+  if (stalls) {
+    // The kernel takes no more, and the writes wait in libuv.
+    client.pause();
+    await settled(() => splice.stats.bytesOut);
+  } else {
+    client.resume();
+  }
+  let written = 0;
+  const write = () => {
+    if (server.destroyed)
+      return;
+    server.write('', () => { written++; });
+    setImmediate(write);
+  };
+  write();
+  await turns(3);
+  inject(server._handle.fd, 'write', code, { times: 1 });
+  client.resume();
+  await outcome(code, 'write');
+  await closed;
+  assert.deepStrictEqual(events, ['error', 'close']);
+  assert.strictEqual(server.errored.code, code);
+  // They all call back.
+  await turns();
+  assert(written > 0);
+  assert(endpoint.isOpen());
+}
+
+// renegotiate() writes nothing, twice, around what OpenSSL has to send.
+async function renegotiationFails(kind, code, direction, ofServer) {
+  const { client, server } = await openTLS({ minVersion: 'TLSv1.2', maxVersion: 'TLSv1.2' });
+  const { 0: spliced, 1: other } = ofServer ? [server, client] : [client, server];
+  const endpoint = await endpoints[kind](direction);
+  const splice = spliced.spliceTo({ ...endpoint.target, direction });
+  const outcome = outcomeOf(splice);
+  other.resume();
+  splice.start();
+  await turns();
+  inject(spliced._handle.fd, 'write', code, { times: 1 });
+  const closed = closing(spliced);
+  spliced.renegotiate({ rejectUnauthorized: false }, () => {});
+  await outcome(code, 'write');
+  await closed;
+  assert.strictEqual(spliced.errored.code, code);
+  assert(endpoint.isOpen());
+}
+
+for (const kind of Object.keys(endpoints)) {
+  for (const direction of kind === 'fifo' || kind === 'file' ? ['out'] : ['out', 'duplex']) {
+    for (const code of ['ECONNRESET', 'EPIPE']) {
+      for (const stalls of kind === 'file' ? [false] : [false, true]) {
+        test(`${kind}, ${direction}: ${code} beside empty writes${stalls ? ', after a stall' : ''}`,
+             () => emptyWriteFails(kind, code, direction, { stalls }));
+      }
+    }
+    for (const ofServer of [false, true]) {
+      test(`${kind}, ${direction}: ECONNRESET in renegotiate() of the ${ofServer ? 'server' : 'client'}`,
+           () => renegotiationFails(kind, 'ECONNRESET', direction, ofServer));
+    }
+  }
+}
+
 // --- A kernel that lies -------------------------------------------------------------
 
 // More bytes than were asked for are what the core's own checks stop at. Of such a

@@ -1297,7 +1297,7 @@ class World {
       fail(`the splice fails with ${err}, and handle.errored is ${splice.handle.errored}`);
     if (!['tls', 'endpoint'].includes(err.side))
       fail(`the side of ${err} is ${err.side}`);
-    if (isOfTLS && !this.#endpointMayFail() && err.side !== 'tls')
+    if (isOfTLS && !this.#endpointMayFail() && !this.#isForEnded(err) && err.side !== 'tls')
       fail(`the side of ${err} is ${err.side}`);
   }
 
