@@ -783,7 +783,9 @@ impl Pump {
                     tls::Write::Want => return TLS_SPLICE_STEP_WANT_TLS | TLS_SPLICE_STEP_FLUSH,
                     // SSL_read has failed before and said why, which `decrypt`
                     // reports once all before that is delivered.
-                    tls::Write::Failed(_) if self.decrypt.as_ref().is_some_and(Decrypt::has_failed) => {
+                    tls::Write::Failed(_)
+                        if self.decrypt.as_ref().is_some_and(Decrypt::has_failed) =>
+                    {
                         encrypt.over = true;
                         return TLS_SPLICE_STEP_STOPPED | TLS_SPLICE_STEP_FLUSH;
                     }

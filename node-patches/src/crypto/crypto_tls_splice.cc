@@ -258,8 +258,7 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
     }
   }
   Local<Object> buffer;
-  if (len > 0 &&
-      Buffer::New(splice->env()->isolate(), len).ToLocal(&buffer) &&
+  if (len > 0 && Buffer::New(splice->env()->isolate(), len).ToLocal(&buffer) &&
       splice->Check(tls_splice_take_undelivered(
           splice->pump_,
           reinterpret_cast<uint8_t*>(Buffer::Data(buffer)),
@@ -297,7 +296,8 @@ void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
       [strong_ref](Environment* env) { strong_ref->ResumeNow(); });
 }
 
-// What comes after the bytes that `before` gave back comes after those of this one.
+// What comes after the bytes that `before` gave back comes after those of this
+// one.
 void TLSSplice::TakeOver(TLSSplice* before) {
   if (released_error_ == 0) {
     released_ret_ = before->released_ret_;
@@ -311,8 +311,8 @@ void TLSSplice::TakeOver(TLSSplice* before) {
   before->released_read_ = 0;
 }
 
-// settle(tlsWrap): what resume() has left for later comes now, before JS looks at
-// what it has read, and another splice takes that over.
+// settle(tlsWrap): what resume() has left for later comes now, before JS looks
+// at what it has read, and another splice takes that over.
 void TLSSplice::Settle(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[0]->IsObject());
   TLSWrap* tls_wrap;
@@ -641,12 +641,12 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
       on_top_ = false;
     }
   } else {
-    // A stream of JS may pass on what it had before it was stopped, and somebody
-    // else may have resumed it: whether it is being read is not known.
+    // A stream of JS may pass on what it had before it was stopped, and
+    // somebody else may have resumed it: whether it is being read is not known.
     if (reading_ == false) reading_.reset();
     previous_listener_->OnStreamRead(nread, buf);
-    // One that is resumed inside of TLSWrap::Cycle() may pass on all that it has,
-    // before any of that can be decrypted.
+    // One that is resumed inside of TLSWrap::Cycle() may pass on all that it
+    // has, before any of that can be decrypted.
     if ((spliced_ & TLS_SPLICE_DECRYPT) != 0 && tls_wrap_->cycle_depth_ > 0)
       SetReading(false);
   }
@@ -923,7 +923,8 @@ int TLSSplice::Decrypt() {
 }
 
 // A close_notify that follows another warning alert, such as user_canceled, is
-// none for SSL_get_error(), and so would not be the end for TLSWrap::ClearOut().
+// none for SSL_get_error(), and so would not be the end for
+// TLSWrap::ClearOut().
 void TLSSplice::EmitEnd() {
   if (tls_wrap_->eof_) return;
   tls_wrap_->eof_ = true;

@@ -75,8 +75,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
     // TLS or the stream below has failed, and the endpoint has yet to receive
     // what was decrypted before. JS is told after that.
     kTLSFailing = 1 << 9,
-    kWriting = 1 << 10,    // Of transfers: there is a write.
-    kWantsTLS = 1 << 11,   // What is held waits for the peer's handshake.
+    kWriting = 1 << 10,   // Of transfers: there is a write.
+    kWantsTLS = 1 << 11,  // What is held waits for the peer's handshake.
   };
 
   // Indices of the array that readStats() fills.
@@ -291,7 +291,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   ssize_t released_read_ = 0;
   // The TLSWrap that JS has again, while JS has yet to hear of what comes after
   // the bytes that release() returned: for one thing an error of OpenSSL's, of
-  // which this is what SSL_read() returned and what it put into the queue, or 0.
+  // which this is what SSL_read() returned and what it put into the queue, or
+  // 0.
   BaseObjectPtr<TLSWrap> resuming_;
   int released_ret_ = 0;
   unsigned long released_error_ = 0;  // NOLINT(runtime/int)
