@@ -234,6 +234,18 @@ const kBeginnings = [
       ['s.empty', 0],
     ];
   }],
+  // A peer that does not read, and a splice that is stopped then.
+  [2, (random) => [
+    ['p.pause'],
+    plain(random, random.pick(['out', 'duplex'])),
+    ['f.write', 900_000],
+    ['f.write', 900_000],
+    ['f.write', 900_000],
+    ['f.write', 900_000],
+    ['quiet'],
+    ['stop', 0, true],
+    ...(random.chance(0.3) ? [['s.write', size(random)]] : []),
+  ]],
   // What has been read goes back just before a splice takes it.
   [3, (random, config) => {
     config.reader = random.pick(['readable', 'readable', 'data']);
@@ -327,6 +339,7 @@ const kOps = [
   [0.5, 's.unlisten'],
   [0.5, 'e.unlisten'],
   [1.5, 's.empty', (random) => [random.pick([0, 5, 30, 300])]],
+  [0.4, 'spliceBelow'],
   [0.5, 'fill', (random) => [random.chance(0.3)]],
   [2, 'on', (random) => hook(random).slice(1)],
   [10, 'turns', (random) => [1 + random.below(random.pick([2, 5, 30]))]],

@@ -562,7 +562,8 @@ class World {
       return;
     splice.begun = true;
     const socket = this.#socket;
-    splice.late = socket.readableEnded;
+    // It may be about to see that.
+    splice.late = socket.readableEnded || (socket._readableState.ended && socket.readableLength === 0);
     if (splice.hasIn) {
       splice.partIn = this.#farGets.open(this.#P, this.#atP);
       splice.tookIn = socket.readableLength;
@@ -823,6 +824,7 @@ class World {
           this.#unlisten(this.#source);
         return;
       case 'fill': return this.#fill(args[0]);
+      case 'spliceBelow': return this.#spliceBelow();
       case 'on': this.#addHook(args[0], args[1]); return;
       case 's.cork': socket.cork(); return;
       case 's.uncork': socket.uncork(); return;
@@ -1141,6 +1143,21 @@ class World {
     this.#started(splice);
   }
 
+  // Under a TLS connection there is nothing to be taken.
+  #spliceBelow() {
+    const below = this.#below;
+    if (!below || below.destroyed || !this.#sink || this.#sink.destroyed)
+      return;
+    try {
+      below.spliceTo({ stream: this.#sink, direction: 'in' });
+    } catch (err) {
+      if (err.code === 'ERR_INVALID_STATE')
+        return;
+      throw err;
+    }
+    fail('what TLS runs over is spliced');
+  }
+
   // It is over at once if TLS has failed.
   #isStarted({ state }) {
     return state === 'running' || (state === 'closed' && this.#tlsFault);
@@ -1352,6 +1369,9 @@ class World {
     // A write comes before the bytes that are held.
     if (code === 'EPROTO' && this.#hasWritten)
       return true;
+    // What Node has not been read for it asks OpenSSL for twice.
+    if (code === 'ERR_SSL_RECORD_LAYER_FAILURE' && this.#hasPaused)
+      return true;
     return this.#injected.kind === 'RST' ? kLost.includes(code) : code === this.#injected.code;
   }
 
@@ -1520,8 +1540,22 @@ class World {
       fail('stop() returns another promise');
     if (!['stopping', 'closed'].includes(splice.state))
       fail(`after stop() the state is ${splice.state}`);
-    if (wait)
+    if (wait) {
       await promise;
+      this.#checkWaiting();
+    }
+  }
+
+  // What a splice has accepted and the peer has not read JavaScript has written,
+  // so to speak. Records that nobody has written are small.
+  #checkWaiting() {
+    this.#settleClosed();
+    const socket = this.#socket;
+    const waits = this.#bottom?._handle?.writeQueueSize ?? 0;
+    if (this.#outOwner === null && waits > 2000 && socket.writableLength === 0 &&
+        !socket.writableEnded && !socket.destroyed) {
+      fail(`${waits} bytes wait for the peer, and writableLength is 0`);
+    }
   }
 
   #abort(number) {
