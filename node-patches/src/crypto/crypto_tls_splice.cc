@@ -334,13 +334,22 @@ void TLSSplice::ResumeNow() {
     // ClearOut() has done it.
   } else if (released_error_ != 0) {
     tls_wrap->ClearOut();
+    // JS may have written meanwhile, see IsFailing().
+    if (tls_wrap->ssl_ && tls_wrap->current_write_) {
+      tls_wrap->write_callback_scheduled_ = true;
+      tls_wrap->InvokeQueued(UV_EPROTO);
+    }
   } else {
     LeaveResuming();
     tls_wrap->Cycle();
   }
   LeaveResuming();
   resuming_.reset();
-  if (!tls_wrap->ssl_ || tls_wrap->splice_in_ != nullptr) return;
+  if (!tls_wrap->ssl_) return;
+  if (tls_wrap->splice_in_ != nullptr) {
+    static_cast<TLSSplice*>(tls_wrap->splice_in_)->TakeOver(this);
+    return;
+  }
   // What JS has asked of the TLSWrap in between had no effect.
   Local<Value> reading;
   if (tls_wrap->object()
@@ -582,13 +591,23 @@ void TLSSplice::OnDestroySSL() {
   LeaveResuming();
   resuming_.reset();
   if (depth_ > 0) Check(tls_splice_cancel(pump_));
+  FailIfSpliced();
   Detach(spliced_);
 }
 
 void TLSSplice::OnStreamDestroy() {
   // From a destructor: its virtual methods are gone.
   stream_destroyed_ = true;
+  FailIfSpliced();
   Detach(spliced_);
+}
+
+// What the splice runs over is gone. JS knows, unless somebody has taken away what
+// would have told it.
+void TLSSplice::FailIfSpliced() {
+  if (spliced_ == 0 || !env()->can_call_into_js()) return;
+  state_bits_ |= kTLSFailed;
+  Notify();
 }
 
 uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {

@@ -211,6 +211,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // Give JS what comes after the bytes that release() has returned.
   void ResumeNow();
   void TakeOver(TLSSplice* before);
+  void FailIfSpliced();
   void LeaveResuming();
   bool IsErrorHeld() const;
   // Keeps `err` back as if it had been read, while there is something to

@@ -36,6 +36,7 @@ const {
   Writable: { prototype: { write: writableWrite } },
 } = require('stream');
 const net = require('net');
+const { Buffer } = require('buffer');
 const { FastBuffer } = require('internal/buffer');
 const { clearTimeout, setImmediate, setTimeout } = require('timers');
 const { getValidatedFd } = require('internal/fs/utils');
@@ -172,10 +173,9 @@ const kGuard = Symbol('kGuard');
 const kTurn = Symbol('kTurn');
 // On a TLSSocket: a timer for the rest of its idle time.
 const kIdleTimer = Symbol('kIdleTimer');
-// On the handle of a socket: it is below a TLSSocket.
-const kIsBelow = Symbol('kIsBelow');
-// Those that had no handle then. They are read and written by JavaScript.
-const socketsBelow = new SafeWeakSet();
+// What is below a TLSSocket: the handles of sockets, and streams that JavaScript
+// reads and writes.
+const below = new SafeWeakSet();
 // Only spliceTo() makes a TLSSplice.
 const kCreate = Symbol('kCreate');
 // On a TLSSplice: what its sockets tell and ask it.
@@ -576,6 +576,10 @@ function watch(socket, splice) {
 function unwatch(socket, splice) {
   if (socket[kSplices]?.delete(splice))
     socket[kSplices] = undefined;
+}
+
+function concat(chunks) {
+  return chunks.length === 1 ? chunks[0] : Buffer.concat(chunks);
 }
 
 // Hands bytes to a socket's readers as if they had just arrived. Returns whether
@@ -1285,10 +1289,9 @@ class TLSSplice extends EventEmitter {
         !endpoint.readableFlowing) {
       more = false;
     }
-    for (let i = 0; i < chunks.length; i++) {
-      if (!giveToReader(endpoint, chunks[i]))
-        more = false;
-    }
+    // At once: whoever is given it may start the next splice, which takes the rest.
+    if (chunks.length > 0 && !giveToReader(endpoint, concat(chunks)))
+      more = false;
     if (this.#endpointEndHeld && !endpoint.destroyed)
       guarded(() => endpoint.push(null));
     // libuv does not read it any more. Why has been said by the splice.
@@ -1355,6 +1358,9 @@ class TLSSplice extends EventEmitter {
   #finishStop(state) {
     if (state & (kInStopped | kInOver))
       this.#release(kIn);
+    // That gives JS what was not delivered, and it may have destroyed the socket.
+    if (this.#isClosing)
+      return;
     if ((this.#outBegun && !(state & (kOutStopped | kOutOver))) ||
         (this.#inBegun && !(state & (kInStopped | kInOver)))) {
       this.#startStopTimer();
@@ -1392,7 +1398,9 @@ class TLSSplice extends EventEmitter {
       let unflushed = 0;
       if (this.#outBegun) {
         this.#native.release(kOut);
-        if (socket._handle)
+        // What cannot be sent any more is not waited for: why is reported after
+        // what was read before.
+        if (socket._handle && NativeSplice.writeError(socket._handle) === 0)
           unflushed = NativeSplice.unflushed(socket._handle);
       }
       socket[kGuard]?.release(this, unflushed);
@@ -1676,7 +1684,7 @@ function checkEndpoint(stream) {
 
 // Its bytes are those of another TLS connection.
 function checkIsTop(socket) {
-  if (socket._handle[kIsBelow] || socketsBelow.has(socket))
+  if (below.has(socket._handle) || below.has(socket))
     throw new ERR_INVALID_STATE('A TLSSocket has been made over the socket');
 }
 
@@ -1690,9 +1698,9 @@ function beforeWrap(stream) {
 // like a net.Socket.
 function afterWrap(stream, wrap) {
   if (wrap === stream)
-    wrap._handle[kIsBelow] = true;
+    below.add(wrap._handle);
   else
-    socketsBelow.add(stream);
+    below.add(stream);
 }
 
 // A splice needs properties of its own on its sockets.
@@ -1886,6 +1894,8 @@ async function closeTarget(socket, target) {
   }
   if (target instanceof net.Socket)
     await closeStream(target);
+  else if (target instanceof Stream)
+    guarded(() => target.destroy?.());
 }
 
 // Destroys a stream. Resolves when 'close' is emitted, or cannot be expected.
