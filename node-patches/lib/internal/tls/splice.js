@@ -1894,8 +1894,6 @@ async function closeTarget(socket, target) {
   }
   if (target instanceof net.Socket)
     await closeStream(target);
-  else if (target instanceof Stream)
-    guarded(() => target.destroy?.());
 }
 
 // Destroys a stream. Resolves when 'close' is emitted, or cannot be expected.
