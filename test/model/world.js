@@ -1003,13 +1003,16 @@ class World {
     const injector = this.#injector;
     const able = () => !this.#injected && !this.#tlsFault && !this.#P.ended && this.#peerSecure &&
       !this.#negotiates && this.#canWrite(peer);
-    if (!injector || !able() || (this.#empties && under === 'js' && !kEnds.has(kind)))
+    if (!injector || !able())
       return;
     await this.#until('the peer has written', () => peer.writableLength === 0 || !able());
     if (this.#closed || !able())
       return;
     if (kNeedsKeys.has(kind) && !injector.knowsKeys)
       kind = 'bad record';
+    // A stream of JavaScript bears no answer beside an empty write.
+    if (this.#empties && under === 'js' && !kEnds.has(kind))
+      return;
     // A Unix socket has no RST.
     if (kind === 'RST' && under === 'unix')
       kind = 'FIN';

@@ -842,8 +842,12 @@ void TLSSplice::Turn() {
   in_turn_ = false;
   on_top_ = false;
   if (out_more_ || want_tls_) Encrypt();
-  if ((spliced_ & TLS_SPLICE_DECRYPT) != 0 && (state_bits_ & kInOver) != 0)
+  // After the peer's end the stream below is read on, for its own. After a
+  // failure there is nothing more to come.
+  if ((spliced_ & TLS_SPLICE_DECRYPT) != 0 &&
+      (state_bits_ & (kInOver | kTLSFailed)) == kInOver) {
     SetReading(true);
+  }
 }
 
 int TLSSplice::ClearOut() {
