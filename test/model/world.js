@@ -13,7 +13,6 @@ const { once } = require('events');
 const fs = require('fs');
 const net = require('net');
 const { isDeepStrictEqual } = require('util');
-const tls = require('tls');
 const { Injector } = require('./injector');
 const { Failure, Receiver, Stream, fail } = require('./oracle');
 const { overJS } = require('./sockets');
@@ -28,9 +27,6 @@ const kTurnsToClose = 100;
 // What an injector does: an end, and what takes more than the bytes of a record.
 const kEnds = new Set(['close_notify', 'user_canceled', 'user_canceled, FIN', 'FIN', 'cut record, FIN']);
 const kNeedsKeys = new Set(['fatal alert', 'empty records', 'close_notify', 'user_canceled', 'user_canceled, FIN']);
-// A net.Socket is not to be written to either while it is spliced, and a splice
-// says more about its error.
-const kGuards = 'errored' in tls.TLSSplice.prototype;
 
 const turn = () => new Promise(setImmediate);
 
@@ -890,7 +886,7 @@ class World {
 
   #endpointWrite(endpoint, length) {
     const owner = this.#inOwner;
-    if (!endpoint?.writable || this.#lostP || (owner && (owner.handle === null || !(kGuards || endpoint.encrypted))))
+    if (!endpoint?.writable || this.#lostP || owner?.handle === null)
       return false;
     try {
       endpoint.write(this.#E.next(length));
@@ -904,8 +900,8 @@ class World {
       return false;
     }
     if (owner) {
-      // Only this gives it back before all is over.
-      if (owner.options.end || !(this.#P.ended || this.#tlsFault))
+      // Only these give it back before all is over.
+      if (owner.state !== 'stopping' && (owner.options.end || !(this.#P.ended || this.#tlsFault)))
         fail('write() to the endpoint while it is spliced');
       this.#settleIn();
     }
@@ -1255,7 +1251,7 @@ class World {
       };
       if (handle.state !== 'closed')
         fail(`'close' of a splice that is ${handle.state}`);
-      if (kGuards && splice.options.autoClose && !this.#isEndpointClosed(splice))
+      if (splice.options.autoClose && !this.#isEndpointClosed(splice))
         fail("'close' before that of the endpoint");
       settle().catch((err) => this.#fail(err)).finally(() => {
         closed();
@@ -1311,7 +1307,7 @@ class World {
         !this.#endpointMayFail() && !this.#isForEnded(err) && !this.#isEndedEarly(err)) {
       fail(`after '${this.#injected.kind}' the splice fails with ${err.stack}`);
     }
-    if (!kGuards || splice.handle === null)
+    if (splice.handle === null)
       return;
     if (splice.handle.errored !== err)
       fail(`the splice fails with ${err}, and handle.errored is ${splice.handle.errored}`);
@@ -1404,7 +1400,8 @@ class World {
 
   // When all is over.
   async #reckon() {
-    if (!this.#isFailing())
+    // Without a splice it is up to Node.
+    if (!this.#isFailing() || this.#splices.length === 0)
       return;
     // The kernel tells of a reset once. If TLS was just writing, Node makes nothing
     // of it, and then there is an end.
@@ -1427,8 +1424,8 @@ class World {
     const owner = this.#inOwner;
     if (!owner?.begun || owner.handle === null || owner.state === 'closed' || !this.#bottom)
       return;
-    // TLS below TLS has failed, and Node reads on.
-    if (this.#tlsFault && !this.#injected && this.#config.under === 'tls')
+    // After TLS has failed, here or below, Node reads on.
+    if (this.#tlsFault && !(this.#injected && this.#errors.size === 0))
       return;
     const { bytesIn, peakBufferedIn } = owner.handle.stats;
     const { bytesRead } = this.#bottom;
@@ -1524,7 +1521,7 @@ class World {
       fail(`'error' with the reason '${reason}'`);
     if (splice.fails && splice.error === null && reason !== 'destroyed')
       fail(`it has given bytes back on its own, the reason is '${reason}', and there is no error`);
-    if (kGuards && splice.handle && splice.error === null && splice.handle.errored !== null)
+    if (splice.handle && splice.error === null && splice.handle.errored !== null)
       fail(`no 'error', and handle.errored is ${splice.handle.errored}`);
   }
 
