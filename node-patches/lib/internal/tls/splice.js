@@ -1361,6 +1361,9 @@ class TLSSplice extends EventEmitter {
     // That gives JS what was not delivered, and it may have destroyed the socket.
     if (this.#isClosing)
       return;
+    // Nothing is left to be waited for, or given back.
+    if (this.#socket.destroyed)
+      return this.#close(this.#reason);
     if ((this.#outBegun && !(state & (kOutStopped | kOutOver))) ||
         (this.#inBegun && !(state & (kInStopped | kInOver)))) {
       this.#startStopTimer();
@@ -1419,6 +1422,14 @@ class TLSSplice extends EventEmitter {
   // TLS or the stream below has failed. If JS does not know, tell it.
   #failTLS() {
     const socket = this.#socket;
+    // It says so once, and this splice was waiting for the other TLSSocket then.
+    if (socket.destroyed) {
+      if (this.#state === 'stopping')
+        this.#close(this.#reason);
+      else
+        this.#close('error', this.#tlsError ?? new ERR_SOCKET_CLOSED(), 'tls');
+      return;
+    }
     if (this.#tlsError === null) {
       try {
         const failure = this.#native.getFailure();
