@@ -243,10 +243,12 @@ function isEmpty(chunk) {
   return chunk === '' || chunk?.length === 0;
 }
 
-// The method that a guard stands in front of: what was the socket's own, or else
-// what its prototypes have now.
+// The method that a guard stands in front of: by the property descriptor of what
+// was the socket's own, or else what its prototypes have now.
 function methodBelow(socket, own, name) {
-  return own ?? ObjectGetPrototypeOf(socket)[name];
+  if (own === undefined)
+    return ObjectGetPrototypeOf(socket)[name];
+  return own.get ? FunctionPrototypeCall(own.get, socket) : own.value;
 }
 
 // The methods of a guarded socket. They can be called after the splice, too, by
@@ -453,7 +455,7 @@ class WriteGuard {
     if (own !== undefined) {
       if (!own.configurable)
         return;
-      method = guardMakers[name](this.#socket[name]);
+      method = guardMakers[name](own);
       this.#replaced ??= { __proto__: null };
       this.#replaced[name] = { own, method };
     }
@@ -1634,6 +1636,8 @@ class TLSSplice extends EventEmitter {
       // The peer can neither get what is held nor do without.
       this.#socket.destroy(state & kWantsTLS ? new ERR_TLS_HANDSHAKE_TIMEOUT() :
         new ErrnoException(UV_ETIMEDOUT, 'write'));
+      // That tells the splice, unless the socket was destroyed before.
+      this.#close(this.#reason);
     }
   }
 
