@@ -1372,7 +1372,7 @@ class World {
     if (code === 'EPROTO' && this.#hasWritten)
       return true;
     // What Node has not been read for it asks OpenSSL for twice.
-    if (code === 'ERR_SSL_RECORD_LAYER_FAILURE' && this.#hasPaused)
+    if (code === 'ERR_SSL_RECORD_LAYER_FAILURE' && (this.#hasPaused || this.#hasWritten))
       return true;
     return this.#injected.kind === 'RST' ? kLost.includes(code) : code === this.#injected.code;
   }
@@ -1473,7 +1473,7 @@ class World {
     // of JavaScript, or TLS, pushes what it has read before it stops.
     const most = Math.max(options.highWaterMark || 262144, 64);
     const ahead = ['tcp', 'unix'].includes(this.#config.under) ? 131072 : 262144;
-    if (stats.peakBufferedIn > most + splice.tookIn + ahead ||
+    if ((stats.peakBufferedIn > most + splice.tookIn + ahead && !splice.isLate) ||
         stats.peakBufferedOut > most + 1.3 * splice.tookOut) {
       fail(`more is held than highWaterMark ${most}: ${JSON.stringify(stats)}`);
     }
@@ -1845,7 +1845,7 @@ class World {
 
   // JavaScript has what it had before, and needs no end for that.
   async #readOn() {
-    await Promise.all(this.#splices.map(({ handle, ended }) => handle && ended));
+    await Promise.all(this.#splices.map(({ stop, ended }) => stop && ended));
     this.#settleClosed();
     const isOver = () => this.#tlsFault || this.#endpointMayFail() || this.#socket.destroyed;
     // Listeners may have started another splice.
