@@ -653,10 +653,13 @@ class World {
     if (socket.readableEnded || owner?.begun)
       return;
     const chunk = this.#isPaused ? socket.read() : null;
-    if (chunk !== null)
+    if (chunk !== null) {
       socket.unshift(chunk);
-    else
+      // For that 'readable' is emitted.
+      this.#isPaused = false;
+    } else {
       this.#unshifts = true;
+    }
   }
 
   #pauseSocket() {
@@ -670,11 +673,11 @@ class World {
   }
 
   #resumeSocket() {
-    if (this.#config.reader === 'readable') {
+    if (this.#config.reader !== 'readable') {
+      this.#socket.resume();
+    } else if (this.#isPaused) {
       this.#isPaused = false;
       this.#checked(() => this.#takeReadable())();
-    } else {
-      this.#socket.resume();
     }
   }
 
