@@ -58,8 +58,6 @@ class Splice {
   begun = false;
   // After JavaScript has seen the end of P
   late = false;
-  // JavaScript has read that end, and has yet to see it.
-  isEndRead = false;
   // Parts of what the far side and the peer get, once it has begun.
   partIn = null;
   partOut = null;
@@ -561,7 +559,6 @@ class World {
     splice.begun = true;
     const socket = this.#socket;
     // It may be about to see that.
-    splice.isEndRead = socket._readableState.ended;
     splice.late = socket.readableEnded || (socket._readableState.ended && socket.readableLength === 0);
     if (splice.hasIn) {
       splice.partIn = this.#farGets.open(this.#P, this.#atP);
@@ -1509,7 +1506,7 @@ class World {
         break;
       case 'destroyed':
         // A socket that has ended both ways destroys itself.
-        if (!this.#tlsFault && !splice.late && !splice.isEndRead)
+        if (!this.#tlsFault && !splice.late)
           fail("reason 'destroyed' without destroy()");
         if (!this.#socket.destroyed)
           fail("reason 'destroyed', but the socket is not");
@@ -1804,18 +1801,14 @@ class World {
     if (finish === 'destroy') {
       this.#fault('socket destroy');
     } else if (finish === 'stop') {
-      // What is given back then may start others.
-      const isOpen = ({ handle, state, stop }) => handle !== null && state !== 'closed' && !stop;
-      do {
-        for (const splice of this.#splices) {
-          if (splice.handle)
-            splice.stop ??= splice.handle.stop();
-          else if (splice.controller)
-            splice.controller.abort(splice.aborted = true);
-        }
-        await this.#until('all are stopped', () =>
-          this.#splices.every(({ state, stop, aborted }) => state === 'closed' || !(stop || aborted)));
-      } while (this.#splices.some(isOpen));
+      for (const splice of this.#splices) {
+        if (splice.handle)
+          splice.stop ??= splice.handle.stop();
+        else if (splice.controller)
+          splice.controller.abort(splice.aborted = true);
+      }
+      await this.#until('all are stopped', () =>
+        this.#splices.every(({ state, stop, aborted }) => state === 'closed' || !(stop || aborted)));
       await this.#readOn();
     }
     if (this.#injected?.isFailure)
