@@ -173,6 +173,8 @@ class World {
   #finishes = false;
   // Where the ciphertext of P is, as the injector counts it: [bytes, position].
   #marks = [];
+  // How far it was read some time ago.
+  #bytesRead = 0;
   #pWrites = 0;
   // Nobody knows how much has been taken of it.
   #lostP = false;
@@ -1395,7 +1397,8 @@ class World {
     // What else has read it may lose it.
     if (!['tcp', 'unix'].includes(this.#config.under))
       return;
-    const { bytesRead } = this.#bottom;
+    // A write that fails loses what the kernel has yet to give.
+    const bytesRead = this.#bytesRead;
     const arrived = this.#marks.findLast(({ 0: bytes }) => bytes <= bytesRead)?.[1] ?? 0;
     if (delivered < arrived)
       fail(`of at least ${arrived} bytes that were there before the reset ${delivered} are delivered`);
@@ -1423,6 +1426,7 @@ class World {
 
   // What has been read and not been passed on is held somewhere.
   #checkMemory() {
+    this.#bytesRead = this.#bottom?.bytesRead ?? 0;
     this.#checkTaken();
     const owner = this.#inOwner;
     if (!owner?.begun || owner.handle === null || owner.state === 'closed' || !this.#bottom)
