@@ -636,7 +636,7 @@ class World {
   }
 
   #onSocketChunk(chunk) {
-    const half = this.#unshifts && !this.#socket.readableEnded ? chunk.length >> 1 : 0;
+    const half = this.#unshifts && !this.#socket._readableState.ended ? chunk.length >> 1 : 0;
     this.#onSocketData(chunk.subarray(half ? 0 : half, half || chunk.length));
     if (half) {
       this.#unshifts = false;
@@ -649,7 +649,7 @@ class World {
   #unshift() {
     const socket = this.#socket;
     const owner = this.#inOwner;
-    if (socket.readableEnded || owner?.begun)
+    if (socket._readableState.ended || owner?.begun)
       return;
     const chunk = this.#isPaused ? socket.read() : null;
     if (chunk !== null) {
@@ -981,7 +981,8 @@ class World {
         socket.write('', () => this.#trigger('socket written'));
       setImmediate(step);
     };
-    step();
+    // Not inside of 'data', where it would make OpenSSL read on.
+    setImmediate(step);
   }
 
   // They do not keep a splice from what it does.
