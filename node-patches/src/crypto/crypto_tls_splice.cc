@@ -602,13 +602,13 @@ void TLSSplice::OnStreamDestroy() {
   Detach(spliced_);
 }
 
-// What the splice runs over is gone. JS knows, unless somebody has taken away what
-// would have told it.
+// What the splice runs over is gone. JS knows, unless somebody has taken away
+// what would have told it.
 void TLSSplice::FailIfSpliced() {
   constexpr uint32_t kOutDone = kOutOver | kOutStopped;
   const bool is_reading = (spliced_ & TLS_SPLICE_DECRYPT) != 0 && !IsInDone();
-  const bool is_writing = (spliced_ & TLS_SPLICE_ENCRYPT) != 0 &&
-                          (state_bits_ & kOutDone) == 0;
+  const bool is_writing =
+      (spliced_ & TLS_SPLICE_ENCRYPT) != 0 && (state_bits_ & kOutDone) == 0;
   if ((!is_reading && !is_writing) || !env()->can_call_into_js()) return;
   state_bits_ |= kTLSFailed;
   Notify();
