@@ -147,6 +147,11 @@ function bothWays(random) {
   ];
 }
 
+// There is something to be delivered in the first turn.
+function firstTurn(random) {
+  return [['s.pause'], ['p.write', 1 + random.below(60000)], ['turns', 3 + random.below(5)]];
+}
+
 // How a splice with a sink that takes nothing ends. What it gives back is read by
 // JavaScript, which may do something about it.
 function breakOff(random) {
@@ -197,6 +202,7 @@ const kBeginnings = [
     config.under = random.pick(['tcp', 'tcp', 'js', 'tls']);
     return [
       ['fill', random.chance(0.1)],
+      ...(random.chance(0.5) ? firstTurn(random) : []),
       ...bothWays(random),
       ['p.write', 1 + random.below(60000)],
       ['turns', 3 + random.below(10)],
@@ -207,14 +213,16 @@ const kBeginnings = [
     ];
   }],
   // More than is to be held, over a stream that does not belong to libuv.
-  [3, (random, config) => {
+  [4, (random, config) => {
     config.under = random.pick(['js', 'tls']);
-    const ops = [
+    return [
       ['fill', random.chance(0.1)],
+      ...(random.chance(0.7) ? firstTurn(random) : []),
       plain(random, random.pick(['in', 'duplex']), { highWaterMark: random.pick([0, 1000, 16384, 70000]) }),
+      ['p.flood', 2],
+      ['quiet'],
+      ...(random.chance(0.5) ? breakOff(random) : []),
     ];
-    ops.splice(random.below(3), 0, ['p.flood', 2]);
-    return [...ops, ['quiet'], ...(random.chance(0.5) ? breakOff(random) : [])];
   }],
   // Empty writes beside what fails, or while there is much to send.
   [4, (random) => [
