@@ -913,6 +913,46 @@ for (const kind of ['fifo', 'unix', 'tcp', 'tcp fd']) {
 for (const kind of ['unix', 'tcp', 'tcp fd'])
   test(`${kind}, duplex: EPIPE of a sink that was full in the first turn`, () => fullSinkFails(kind, 'EPIPE', 'duplex'));
 
+// --- The byte that libuv has ------------------------------------------------------------
+
+// It has written that at once, in the first turn of the splice, and says so after
+// what else there is to be read. There stop() with autoClose takes the stream away.
+async function stopsAfterWrite(kind) {
+  const { client, server } = await openTLS();
+  const endpoint = await endpoints[kind]('in');
+  const stream = endpoint.target.stream ?? pipeSocket(endpoint.fd, { readable: false });
+  defer(() => stream.destroy());
+  const atSink = [];
+  const closed = closing(endpoint.other);
+  endpoint.other.on('data', (chunk) => atSink.push(chunk));
+  client.write('once');
+  server.read(0);
+  while (server.readableLength < 4)
+    await turns(1);
+  const { 0: reader, 1: writer } = await socketPair('unix');
+  defer(() => { reader.destroy(); writer.destroy(); });
+  const fault = inject(endpoint.fd, 'write', 'EAGAIN', { times: 1 });
+  const splice = server.spliceTo({ stream, direction: 'in', autoClose: true });
+  const stopping = once(reader, 'data').then(() => {
+    assert.deepStrictEqual(fault.state.functions, { write: 1 });
+    return splice.stop();
+  });
+  await turns(1);
+  writer.write('now');
+  splice.start();
+  const { bytesIn } = await stopping;
+  const atServer = [];
+  server.on('data', (chunk) => atServer.push(chunk));
+  endpoint.other.end?.();
+  await closed;
+  await turns();
+  assert.strictEqual(`${Buffer.concat([...atSink, ...atServer])}`, 'once');
+  assert.strictEqual(Buffer.concat(atSink).length, bytesIn);
+}
+
+for (const kind of ['fifo', 'unix', 'tcp'])
+  test(`${kind}, in: stop() between a write and libuv's word of it, autoClose`, () => stopsAfterWrite(kind));
+
 // --- Writes that JavaScript makes of nothing -------------------------------------------
 
 // They go to the stream below, and fail with that, beside what the splice writes.

@@ -4,6 +4,7 @@
 
 #include "env-inl.h"
 #include "stream_base-inl.h"
+#include "stream_wrap.h"
 #include "tls_splice.h"
 #include "util-inl.h"
 #include "v8.h"
@@ -357,7 +358,15 @@ int TLSSplice::EndpointStream::WriteByte(uint8_t byte) {
 }
 
 void TLSSplice::EndpointStream::Disown() {
-  EndWrite(stream_ == nullptr || base()->IsClosing() ? UV_ECANCELED : 1);
+  EndWrite(stream_ == nullptr || WillCancelWrite() ? UV_ECANCELED : 1);
+}
+
+bool TLSSplice::EndpointStream::WillCancelWrite() {
+  if (!base()->IsClosing()) return false;
+  if (is_writing_) return true;
+  // libuv may have written it, and not said so yet.
+  uv_stream_t* stream = static_cast<LibuvStreamWrap*>(base())->stream();
+  return uv_stream_get_write_queue_size(stream) != 0;
 }
 
 void TLSSplice::EndpointStream::EndWrite(ssize_t result) {
