@@ -425,6 +425,10 @@ function generate(seed, number) {
     const kind = random.pick(kFaults);
     ops.splice(at, 0, ['fault', kind, ...(kind.endsWith('reading') ? [1 + random.below(8)] : [])]);
   }
+  // An injector makes the peer's stream one of JavaScript, on which Node's handshake
+  // bears little else.
+  if (ops.some(({ 0: name }) => name === 'p.inject' || name === 'p.hold'))
+    config.early = false;
   // Records of a byte each take their time.
   if (ops.some(({ 0: name, 1: options }) => name === 'start' && options.highWaterMark === 1)) {
     for (const op of ops) {

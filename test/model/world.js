@@ -171,6 +171,8 @@ class World {
   #negotiates = false;
   #empties = false;
   #finishes = false;
+  // No splice begins any more.
+  #ends = false;
   // Where the ciphertext of P is, as the injector counts it: [bytes, position].
   #marks = [];
   // How far it was read some time ago.
@@ -313,7 +315,7 @@ class World {
       mine.allowHalfOpen = halfOpen;
     } else {
       const isServer = role === 'client';
-      const injects = this.#ops.some(({ 0: name }) => name === 'p.inject') ? { isServer, version } : null;
+      const injects = this.#ops.some(({ 0: name }) => name === 'p.inject' || name === 'p.hold') ? { isServer, version } : null;
       let injector;
       let below;
       let bottom;
@@ -400,15 +402,16 @@ class World {
       ({ 0: theirs, 1: mine } = outer);
       below = mine;
     }
+    theirs.allowHalfOpen = true;
     if (injects) {
       injector = new Injector(theirs, injects);
       theirs = this.#keep(injector.stream);
+      theirs.allowHalfOpen = true;
     }
     if (under === 'js')
       mine = this.#keep(overJS(mine));
     else
       mine.allowHalfOpen = halfOpen;
-    theirs.allowHalfOpen = true;
     return { raw, mine, theirs, bottom, below, injector };
   }
 
@@ -496,6 +499,10 @@ class World {
       // s_client closes its pipes as it exits.
       if (stream.child && this.#socketEnded)
         return;
+      // TLS in TLS is closed with the end of the inner one. Behind an injector that of
+      // the outer one comes later, and is answered by a reset.
+      if (name === 'peer' && this.#injector && this.#below && this.#socket.destroyed)
+        this.#tlsFault = true;
       if (!(ofTLS ? this.#tlsFault : this.#endpointMayFail()))
         fail(`${name} fails: ${err.stack}`);
       this.#trigger(`${name} error`);
@@ -696,7 +703,7 @@ class World {
         return;
       }
       // A TLSSocket has it back as soon as it cannot be passed on.
-      if (!this.#source.encrypted || !this.#socket.writableEnded)
+      if (!this.#endpoint?.encrypted || !this.#socket.writableEnded)
         fail(`the endpoint emits 'data' while the splice is ${owner.state}`);
       this.#settleOut();
     }
@@ -1076,6 +1083,8 @@ class World {
   #start(options) {
     const { endpoint, by, endpointHalfOpen } = this.#config;
     const { direction } = options;
+    if (this.#ends)
+      return;
     if (endpoint === 'fifo' && direction === 'duplex') {
       this.#start({ ...options, direction: 'in' });
       this.#start({ ...options, direction: 'out' });
@@ -1829,6 +1838,7 @@ class World {
     await this.#until('the splices are closed', () => this.#allClosed());
     await Promise.all(this.#splices.map(({ ended }) => ended));
     this.#settleClosed();
+    this.#ends = true;
     await this.#reckon();
     this.#socketEnded = true;
     if (!this.#socket.writableEnded && !this.#socket.destroyed)
