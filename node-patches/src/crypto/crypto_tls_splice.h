@@ -134,7 +134,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
     // When it has been written there is room again. One byte: of more nobody
     // would know, if it fails, how many had been.
     int WriteByte(uint8_t byte);
-    // Whether that byte is not going to be written, since the stream is closing.
+    // Whether that byte is not going to be written, since the stream is
+    // closing.
     bool WillCancelWrite();
     void EndWrite(ssize_t result);
 
