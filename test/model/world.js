@@ -749,6 +749,9 @@ class World {
     const op = this.#hooks.get(event)?.shift();
     if (op === undefined || this.#closed || this.#hasFailed)
       return;
+    // After close_notify renegotiate() never calls back.
+    if (this.#negotiates && op[0].endsWith('.end'))
+      return;
     this.#note(`in '${event}': ${JSON.stringify(op)}`);
     this.#do(op).catch((err) => this.#fail(err));
   }
