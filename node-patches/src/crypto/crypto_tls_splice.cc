@@ -369,6 +369,18 @@ void TLSSplice::LeaveResuming() {
     resuming_->splice_in_ = nullptr;
 }
 
+// failBelow(): the stream below is another TLSWrap, whose TLS has failed. It
+// tells only its own socket. For who reads from it this is an error of that.
+void TLSSplice::FailBelow(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  if (splice->spliced_ == 0) return;
+  BaseObjectPtr<TLSSplice> strong_ref{splice};
+  StreamBase* stream = static_cast<StreamBase*>(splice->stream());
+  if (stream->GetAsyncWrap()->provider_type() == AsyncWrap::PROVIDER_TLSWRAP)
+    static_cast<TLSWrap*>(stream)->EmitRead(UV_EPROTO);
+}
+
 // writeError(tlsWrap): that of a write of its own which failed when there was
 // nobody to tell. It does not write any more, nor fail again.
 void TLSSplice::WriteError(const FunctionCallbackInfo<Value>& args) {
@@ -1114,6 +1126,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   SetProtoMethod(isolate, t, "abandon", Abandon);
   SetProtoMethod(isolate, t, "release", Release);
   SetProtoMethod(isolate, t, "resume", Resume);
+  SetProtoMethod(isolate, t, "failBelow", FailBelow);
   SetProtoMethodNoSideEffect(isolate, t, "readStats", ReadStats);
   SetProtoMethodNoSideEffect(isolate, t, "getState", GetState);
   SetProtoMethodNoSideEffect(isolate, t, "getFailure", GetFailure);
@@ -1189,6 +1202,7 @@ void TLSSplice::RegisterExternalReferences(
   registry->Register(Abandon);
   registry->Register(Release);
   registry->Register(Resume);
+  registry->Register(FailBelow);
   registry->Register(WriteError);
   registry->Register(AccessMode);
   registry->Register(Unflushed);

@@ -159,6 +159,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   static void Abandon(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Release(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Resume(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void FailBelow(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void WriteError(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void AccessMode(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Unflushed(const v8::FunctionCallbackInfo<v8::Value>& args);

@@ -580,6 +580,12 @@ function unwatch(socket, splice) {
     socket[kSplices] = undefined;
 }
 
+// Calls it for the TLSSockets that the socket runs over.
+function forEachBelow(socket, callback, splice) {
+  for (let below = socket._parent; below?.encrypted; below = below._parent)
+    callback(below, splice);
+}
+
 function concat(chunks) {
   return chunks.length === 1 ? chunks[0] : Buffer.concat(chunks);
 }
@@ -951,12 +957,14 @@ class TLSSplice extends EventEmitter {
 
   #watch() {
     watch(this.#socket, this);
+    forEachBelow(this.#socket, watch, this);
     if (this.#stream)
       watch(this.#stream, this);
   }
 
   #unwatch() {
     unwatch(this.#socket, this);
+    forEachBelow(this.#socket, unwatch, this);
     if (this.#stream)
       unwatch(this.#stream, this);
   }
@@ -977,12 +985,28 @@ class TLSSplice extends EventEmitter {
 
   // TLSSocket emits 'error' for an error of TLS, but is not destroyed by it.
   [kOnTLSError](socket, err) {
-    if (socket !== this.#socket || this.#tlsError !== null)
+    if (socket === this.#stream || this.#tlsError !== null)
       return;
+    if (socket !== this.#socket)
+      return this.#onBelowFailed(err);
     this.#tlsError = err;
     process.nextTick(() => {
       if (this.#state === 'running' || this.#state === 'stopping')
         this.#failTLS();
+    });
+  }
+
+  // TLS runs over TLS, and that has failed. Node tells nobody but the TLSSocket of
+  // that, which may stay open.
+  #onBelowFailed(err) {
+    // Not inside of its call of OpenSSL.
+    setImmediate(() => {
+      if (this.#state !== 'running')
+        return;
+      if (this.#hasBegun)
+        this.#native.failBelow();
+      else
+        this.#socket.destroy(err);
     });
   }
 

@@ -1,0 +1,176 @@
+'use strict';
+
+// A splice of a TLSSocket that runs over another one, whose TLS fails. Node tells
+// only that one, which stays open; and a write that waits behind one of TLS's own
+// which fails is never called back. The splice ends in each case, and the bytes
+// that it holds come first.
+
+const common = require('../common');
+if (!common.hasCrypto)
+  common.skip('missing crypto');
+
+const assert = require('assert');
+const { once } = require('events');
+const tls = require('tls');
+if (tls.TLSSplice === undefined)
+  common.skip('built without TLSSplice');
+
+const {
+  Receiver, closing, payload, record, run, socketPair, tlsOver, turns,
+} = require('../common/tls-splice');
+
+const kVersions = ['TLSv1.2', 'TLSv1.3'];
+
+// `raw` is at the peer's end of the TCP connection.
+async function nested(version, { handshake = true } = {}) {
+  const { 0: raw, 1: mine } = await socketPair();
+  raw.setNoDelay(true);
+  const outer = tlsOver(raw, mine);
+  const options = { minVersion: version, maxVersion: version };
+  await Promise.all([once(outer.client, 'secure'), once(outer.server, 'secure')]);
+  const { client, server } = tlsOver(outer.client, outer.server, { server: options, client: options });
+  // It tells of what is done to it here, and may do so more than once.
+  for (const socket of [raw, outer.client, outer.server, client])
+    socket.on('error', () => {});
+  server.allowHalfOpen = client.allowHalfOpen = true;
+  client.resume();
+  if (handshake) {
+    await Promise.all([once(client, 'secure'), once(server, 'secure')]);
+    await turns();
+  }
+  return { raw, outer, client, server };
+}
+
+function watch(splice) {
+  const events = record(splice, ['error', 'close']);
+  const closed = closing(splice);
+  return async (code) => {
+    const { reason } = await closed;
+    assert.deepStrictEqual(events, ['error', 'close']);
+    assert.strictEqual(reason, 'error');
+    assert.strictEqual(splice.errored.code, code);
+    assert.strictEqual(splice.errored.side, 'tls');
+  };
+}
+
+function failBelow({ raw }) {
+  raw.write('This is not a record of TLS.');
+}
+
+// The handles in the order in which they are started.
+const kHandles = [['in'], ['out'], ['duplex'], ['in', 'out'], ['out', 'in']];
+
+for (const version of kVersions) {
+  for (const directions of kHandles) {
+    run(async () => {
+      const tlsSockets = await nested(version);
+      const { server } = tlsSockets;
+      const { 0: far, 1: endpoint } = await socketPair('unix');
+      server.resume();
+      const ends = directions.map((direction) => {
+        const splice = server.spliceTo({ stream: endpoint, direction });
+        const end = watch(splice);
+        splice.start();
+        return end;
+      });
+      server.on('error', common.mustCall(({ code }) => assert.strictEqual(code, 'EPROTO')));
+      await turns();
+      failBelow(tlsSockets);
+      for (const end of ends)
+        await end('EPROTO');
+      assert.strictEqual(server.destroyed, true);
+      assert.strictEqual(endpoint.destroyed, false);
+      far.destroy();
+      endpoint.destroy();
+    });
+  }
+
+  // A sink that takes nothing yet.
+  for (const directions of [['in'], ['duplex'], ['in', 'out'], ['out', 'in']]) {
+    run(async () => {
+      const tlsSockets = await nested(version);
+      const { client, server } = tlsSockets;
+      const { 0: far, 1: endpoint } = await socketPair('unix');
+      far.pause();
+      const skipped = 8 * 1024 * 1024;
+      endpoint.write(Buffer.alloc(skipped));
+      const ends = directions.map((direction) => {
+        const splice = server.spliceTo({ stream: endpoint, direction });
+        const end = watch(splice);
+        splice.start();
+        return end;
+      });
+      server.on('error', common.mustCall(({ code }) => assert.strictEqual(code, 'EPROTO')));
+      // Both arrive in one piece, so that nobody can stop in between.
+      const size = 5_000;
+      await turns();
+      for (const chunk of payload(size))
+        client.write(chunk);
+      const failed = once(tlsSockets.outer.server, '_tlsError');
+      failBelow(tlsSockets);
+      await failed;
+      await turns();
+      assert.strictEqual(server.destroyed, false);
+      const receiver = new Receiver();
+      let toSkip = skipped;
+      far.on('data', (chunk) => {
+        const skip = Math.min(toSkip, chunk.length);
+        toSkip -= skip;
+        if (skip < chunk.length)
+          receiver.update(chunk.subarray(skip));
+      });
+      far.resume();
+      for (const end of ends)
+        await end('EPROTO');
+      await receiver.reached(size);
+      receiver.check(size);
+      far.destroy();
+      endpoint.destroy();
+    });
+  }
+
+  run(async () => {
+    const tlsSockets = await nested(version, { handshake: false });
+    const { server } = tlsSockets;
+    const { 0: far, 1: endpoint } = await socketPair('unix');
+    const splice = server.spliceTo({ stream: endpoint });
+    const end = watch(splice);
+    splice.start();
+    server.on('error', () => {});
+    failBelow(tlsSockets);
+    const { 0: { code } } = await once(splice, 'error');
+    assert.match(code, /^ERR_SSL_/);
+    await end(code);
+    assert.strictEqual(server.destroyed, true);
+    far.destroy();
+    endpoint.destroy();
+  });
+}
+
+// What Node has written itself, as tickets, fails. The kernel tells that once: for
+// whoever reads it is an end. What JavaScript writes then never calls back.
+for (const direction of ['out', 'duplex']) {
+  for (const wait of [0, 1, 2, 3]) {
+    run(async () => {
+      const { raw, client, server } = await nested('TLSv1.3', { handshake: false });
+      const { 0: far, 1: endpoint } = await socketPair('unix');
+      server.on('error', () => {});
+      client.on('error', () => {});
+      await once(server, 'secure');
+      raw.resetAndDestroy();
+      await turns(wait);
+      if (!server.destroyed) {
+        server.resume();
+        server.write('x');
+        const splice = server.spliceTo({ stream: endpoint, direction });
+        splice.on('error', common.mustCall(({ code }) => assert.match(code, /^(ECONNRESET|EPIPE)$/)));
+        const closed = closing(splice);
+        splice.start();
+        far.end('to be sent');
+        assert.match((await closed).reason, /^(error|destroyed)$/);
+      }
+      far.destroy();
+      endpoint.destroy();
+    });
+  }
+}
