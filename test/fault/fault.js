@@ -1070,8 +1070,9 @@ async function lies(kind, direction, access, { underTLS = false, autoClose = fal
     await checkOpen(endpoint, !autoClose);
 }
 
-// A stream is only written by libuv.
-for (const kind of ['fifo', 'blocking', 'tcp fd', 'file']) {
+// A stream and a file are written by libuv, which believes the kernel: of more than
+// it asked for it walks past the end of its own buffers. test/abi has that case.
+for (const kind of ['fifo', 'blocking', 'tcp fd']) {
   test(`${kind}, in: a panic`, () => lies(kind, 'in', 'write'));
   if (kind !== 'tcp fd')
     test(`${kind}, in: a panic, autoClose`, () => lies(kind, 'in', 'write', { autoClose: true }));
