@@ -647,7 +647,11 @@ class World {
     this.#onSocketData(chunk.subarray(half ? 0 : half, half || chunk.length));
     if (half) {
       this.#unshifts = false;
-      this.#socket.unshift(chunk.subarray(half));
+      // A destroyed stream does not take anything back.
+      if (this.#socket.destroyed)
+        this.#onSocketData(chunk.subarray(half));
+      else
+        this.#socket.unshift(chunk.subarray(half));
     }
     this.#trigger('socket data');
   }
@@ -1182,7 +1186,7 @@ class World {
 
   // It is over at once if TLS has failed.
   #isStarted({ state }) {
-    return state === 'running' || (state === 'closed' && this.#tlsFault);
+    return state === 'running' || ((state === 'stopping' || state === 'closed') && this.#tlsFault);
   }
 
   #started(splice) {
