@@ -22,6 +22,9 @@ const { errorOfTwin } = require('./twin');
 // of one read, of a Duplex and of a net.Socket, and TLS in TLS.
 const kAbove = 400_000;
 // How a stream that fails under TLS may say it.
+// Chunks of 64 KiB that what is under the TLSSocket may hand over after it has been
+// stopped.
+const kReadAhead = { tcp: 2, unix: 2, tls: 4, js: 6 };
 const kLost = ['ECONNRESET', 'EPIPE'];
 const kTurnsToClose = 100;
 // What an injector does: an end, and what takes more than the bytes of a record.
@@ -1496,9 +1499,11 @@ class World {
       fail(`counts of a direction that is not spliced: ${JSON.stringify(stats)}`);
     // Of one byte at least, and the record that is made of it. Besides there is
     // what JavaScript has held, and what has been read ahead as ciphertext: a stream
-    // of JavaScript, or TLS, pushes what it has read before it stops.
+    // of JavaScript, or TLS, pushes what it has read before it stops. Of streams of
+    // JavaScript there are two, one over the other, and each has up to two chunks of
+    // 64 KiB, beside the one that is on its way.
     const most = Math.max(options.highWaterMark || 262144, 64);
-    const ahead = ['tcp', 'unix'].includes(this.#config.under) ? 131072 : 262144;
+    const ahead = kReadAhead[this.#config.under] * 65536;
     if ((stats.peakBufferedIn > most + splice.tookIn + ahead && !splice.isLate) ||
         stats.peakBufferedOut > most + 1.3 * splice.tookOut) {
       fail(`more is held than highWaterMark ${most}: ${JSON.stringify(stats)}`);

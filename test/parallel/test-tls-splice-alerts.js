@@ -18,7 +18,7 @@ if (tls.TLSSplice === undefined)
 
 const { alerts, kFatal, kWarning, recordPair } = require('../common/tls-records');
 const {
-  closing, receive, record, run, settled, socketPair, turns,
+  closing, receive, record, run, settled, socketPair, tlsOver, turns,
 } = require('../common/tls-splice');
 
 const versions = ['TLSv1.2', 'TLSv1.3'];
@@ -84,12 +84,23 @@ async function connect(version, options) {
   return { ...pair, endpoint, other };
 }
 
+async function tlsEndpoint() {
+  const below = await socketPair();
+  const { client: other, server: endpoint } = tlsOver(...below.map(
+    (socket) => Duplex.from({ readable: socket, writable: socket })));
+  await Promise.all([once(other, 'secure'), once(endpoint, 'secure')]);
+  endpoint.on('error', () => {});
+  other.on('error', () => {});
+  other.pause();
+  return { endpoint, other };
+}
+
 // Until its buffers are full. Returns how many bytes that took.
 async function fill(endpoint, kind) {
   const chunk = Buffer.alloc(64 * 1024, '.');
   let bytes = 0;
   const write = () => {
-    if (kind === 'stream')
+    if (kind !== 'fd')
       return endpoint.writableLength > 0 ? 0 : (endpoint.write(chunk), chunk.length);
     try {
       return fs.writeSync(endpoint._handle.fd, chunk);
@@ -306,6 +317,44 @@ each(versions, kinds, [...handles, ['in'], ['out']], failures,
        await check(all, spliced, code, takesIn ? kData : 0);
        if (takesIn)
          await received.receiver.reached(kData);
+     });
+
+// The two handles are stopped, in either order, when one holds the failure and the
+// other is about to encrypt. The socket gets what is held, and then the failure.
+each(versions, ['fd', 'stream', 'tls'], failures, [false, true], [0, 1, 2], ['data', 'readable'],
+     async (version, kind, { make, code }, outFirst, wait, event) => {
+       const all = await connect(version);
+       const { socket, tap, peer } = all;
+       const { endpoint, other } = kind === 'tls' ? await tlsEndpoint() : all;
+       await fill(endpoint, kind);
+       peer.resume();
+       const errors = [];
+       let read = 0;
+       socket.on('error', (err) => errors.push(err));
+       socket.on(event, (chunk = socket.read()) => {
+         assert.deepStrictEqual(errors, []);
+         read += chunk?.length ?? 0;
+       });
+       const target = kind === 'fd' ? { fd: endpoint._handle.fd } : { stream: endpoint };
+       const into = socket.spliceTo({ ...target, direction: 'in' }).start();
+       tap.send(tap.data('x'.repeat(kData)), ...make(tap));
+       while (into.stats.peakBufferedIn === 0)
+         await turns(1);
+       other.write('y');
+       const out = socket.spliceTo({ ...target, direction: 'out' }).start();
+       await turns(wait);
+       const failed = new Promise((resolve) => socket.once('error', resolve));
+       const handles = outFirst ? [out, into] : [into, out];
+       for (const { reason, bytesIn } of await Promise.all(handles.map((handle) => handle.stop()))) {
+         assert.strictEqual(reason, 'stopped');
+         assert.strictEqual(bytesIn, 0);
+       }
+       const { code: actual, message } = await failed;
+       assert.match(actual ?? message, code);
+       assert.strictEqual(read, kData);
+       assert.strictEqual(errors.length, 1);
+       endpoint.destroy();
+       other.destroy();
      });
 
 // A peer that resets the connection right behind it, while it is sent to. The

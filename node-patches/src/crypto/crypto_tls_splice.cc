@@ -1024,9 +1024,10 @@ void TLSSplice::Encrypt() {
     const bool is_tls =
         Check(tls_splice_get_failure(pump_, &failure)) && failure.is_tls;
     TLSSplice* in = static_cast<TLSSplice*>(tls_wrap_->splice_in_);
-    // SSL_write() fails when SSL_read() has failed, and does not know why.
-    if (is_tls && in != nullptr && in != this && !in->IsInDone() &&
-        in->IsHolding()) {
+    // SSL_write() fails when SSL_read() has failed, and does not know why. The
+    // splice of the other direction does, even when it has stopped.
+    if (is_tls && in != nullptr && in != this &&
+        (in->IsFailing() || (!in->IsInDone() && in->IsHolding()))) {
       return StopForHeldError();
     }
     state_bits_ |= is_tls ? kFailed | kTLSFailed : kFailed;
