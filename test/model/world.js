@@ -888,9 +888,10 @@ class World {
     const socket = this.#socket;
     if (socket.writableEnded || socket.destroyed || (owner && owner.handle === null))
       return;
-    // Node has replaced its write() with one that knows of no splice. What is corked
-    // is refused when that has returned.
-    if (owner && socket.writableCorked && socket.readableEnded && !socket.allowHalfOpen)
+    // Node has replaced its write() with one that knows of no splice. What is corked,
+    // or waits for another write, is refused when that has returned.
+    const isBuffered = socket.writableCorked > 0 || socket.writableLength > 0;
+    if (owner && isBuffered && socket.readableEnded && !socket.allowHalfOpen)
       return;
     this.#isUsedAfterError ||= this.#errors.size > 0;
     this.#hasWritten ||= this.#injected !== null;

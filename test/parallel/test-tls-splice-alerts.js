@@ -319,12 +319,14 @@ each(versions, kinds, [...handles, ['in'], ['out']], failures,
          await received.receiver.reached(kData);
      });
 
-// The two handles are stopped, in either order, when one holds the failure and the
-// other is about to encrypt. The socket gets what is held, and then the failure.
-each(versions, ['fd', 'stream', 'tls'], failures, [false, true], [0, 1, 2], ['data', 'readable'],
-     async (version, kind, { make, code }, outFirst, wait, event) => {
+// The splice is stopped, two handles in either order, when it holds what the failure
+// is behind, or has just read it, and is about to encrypt. The socket gets what is
+// held, and then the failure.
+each(versions, ['fd', 'stream', 'tls'], [...failures, { code: /^(ECONNRESET|EPIPE)$/ }], [false, true],
+     [0, 1, 2], ['data', 'readable'], handles,
+     async (version, kind, { make, code }, isLate, wait, event, directions) => {
        const all = await connect(version);
-       const { socket, tap, peer } = all;
+       const { socket, tap, peer, raw } = all;
        const { endpoint, other } = kind === 'tls' ? await tlsEndpoint() : all;
        await fill(endpoint, kind);
        peer.resume();
@@ -336,19 +338,26 @@ each(versions, ['fd', 'stream', 'tls'], failures, [false, true], [0, 1, 2], ['da
          read += chunk?.length ?? 0;
        });
        const target = kind === 'fd' ? { fd: endpoint._handle.fd } : { stream: endpoint };
-       const into = socket.spliceTo({ ...target, direction: 'in' }).start();
-       tap.send(tap.data('x'.repeat(kData)), ...make(tap));
+       const splices = directions.map((direction) => socket.spliceTo({ ...target, direction }));
+       const into = splices.find((_, i) => directions[i] !== 'out').start();
+       tap.send(tap.data('x'.repeat(kData)), ...make?.(tap) ?? []);
        while (into.stats.peakBufferedIn === 0)
          await turns(1);
+       const start = () => {
+         for (const splice of splices)
+           splice.start();
+       };
+       if (!isLate)
+         start();
        other.write('y');
-       const out = socket.spliceTo({ ...target, direction: 'out' }).start();
+       if (make === undefined)
+         raw.resetAndDestroy();
+       if (isLate)
+         start();
        await turns(wait);
-       const failed = new Promise((resolve) => socket.once('error', resolve));
-       const handles = outFirst ? [out, into] : [into, out];
-       for (const { reason, bytesIn } of await Promise.all(handles.map((handle) => handle.stop()))) {
-         assert.strictEqual(reason, 'stopped');
+       const failed = errors[0] ?? new Promise((resolve) => socket.once('error', resolve));
+       for (const { bytesIn } of await Promise.all(splices.map((splice) => splice.stop())))
          assert.strictEqual(bytesIn, 0);
-       }
        const { code: actual, message } = await failed;
        assert.match(actual ?? message, code);
        assert.strictEqual(read, kData);

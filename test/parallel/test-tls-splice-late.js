@@ -221,3 +221,33 @@ run(async () => {
   await Promise.all([failed, send(bystander.client, kSize)]);
   (await received).check(kSize);
 });
+
+// A socket that is not half-open closes itself when its peer has ended in the
+// handshake, which may be before the first turn of a splice that was started earlier.
+// It is over all the same, whichever of the two TLSSockets that is.
+for (const version of ['TLSv1.2', 'TLSv1.3']) {
+  for (const isEndpoint of [false, true]) {
+    for (const role of ['server', 'client']) {
+      for (const kind of ['unix', 'tcp']) {
+        run(async () => {
+          const { client, server } = await tlsPair();
+          const below = await socketPair(kind);
+          const options = { minVersion: version, maxVersion: version };
+          const pair = tlsOver(...below, { server: options, client: options });
+          const early = pair[role];
+          const other = role === 'server' ? pair.client : pair.server;
+          early.allowHalfOpen = false;
+          client.resume();
+          const [socket, stream] = isEndpoint ? [server, early] : [early, server];
+          const splice = socket.spliceTo({ stream, direction: isEndpoint ? 'out' : 'in' }).start();
+          other.once('secure', () => other.end());
+          other.resume();
+          const stats = await splice.finished;
+          assert.strictEqual(stats.reason, 'end');
+          for (const tlsSocket of [client, server, early, other])
+            tlsSocket.destroy();
+        });
+      }
+    }
+  }
+}

@@ -740,7 +740,16 @@ bool TLSSplice::IsErrorHeld() const {
 }
 
 bool TLSSplice::HoldError(int err) {
-  if (IsInDone() || (held_read_ == 0 && !IsHolding())) return false;
+  if (resuming_) {
+    // JS has yet to read what release() has returned.
+    if (released_read_ == 0) released_read_ = err;
+    return true;
+  }
+  constexpr uint32_t kDone = kInOver | kFailed | kTLSFailed;
+  if ((state_bits_ & kDone) != 0) return false;
+  const bool holds =
+      (state_bits_ & kInStopped) != 0 ? HasUndelivered() : IsHolding();
+  if (held_read_ == 0 && !holds) return false;
   write_error_ = err;
   if (held_read_ != 0) return true;
   held_read_ = err;
@@ -763,6 +772,11 @@ bool TLSSplice::IsInDone() const {
 bool TLSSplice::IsBlocked() {
   bool is_blocked;
   return Check(tls_splice_is_blocked(pump_, &is_blocked)) && is_blocked;
+}
+
+bool TLSSplice::HasUndelivered() {
+  size_t len;
+  return Check(tls_splice_undelivered(pump_, &len)) && len > 0;
 }
 
 bool TLSSplice::IsHolding() {

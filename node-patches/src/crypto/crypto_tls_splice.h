@@ -226,6 +226,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   bool IsInDone() const;
   bool IsBlocked();
   bool IsHolding();
+  // Whether release() will give back bytes.
+  bool HasUndelivered();
   // Whether the pump has done what it was asked for, which `result` says. If it
   // has panicked, that is the end of the splice and of its socket.
   bool Check(int result);

@@ -1499,9 +1499,14 @@ class TLSSplice extends EventEmitter {
         new ERR_STREAM_PREMATURE_CLOSE() : new ERR_SOCKET_CLOSED()), 'tls');
       return;
     }
-    const inOver = (state & kInOver) || !(this.#directions & kIn);
-    const outOver = (state & kOutOver) || !(this.#directions & kOut);
+    // What JS has seen the end of is over, even if the pump has not had its turn.
+    const inOver = (state & kInOver) || !(this.#directions & kIn) ||
+                   socket.readableEnded;
+    const outOver = (state & kOutOver) || !(this.#directions & kOut) ||
+                    (!this.#outBegun && socket.writableFinished);
     if (!err && inOver && outOver) {
+      // It waits for nothing any more, and so does not fail with the TLSWrap.
+      this.#native.release(kIn | kOut);
       this.#outOver = true;
       if (this.#directions & kIn)
         this.#onInOver();
