@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
+use crate::packets::Unit;
+
 /// Size of a lent buffer in bytes. Ciphertext and cleartext of one turn stay
 /// within the L2 cache at this size; larger ones cost more CPU per byte.
 pub const CHUNK_SIZE: usize = 64 * 1024;
@@ -105,15 +107,16 @@ impl Chunk {
 
     /// Room at the end for more of a byte stream.
     pub fn spare(&mut self) -> &mut [u8] {
-        self.spare_for(false)
+        self.spare_for(Unit::Bytes)
     }
 
-    /// The same, or room for packets: there is enough for the longest one behind the
-    /// beginning of another, or behind less than a record of others.
-    pub fn spare_for(&mut self, packets: bool) -> &mut [u8] {
-        let limit = match packets {
-            true => self.data.len(),
-            false => self.size.bytes(),
+    /// Room at the end for more. Of a chunk for packets there is enough for the longest
+    /// packet behind the beginning of another one, or behind less than a record of
+    /// others.
+    pub fn spare_for(&mut self, unit: Unit) -> &mut [u8] {
+        let limit = match unit {
+            Unit::Packets => self.data.len(),
+            Unit::Bytes => self.size.bytes(),
         };
         &mut self.data[self.end.min(limit)..limit]
     }
@@ -238,7 +241,7 @@ impl Held {
             return taken;
         }
         let chunk = taken.chunk();
-        chunk.spare_for(true)[..n].copy_from_slice(&self.front()[..n]);
+        chunk.spare_for(Unit::Packets)[..n].copy_from_slice(&self.front()[..n]);
         chunk.commit(n);
         self.consume(n);
         taken
@@ -268,7 +271,7 @@ impl Held {
         let chunk = self.chunk.get_or_insert_with(|| Chunk::lend(self.size));
         chunk.compact();
         while let Some(bytes) = self.before.front() {
-            let spare = chunk.spare_for(true);
+            let spare = chunk.spare_for(Unit::Packets);
             let rest = &bytes[self.consumed..];
             let n = rest.len().min(spare.len());
             spare[..n].copy_from_slice(&rest[..n]);

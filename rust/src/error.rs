@@ -2,6 +2,8 @@
 
 use libc::c_int;
 
+use crate::splice::Direction;
+
 /// The call did what it says.
 pub const TLS_SPLICE_OK: c_int = 0;
 /// `struct_size` is not that of this ABI version.
@@ -78,7 +80,7 @@ pub enum Failure {
     /// The packets in one direction are out of step.
     Framing {
         /// Which.
-        direction: u32,
+        direction: Direction,
         /// Bytes of that stream before the packet that is none.
         offset: u64,
     },

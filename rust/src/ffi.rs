@@ -15,12 +15,13 @@ use std::cell::Cell;
 use libc::{c_int, c_ulong, size_t, ssize_t};
 use openssl_sys::SSL;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, WRITABLE};
 use crate::error::*;
 use crate::frame::Framing;
 use crate::handle::tls_splice;
 use crate::panic::guard;
 use crate::pump::*;
+use crate::splice::{Direction, Transfer};
 use crate::stats::Stats;
 use crate::tls;
 
@@ -260,6 +261,14 @@ fn check(ssl: *mut SSL) -> Result<*mut SSL, c_int> {
     }
 }
 
+/// The direction that is waited for with an event of `tls_splice_interest`.
+fn direction_of(event: u32) -> Direction {
+    match event {
+        WRITABLE => Direction::Inbound,
+        _ => Direction::Outbound,
+    }
+}
+
 /// Hands the caller's fd number over too (`autoClose`): it is closed when the
 /// splice is freed. With -1, one that was handed over is closed now.
 ///
@@ -297,7 +306,14 @@ pub unsafe extern "C" fn tls_splice_interest(
     events: *mut u32,
 ) -> c_int {
     // SAFETY: passed on.
-    unsafe { give(splice, events, 0, |pump, _| Ok(pump.interest(check(ssl)?))) }
+    unsafe {
+        give(
+            splice,
+            events,
+            0,
+            |pump, _| Ok(pump.begin_wait(check(ssl)?)),
+        )
+    }
 }
 
 /// `*events` is what the endpoint is ready for, in the same bits, when
@@ -345,7 +361,7 @@ pub unsafe extern "C" fn tls_splice_begin_transfer(
     // SAFETY: passed on.
     unsafe {
         give(splice, transfer, nothing, |pump, _| {
-            let Transfer { fd, base, len } = pump.begin_transfer(check(ssl)?, event);
+            let Transfer { fd, base, len } = pump.begin_transfer(check(ssl)?, direction_of(event));
             Ok(tls_splice_transfer {
                 fd,
                 buf: tls_splice_buf { base, len },
@@ -368,7 +384,11 @@ pub unsafe extern "C" fn tls_splice_end_transfer(
 ) -> c_int {
     let result = usize::try_from(result).map_err(|_| result.wrapping_neg() as c_int);
     // SAFETY: passed on.
-    unsafe { run(splice, |pump| pump.end_transfer(event, result)) }
+    unsafe {
+        run(splice, |pump| {
+            pump.end_transfer(direction_of(event), result)
+        })
+    }
 }
 
 /// Hands what `from` has decrypted to `to`, of which it is the source, to be sent on
@@ -428,6 +448,10 @@ pub unsafe extern "C" fn tls_splice_push_before(
         // SAFETY: by the contract above.
         (false, _) => unsafe { std::slice::from_raw_parts(bytes, len) },
     };
+    let direction = match direction {
+        TLS_SPLICE_DECRYPT => Direction::Inbound,
+        _ => Direction::Outbound,
+    };
     // SAFETY: passed on.
     unsafe { run(splice, |pump| pump.push_before(direction, bytes)) }
 }
@@ -441,7 +465,7 @@ pub unsafe extern "C" fn tls_splice_push_before(
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_stop(splice: *mut tls_splice) -> c_int {
     // SAFETY: passed on.
-    unsafe { run(splice, Pump::stop) }
+    unsafe { run(splice, |pump| pump.stop()) }
 }
 
 /// Stops reading the source, as if it had ended; also before the start. Inside an
@@ -730,7 +754,7 @@ pub unsafe extern "C" fn tls_splice_end_decrypt(
     is_cut_off: *mut bool,
 ) -> c_int {
     // SAFETY: passed on.
-    unsafe { give(splice, is_cut_off, false, |pump, _| Ok(!pump.end_decrypt())) }
+    unsafe { give(splice, is_cut_off, false, |pump, _| Ok(!pump.end_inbound())) }
 }
 
 /// `*is_failing` is whether SSL_read(3) has ended with an error that nobody has been
@@ -879,7 +903,7 @@ pub unsafe extern "C" fn tls_splice_get_failure(
                     ..nothing
                 },
                 Failure::Framing { direction, offset } => tls_splice_failure {
-                    framing: direction,
+                    framing: direction.bit(),
                     offset,
                     ..nothing
                 },

@@ -56,7 +56,7 @@ impl tls_splice {
             }
             let code = f(pump, &self.cancelled);
             if self.ended.take() {
-                pump.end_encrypt();
+                pump.leave_source();
             }
             match pump.has_panicked() {
                 true => TLS_SPLICE_EPANIC,
@@ -98,7 +98,7 @@ impl tls_splice {
         TLS_SPLICE_OK
     }
 
-    /// [`Pump::end_encrypt`], after a call that is under way.
+    /// `Splice::leave_source`, after a call that is under way.
     pub(crate) fn end_encrypt(&self) -> c_int {
         self.ended.set(true);
         match self.with(|_, _| TLS_SPLICE_OK) {
@@ -112,13 +112,13 @@ impl tls_splice {
     pub(crate) fn stats(&self) -> (c_int, Option<Stats>) {
         let mut stats = None;
         let code = self.with(|pump, _| {
-            stats = Some(pump.stats);
+            stats = Some(pump.stats());
             TLS_SPLICE_OK
         });
         if code == TLS_SPLICE_EPANIC {
             // SAFETY: no call is under way, and none will get at the pump. Counters
             // are whole whenever it may have panicked.
-            stats = Some(unsafe { (*self.pump.get()).stats });
+            stats = Some(unsafe { (*self.pump.get()).stats() });
         }
         (code, stats)
     }

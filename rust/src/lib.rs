@@ -16,15 +16,20 @@
 //! Nothing here is tied to a thread; calls on one handle must not overlap.
 
 pub mod bio;
+pub mod budget;
 pub mod buf;
 pub mod endpoint;
 pub mod error;
 pub mod ffi;
 pub mod frame;
 pub mod handle;
+pub mod inbound;
+pub mod outbound;
+pub mod packets;
 mod panic;
 pub mod pump;
 pub mod rbio;
+pub mod splice;
 pub mod stats;
 pub mod sys;
 pub mod tls;

@@ -16,7 +16,7 @@ mod tests {
     use crate::common::{abi, Options, Rig};
     use crate::error::*;
     use crate::ffi::*;
-    use crate::pump::Bio;
+    use crate::splice::Bio;
 
     /// A splice with ciphertext to be read, and a source to be. What one of its BIOs
     /// does next panics.

@@ -51,6 +51,11 @@ impl Stats {
         self.peak_buffered_in = self.peak_buffered_in.max(held as u64);
     }
 
+    /// Takes note of so many bytes that are held towards the TLS peer.
+    pub fn hold_out(&mut self, held: usize) {
+        self.peak_buffered_out = self.peak_buffered_out.max(held as u64);
+    }
+
     /// Counts a packet for the endpoint.
     pub fn count_in(&mut self, len: usize) {
         self.packets_in += 1;

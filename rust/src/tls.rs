@@ -28,6 +28,23 @@ pub struct End {
     pub close_notify: bool,
 }
 
+impl End {
+    /// Makes SSL_get_error(3) give the right answer for [`End::ret`], which is returned,
+    /// although other calls may have come since `SSL_read` returned it.
+    ///
+    /// # Safety
+    /// As for [`read`].
+    pub unsafe fn report(&self, ssl: *mut SSL) -> c_int {
+        if self.close_notify {
+            // SAFETY: passed on. After close_notify, SSL_read keeps returning 0.
+            unsafe { read(ssl, &mut [0]) };
+        } else {
+            raise(self.error);
+        }
+        self.ret
+    }
+}
+
 /// Puts a packed error into this thread's queue, where `SSL_get_error` and Node's own
 /// error path look for it, unless it is still there with all its details. It is not
 /// when the bytes decrypted before it had to wait.

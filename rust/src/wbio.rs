@@ -2,7 +2,7 @@
 //!
 //! Node's `SSL*` writes into a NodeBIO, a list of heap chunks that TLSWrap sends
 //! a few at a time. For the time of a splice over a libuv stream, what one call of
-//! [`crate::pump::Pump::encrypt`] makes is collected in lent [`Chunk`]s instead,
+//! [`crate::splice::Splice::run_outbound`] makes is collected in lent [`Chunk`]s instead,
 //! and the caller tries to write it at once. What the stream does not take then
 //! goes to the NodeBIO after all, and the usual way, so nothing is here between
 //! calls. All other output goes to the NodeBIO straight away.
@@ -16,6 +16,7 @@ use openssl_sys::{BIO, SSL};
 
 use crate::bio::{self, Method, NodeBio, Shared};
 use crate::buf::{Chunk, Size};
+use crate::packets::Unit;
 use crate::sys;
 
 /// Ciphertext on its way out of OpenSSL.
@@ -38,7 +39,7 @@ impl State {
                 self.collected.push_back(Chunk::lend(Size::Small));
                 continue;
             };
-            let room = chunk.spare_for(true);
+            let room = chunk.spare_for(Unit::Packets);
             let n = room.len().min(bytes.len());
             room[..n].copy_from_slice(&bytes[..n]);
             chunk.commit(n);

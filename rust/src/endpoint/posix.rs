@@ -279,7 +279,7 @@ impl Endpoint {
         }
     }
 
-    /// Whether it is read and written by transfers, see [`crate::pump`].
+    /// Whether it is read and written by transfers, see [`crate::splice`].
     pub fn has_transfers(&self) -> bool {
         matches!(self.poll, Poll::Never)
     }

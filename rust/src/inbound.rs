@@ -1,0 +1,514 @@
+//! The inbound byte pump: `SSL_read` to endpoint.
+
+use std::cell::Cell;
+
+use libc::c_int;
+use openssl_sys::SSL;
+
+use crate::budget::{Budget, Call};
+use crate::buf::{Chunk, Held};
+use crate::endpoint::Io;
+use crate::error::{Failure, Syscall};
+use crate::frame::Framing;
+use crate::packets::{self, Delivery, Track, Unit};
+use crate::splice::{Context, Direction, MAX_RECORD};
+use crate::stats::Stats;
+use crate::tls;
+
+/// The errno for a write(2) of some bytes that takes none of them and gives no reason:
+/// to poll(2) such an endpoint has room, so the write would be tried for ever. gnulib's
+/// full_write() fails with this errno then. A packet, on the other hand, may be empty.
+const TOOK_NOTHING: c_int = libc::ENOSPC;
+
+/// What one run of the inbound pump came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InboundStep {
+    /// All that could be decrypted is delivered; OpenSSL needs more ciphertext.
+    WantCiphertext,
+    /// The endpoint takes no more at present: run again once it is writable, or has
+    /// taken a transfer. Ciphertext is not to be read until then.
+    Blocked,
+    /// The budget is spent: run again in the next turn of the event loop. Ciphertext is
+    /// not to be read until then.
+    Spent,
+    /// The TLS peer sends nothing more, and all that it sent is delivered.
+    Ended {
+        /// What `SSL_read` returned, for SSL_get_error(3); this thread's error queue is
+        /// as `SSL_read` left it.
+        ssl_ret: c_int,
+    },
+    /// The endpoint has failed, or the packets are out of step.
+    Failed(Failure),
+    /// The pump was told to stop, or the splice has failed before.
+    Stopped,
+    /// A callback of OpenSSL's has cancelled the call: the session was not used after
+    /// that, and must not be.
+    Cancelled,
+}
+
+/// How far the ciphertext is bounded that the pump can reach in one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ciphertext {
+    /// By nothing: it is in Node's BIO.
+    Unbounded,
+    /// By what [`crate::splice::Splice::alloc`] has lent, which stops when the budget is
+    /// spent. Of that little is left when it is.
+    Lent,
+}
+
+/// What the endpoint did at the last delivery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sink {
+    /// It has taken all that it was given.
+    #[default]
+    Open,
+    /// It has taken all but the beginning of a packet, whose rest is to come.
+    Partial,
+    /// It takes no more at present.
+    Full,
+}
+
+/// The inbound pump: decrypts and delivers.
+#[derive(Default)]
+pub struct Inbound {
+    /// Cleartext that the endpoint has not taken.
+    held: Held,
+    track: Track,
+    budget: Budget,
+    sink: Sink,
+    /// A full sink that is the caller's was counted as a stall, and is counted again
+    /// only after it has taken everything.
+    is_stall_counted: bool,
+    /// A transfer writes the front of `held`, which must stay where it is until the
+    /// transfer ends.
+    is_transferring: bool,
+    /// The errno of a transfer, until it is reported.
+    transfer_error: Option<c_int>,
+    /// How the peer's cleartext has ended, once `SSL_read` has said so.
+    end: Option<tls::End>,
+    /// The caller knows of `end`.
+    is_end_told: bool,
+    is_stopped: bool,
+}
+
+/// What [`Inbound::fill`] came to.
+enum Filled {
+    /// There is something to deliver, and maybe more to decrypt.
+    More,
+    /// OpenSSL needs more ciphertext.
+    Want,
+    Cancelled,
+}
+
+impl Inbound {
+    /// Queues cleartext that was decrypted before the splice. Only before the first
+    /// [`Inbound::run`].
+    pub fn push_before(&mut self, bytes: &[u8]) {
+        self.held.push_before(bytes);
+    }
+
+    /// Moves nothing from now on.
+    pub fn stop(&mut self) {
+        self.is_stopped = true;
+    }
+
+    /// Decrypts what it can and delivers it.
+    ///
+    /// # Safety
+    /// `ssl` must be valid, and stay so while its callbacks run. Those may set
+    /// `cancelled`, after which `ssl` is not used any more.
+    pub unsafe fn run(
+        &mut self,
+        ssl: *mut SSL,
+        cancelled: &Cell<bool>,
+        ciphertext: Ciphertext,
+        context: &mut Context,
+    ) -> InboundStep {
+        if self.is_stopped {
+            return InboundStep::Stopped;
+        }
+        let mut is_dry = false;
+        loop {
+            match self.deliver(context) {
+                Delivery::All | Delivery::Partial => {}
+                Delivery::Blocked => return InboundStep::Blocked,
+                Delivery::Spent => {
+                    self.budget.renew();
+                    return InboundStep::Spent;
+                }
+                Delivery::OutOfStep => return InboundStep::Failed(self.out_of_step()),
+                Delivery::Failed(errno) => {
+                    return InboundStep::Failed(Failure::Endpoint {
+                        syscall: Syscall::Write,
+                        errno,
+                    })
+                }
+            }
+            if let Some(end) = self.end {
+                // SAFETY: by the contract above.
+                return unsafe { self.finish(ssl, end) };
+            }
+            if is_dry {
+                return InboundStep::WantCiphertext;
+            }
+            if self.must_yield(ciphertext) {
+                self.budget.renew();
+                return InboundStep::Spent;
+            }
+            // SAFETY: by the contract above.
+            match unsafe { self.fill(ssl, cancelled, context) } {
+                Filled::More => {}
+                Filled::Want => is_dry = true,
+                Filled::Cancelled => return InboundStep::Cancelled,
+            }
+        }
+    }
+
+    fn must_yield(&self, ciphertext: Ciphertext) -> bool {
+        match ciphertext {
+            Ciphertext::Unbounded => self.budget.is_spent(),
+            Ciphertext::Lent => self.budget.is_overdrawn(),
+        }
+    }
+
+    /// Tells the caller of the end, all before it being delivered.
+    ///
+    /// # Safety
+    /// As for [`tls::read`].
+    unsafe fn finish(&mut self, ssl: *mut SSL, end: tls::End) -> InboundStep {
+        if end.close_notify && !self.is_at_boundary() {
+            return InboundStep::Failed(self.out_of_step());
+        }
+        self.is_end_told = true;
+        InboundStep::Ended {
+            // SAFETY: passed on.
+            ssl_ret: unsafe { end.report(ssl) },
+        }
+    }
+
+    /// Decrypts until the chunk is full, or what may be held at a time is there.
+    ///
+    /// # Safety
+    /// As for [`Inbound::run`].
+    unsafe fn fill(
+        &mut self,
+        ssl: *mut SSL,
+        cancelled: &Cell<bool>,
+        context: &mut Context,
+    ) -> Filled {
+        let limit = context.inbound_limit();
+        let mut filled = Filled::More;
+        loop {
+            let chunk = self.held.chunk();
+            let spare = chunk.spare_for(context.unit);
+            let len = spare.len().min(limit);
+            // SAFETY: by the contract above.
+            match unsafe { tls::read(ssl, &mut spare[..len]) } {
+                tls::Read::Data(n) => {
+                    chunk.commit(n);
+                    self.budget.spend(Call::SslRead, n);
+                    context.stats.bytes_decrypted += n as u64;
+                }
+                tls::Read::Want => filled = Filled::Want,
+                tls::Read::End(end) => {
+                    context.stats.close_notify = end.close_notify.into();
+                    self.end = Some(end);
+                }
+            }
+            if cancelled.get() {
+                return Filled::Cancelled;
+            }
+            let is_full = is_full(chunk, context.unit, limit);
+            if is_full || !matches!(filled, Filled::More) || self.end.is_some() {
+                break;
+            }
+            // A chunk may be begun before the budget is spent, and filled after that:
+            // small records are what this bounds.
+            if self.budget.is_overdrawn() {
+                break;
+            }
+        }
+        // SAFETY: by the contract above.
+        let ciphertext = unsafe { tls::unread_ciphertext(ssl) };
+        context.stats.hold_in(self.held.len() + ciphertext);
+        self.held.release_if_empty();
+        filled
+    }
+
+    /// Writes what is held to the endpoint.
+    fn deliver(&mut self, context: &mut Context) -> Delivery {
+        let was_full = std::mem::take(&mut self.sink) == Sink::Full;
+        if let Some(errno) = self.transfer_error.take() {
+            return Delivery::Failed(errno);
+        }
+        if self.held.is_empty() {
+            return Delivery::All;
+        }
+        let delivery = match context.unit {
+            Unit::Packets => {
+                packets::deliver_packets(&mut self.held, &mut self.track, &mut self.budget, context)
+            }
+            Unit::Bytes => self.deliver_bytes(context),
+        };
+        match delivery {
+            Delivery::Partial => self.sink = Sink::Partial,
+            Delivery::Blocked => {
+                self.sink = Sink::Full;
+                if !was_full && !context.endpoint.has_transfers() {
+                    context.stats.stalls_in += 1;
+                }
+            }
+            _ => {}
+        }
+        delivery
+    }
+
+    fn deliver_bytes(&mut self, context: &mut Context) -> Delivery {
+        while !self.held.is_empty() {
+            let wanted = self.track.good(context.framing, self.held.front());
+            if wanted == 0 {
+                return Delivery::OutOfStep;
+            }
+            let io = context.endpoint.write(&self.held.front()[..wanted]);
+            if let Io::Bytes(n) = io {
+                self.budget.spend_again(Call::System, n);
+                self.delivered(n, context);
+            }
+            match io {
+                Io::Bytes(n) if n == wanted => {}
+                Io::Bytes(0) => return Delivery::Failed(TOOK_NOTHING),
+                Io::Failed(errno) => return Delivery::Failed(errno),
+                // A short write says what EAGAIN would: the endpoint is full.
+                Io::Bytes(_) | Io::WouldBlock => return Delivery::Blocked,
+            }
+        }
+        Delivery::All
+    }
+
+    /// Takes note that the endpoint has taken `n` bytes of the front.
+    fn delivered(&mut self, n: usize, context: &mut Context) {
+        let bytes = &self.held.front()[..n];
+        let stats = &mut context.stats;
+        self.track
+            .pass(context.framing, bytes, |packet| stats.count_in(packet.len));
+        self.held.consume(n);
+        self.is_stall_counted &= !self.held.is_empty();
+        stats.bytes_in += n as u64;
+    }
+
+    /// Begins a transfer to the endpoint: the bytes to write, which stay where they are
+    /// until [`Inbound::end_transfer`]. Empty if there is nothing to write, or another
+    /// transfer is under way; then there is no end.
+    pub fn begin_transfer(&mut self, framing: Framing) -> &[u8] {
+        if self.is_transferring {
+            return &[];
+        }
+        let n = self.track.good(framing, self.held.front());
+        self.is_transferring = n > 0;
+        &self.held.front()[..n]
+    }
+
+    /// Ends a transfer that has written that many bytes, or failed with an errno that
+    /// ends the direction; `Ok(None)` if nothing was tried.
+    pub fn end_transfer(&mut self, result: Result<Option<usize>, c_int>, context: &mut Context) {
+        if !std::mem::take(&mut self.is_transferring) {
+            return;
+        }
+        self.transfer_error = match result {
+            Ok(Some(0)) => Some(TOOK_NOTHING),
+            Ok(_) => None,
+            Err(errno) => Some(errno),
+        };
+        if let Ok(Some(n)) = result {
+            self.delivered(n, context);
+        }
+    }
+
+    /// Whether there is cleartext for another splice, whose source this direction is.
+    pub fn has_cleartext_to_pass(&self) -> bool {
+        !(self.is_stopped || self.is_transferring || self.held.is_empty())
+    }
+
+    /// Takes cleartext out for another splice, whose source this direction is: all of
+    /// it, or what of its front are packets.
+    pub fn pass(&mut self, context: &mut Context) -> Held {
+        let stats = &mut context.stats;
+        let n = match context.framing {
+            Framing::Raw => {
+                let n = self.held.len();
+                self.track.skip(n);
+                n
+            }
+            framing => {
+                let n = self.track.good(framing, self.held.front());
+                let bytes = &self.held.front()[..n];
+                self.track
+                    .pass(framing, bytes, |packet| stats.count_in(packet.len));
+                n
+            }
+        };
+        stats.bytes_in += n as u64;
+        let passed = self.held.take(n);
+        self.is_stall_counted &= !self.held.is_empty();
+        passed
+    }
+
+    /// Takes note that ciphertext is about to be read into a lent buffer.
+    ///
+    /// Returns whether it may be, which it may not once the budget is spent. The event
+    /// loop turns then, so the budget begins again.
+    pub fn begin_read(&mut self) -> bool {
+        let is_spent = self.budget.is_spent();
+        if is_spent {
+            self.budget.renew();
+        }
+        !is_spent
+    }
+
+    /// Takes note that there is no more ciphertext to be read in this turn of the event
+    /// loop.
+    pub fn turn_ends(&mut self) {
+        self.budget.renew();
+    }
+
+    /// Counts a stall if the caller's stream, which has been given the chance to take
+    /// what is held, has not. For an endpoint that the splice writes itself
+    /// [`Inbound::run`] counts.
+    pub fn count_stall_of_caller(&mut self, stats: &mut Stats) {
+        if self.is_waiting() && !std::mem::replace(&mut self.is_stall_counted, true) {
+            stats.stalls_in += 1;
+        }
+    }
+
+    /// Whether the direction waits for the endpoint, with or without a transfer.
+    fn is_waiting(&self) -> bool {
+        self.sink == Sink::Full && !self.is_stopped
+    }
+
+    /// Whether the endpoint is to be polled for writing, or a transfer to be begun.
+    pub fn wants_sink(&self) -> bool {
+        self.is_waiting() && !self.is_transferring
+    }
+
+    /// Whether the endpoint has not taken all that it could be given.
+    pub fn is_blocked(&self) -> bool {
+        let is_pending = !self.held.is_empty() && self.sink != Sink::Partial;
+        is_pending || self.transfer_error.is_some()
+    }
+
+    /// Whether `SSL_read` has said that no more cleartext comes, ever.
+    pub fn has_end(&self) -> bool {
+        self.end.is_some()
+    }
+
+    /// Whether `SSL_read` has failed, rather than come to the peer's close_notify.
+    pub fn has_failed(&self) -> bool {
+        self.end.is_some_and(|end| !end.close_notify)
+    }
+
+    /// Whether `SSL_read` has failed, and the caller does not know of it.
+    pub fn is_failing(&self) -> bool {
+        self.has_failed() && !self.is_end_told
+    }
+
+    /// Hands over the error that has ended the TLS side behind bytes that are not
+    /// delivered. The caller gets it once, since OpenSSL does not repeat it. `None` for a
+    /// close_notify, which OpenSSL repeats.
+    pub fn take_end(&mut self) -> Option<tls::End> {
+        let end = self.end.filter(|end| !end.close_notify)?;
+        (!std::mem::replace(&mut self.is_end_told, true)).then_some(end)
+    }
+
+    /// Cleartext that was decrypted and not taken by the endpoint.
+    pub fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// As [`Inbound::held`], to take cleartext out once the direction moves nothing any
+    /// more.
+    pub fn held_mut(&mut self) -> &mut Held {
+        &mut self.held
+    }
+
+    /// Whether no packet has been cut off so far.
+    pub fn is_at_boundary(&self) -> bool {
+        self.held.is_empty() && self.track.is_at_boundary()
+    }
+
+    /// The failure of a stream that is out of step, or ends within a packet.
+    pub fn out_of_step(&self) -> Failure {
+        Failure::Framing {
+            direction: Direction::Inbound,
+            offset: self.track.out_of_step(),
+        }
+    }
+}
+
+/// Whether no other record is to be decrypted into `chunk`: records are decrypted whole,
+/// unless a small high-water mark forbids that.
+fn is_full(chunk: &mut Chunk, unit: Unit, limit: usize) -> bool {
+    chunk.spare_for(unit).len() < MAX_RECORD || chunk.len() >= limit
+}
+
+#[cfg(test)]
+#[allow(clippy::undocumented_unsafe_blocks)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+    use crate::common::{connect, Tls, TLS1_3};
+    use crate::endpoint::Endpoint;
+    use crate::splice::{Flush, Outcome, Splice};
+
+    /// The longest record, which the TLS peer has just sent.
+    const SENT: usize = MAX_RECORD;
+
+    /// Delivers `SENT` bytes one by one, since the high-water mark is 1. `receive` takes
+    /// in the ciphertext and runs the pump. Returns how many bytes each run delivered.
+    fn delivered_per_run(
+        receive: impl FnOnce(&mut Splice, &Tls, &[u8]) -> Outcome<InboundStep>,
+    ) -> Vec<usize> {
+        let (ours, peer) = connect(TLS1_3, false);
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let endpoint = Endpoint::open(writer.as_raw_fd(), false, true).unwrap();
+        let mut splice = Splice::new(endpoint, Framing::Raw, 1);
+        splice.start(Direction::Inbound);
+        assert!(peer.write(&[7; SENT]));
+        let mut outcome = receive(&mut splice, &ours, &peer.take(usize::MAX));
+        let mut delivered = vec![splice.stats().bytes_in as usize];
+        while outcome.step == InboundStep::Spent {
+            outcome = unsafe { splice.run_inbound(ours.0, &Cell::new(false)) };
+            delivered.push(splice.stats().bytes_in as usize - delivered.iter().sum::<usize>());
+        }
+        assert_eq!(outcome.step, InboundStep::WantCiphertext);
+        assert_eq!(outcome.flush, Flush::No);
+        let mut bytes = [0; SENT];
+        reader.read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes, [7; SENT]);
+        unsafe { splice.detach_rbio(ours.0) };
+        delivered
+    }
+
+    #[test]
+    fn a_high_water_mark_of_1_ends_the_turn_after_a_few_thousand_calls() {
+        let delivered = delivered_per_run(|splice, ours, ciphertext| {
+            ours.give(ciphertext);
+            unsafe { splice.run_inbound(ours.0, &Cell::new(false)) }
+        });
+        assert_eq!(delivered, [3319, 3319, 3319, 3319, SENT - 4 * 3319]);
+    }
+
+    #[test]
+    fn a_record_in_a_lent_buffer_takes_more_than_one_turn_as_well() {
+        let delivered = delivered_per_run(|splice, ours, ciphertext| {
+            assert!(unsafe { splice.attach_rbio(ours.0) });
+            for byte in ciphertext {
+                splice.alloc()[0] = *byte;
+                splice.commit(1);
+            }
+            unsafe { splice.run_inbound(ours.0, &Cell::new(false)) }
+        });
+        assert_eq!(delivered, [6637, 6637, SENT - 2 * 6637]);
+    }
+}

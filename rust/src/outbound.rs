@@ -1,0 +1,511 @@
+//! The outbound byte pump: endpoint to `SSL_write`.
+
+use std::cell::Cell;
+
+use libc::c_int;
+use openssl_sys::SSL;
+
+use crate::budget::{Budget, Call};
+use crate::buf::{Held, Size, CHUNK_SIZE, LARGE_CHUNK_SIZE};
+use crate::endpoint::Io;
+use crate::error::{Failure, Syscall};
+use crate::frame::{Framing, MAX_PACKET};
+use crate::packets::{self, Batch, BatchEnd, Track, Unit};
+use crate::splice::{Context, Direction};
+use crate::stats::Stats;
+use crate::tls;
+
+/// The longest packet with its framing.
+const MAX_FRAMED: usize = MAX_PACKET + 2;
+
+/// What one run of the outbound pump came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutboundStep {
+    /// There is nothing to do: the direction has not been started, or has ended before.
+    Idle,
+    /// All that was read is encrypted: run again once the endpoint is readable, or has
+    /// given a transfer.
+    WantSource,
+    /// Run again in the next turn of the event loop, and not before the write BIO has
+    /// drained.
+    AfterDrain,
+    /// `SSL_write` wants to read first: run again when ciphertext has arrived.
+    WantCiphertext,
+    /// The source has ended, all that it gave is encrypted, and the write BIO is empty.
+    Ended,
+    /// The pump was told to stop and has finished the `SSL_write` that had begun.
+    Stopped,
+    /// The endpoint or `SSL_write` has failed, or the packets are out of step.
+    Failed(Failure),
+    /// The session has failed before: it was not used.
+    SessionFailed,
+    /// A callback of OpenSSL's has cancelled the call: the session was not used after
+    /// that, and must not be.
+    Cancelled,
+}
+
+/// Whether the source is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intake {
+    /// It is.
+    Open,
+    /// It is not any more. What was read is still encrypted, whether the peer takes it
+    /// or not: OpenSSL may have begun with it, and the source cannot take it back.
+    Shut,
+}
+
+/// Whether the source gives more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Source {
+    /// It may.
+    #[default]
+    Open,
+    /// It has given its end of file.
+    Ended,
+    /// It is not read any more, as the caller asked; whether it has ended is not known.
+    Left,
+}
+
+/// How far the direction is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Running,
+    /// It was told to stop.
+    Stopping,
+    /// It does nothing more.
+    Over,
+}
+
+/// The outbound pump: reads and encrypts.
+pub struct Outbound {
+    /// Bytes from the source that OpenSSL has not accepted.
+    held: Held,
+    track: Track,
+    /// Length of the packets at the front of `held` that go into the next record, in
+    /// bytes; 0 while more packets may join them.
+    batch: usize,
+    /// Length of an `SSL_write` that has begun and is to be tried again with the same
+    /// bytes, else 0.
+    begun: usize,
+    source: Source,
+    phase: Phase,
+    /// A transfer reads into the chunk of `held`, which must stay where it is until the
+    /// transfer ends.
+    is_transferring: bool,
+    /// The length that the last transfer was offered, in bytes.
+    offered: usize,
+    /// The errno of a transfer, until it is reported.
+    transfer_error: Option<c_int>,
+    /// The work of transfers. A run of the pump has a budget of its own.
+    transfers: Budget,
+    /// That the source is not read, since the write BIO is too full, was counted as a
+    /// stall.
+    is_stall_counted: bool,
+}
+
+/// One run of the pump.
+#[derive(Default)]
+struct Run {
+    budget: Budget,
+    /// The source has nothing more at present.
+    is_dry: bool,
+    /// A packet endpoint was asked whether it can be read.
+    is_checked: bool,
+}
+
+impl Outbound {
+    /// A pump whose chunks are not larger than what may be held.
+    pub fn new(high_water_mark: usize) -> Outbound {
+        let size = match high_water_mark > CHUNK_SIZE {
+            true => Size::Large,
+            false => Size::Small,
+        };
+        Outbound {
+            held: Held::new(size),
+            track: Track::default(),
+            batch: 0,
+            begun: 0,
+            source: Source::default(),
+            phase: Phase::default(),
+            is_transferring: false,
+            offered: 0,
+            transfer_error: None,
+            transfers: Budget::default(),
+            is_stall_counted: false,
+        }
+    }
+
+    /// Queues bytes of the source that were read before the splice. Only before the
+    /// first [`Outbound::run`].
+    pub fn push_before(&mut self, bytes: &[u8]) {
+        self.held.push_before(bytes);
+    }
+
+    /// Finishes an `SSL_write` that has begun, and moves nothing after that.
+    pub fn stop(&mut self) {
+        if self.phase == Phase::Running {
+            self.phase = Phase::Stopping;
+        }
+    }
+
+    /// Moves nothing from now on, and does not finish what has begun: the session has
+    /// failed.
+    pub fn abandon(&mut self) {
+        self.phase = Phase::Over;
+    }
+
+    /// Does not read the source any more. What was read is still encrypted.
+    pub fn leave_source(&mut self) {
+        if self.source == Source::Open {
+            self.source = Source::Left;
+        }
+    }
+
+    /// Reads what it can and encrypts it.
+    ///
+    /// # Safety
+    /// `ssl` must be valid, and stay so while its callbacks run. Those may set
+    /// `cancelled`, after which `ssl` is not used any more.
+    pub unsafe fn run(
+        &mut self,
+        ssl: *mut SSL,
+        cancelled: &Cell<bool>,
+        intake: Intake,
+        context: &mut Context,
+    ) -> OutboundStep {
+        let intake = match self.phase {
+            Phase::Running => intake,
+            Phase::Stopping => Intake::Shut,
+            Phase::Over => return OutboundStep::Idle,
+        };
+        let mut run = Run::default();
+        loop {
+            // SAFETY: by the contract above.
+            if let Some(step) = unsafe { self.encrypt(ssl, cancelled, intake, context) } {
+                return step;
+            }
+            // What a transfer reads must be sent, too, even when stopping.
+            if self.is_transferring {
+                return OutboundStep::WantSource;
+            }
+            if intake == Intake::Shut {
+                return OutboundStep::Stopped;
+            }
+            // SAFETY: by the contract above.
+            let pending = unsafe { tls::pending_ciphertext(ssl) };
+            context.stats.hold_out(self.held.len() + pending);
+            if run.is_dry {
+                return OutboundStep::WantSource;
+            }
+            if self.source != Source::Open {
+                return self.finish(pending);
+            }
+            let room = room(context, pending, context.unit);
+            if room == 0 || run.budget.is_spent() {
+                return self.interrupt(context);
+            }
+            let read = match self.transfer_error.take() {
+                Some(errno) => Io::Failed(errno),
+                None => self.read(&mut run, room, context),
+            };
+            self.held.release_if_empty();
+            match read {
+                Io::Bytes(_) => {}
+                Io::WouldBlock if self.held.is_empty() => return OutboundStep::WantSource,
+                Io::WouldBlock => run.is_dry = true,
+                Io::Failed(errno) => {
+                    return OutboundStep::Failed(Failure::Endpoint {
+                        syscall: Syscall::Read,
+                        errno,
+                    })
+                }
+            }
+        }
+    }
+
+    /// Encrypts what is held, as far as the write BIO has room. `None` if nothing is
+    /// left, or more packets may join what is: then the source is to be read.
+    ///
+    /// # Safety
+    /// As for [`Outbound::run`].
+    unsafe fn encrypt(
+        &mut self,
+        ssl: *mut SSL,
+        cancelled: &Cell<bool>,
+        intake: Intake,
+        context: &mut Context,
+    ) -> Option<OutboundStep> {
+        while !self.held.is_empty() {
+            let unit = self.unit_of_front(context);
+            let may_grow = intake == Intake::Open && self.source == Source::Open;
+            if unit == Unit::Packets && self.batch == 0 && may_grow {
+                return None;
+            }
+            // SAFETY: by the contract above.
+            let pending = unsafe { tls::pending_ciphertext(ssl) };
+            let room = room(context, pending, unit);
+            // A stop does not wait for the peer to read.
+            if room == 0 && intake == Intake::Open {
+                return Some(OutboundStep::AfterDrain);
+            }
+            let n = match intake {
+                Intake::Open => self.next_write(unit, read_limit(room), context.framing),
+                // What was read before the splice can be more than there is room for.
+                Intake::Shut => self.next_write(unit, usize::MAX, context.framing),
+            };
+            if n == 0 {
+                self.held.replace(Held::default());
+                return match intake {
+                    Intake::Open => Some(OutboundStep::Failed(self.out_of_step())),
+                    // A stopped direction does not fail for bytes that are no packets.
+                    Intake::Shut => None,
+                };
+            }
+            // SAFETY: by the contract above.
+            if unsafe { tls::is_renegotiating(ssl) } {
+                return Some(OutboundStep::WantCiphertext);
+            }
+            self.begun = n;
+            // SAFETY: by the contract above; a retry passes the same slice, since
+            // `begun` and the front of `held` are the same then.
+            let write = unsafe { tls::write(ssl, &self.held.front()[..n]) };
+            if write == tls::Write::All {
+                self.encrypted(n, unit, context);
+            }
+            if cancelled.get() {
+                return Some(OutboundStep::Cancelled);
+            }
+            match write {
+                tls::Write::All => {}
+                tls::Write::Want => return Some(OutboundStep::WantCiphertext),
+                tls::Write::Failed(error) => {
+                    return Some(OutboundStep::Failed(Failure::Tls(error)));
+                }
+            }
+        }
+        None
+    }
+
+    /// What came before the splice is a byte stream, also from a packet endpoint.
+    fn unit_of_front(&self, context: &Context) -> Unit {
+        match self.held.has_before() {
+            true => Unit::Bytes,
+            false => context.unit,
+        }
+    }
+
+    /// Length of the next SSL_write: of the batch of packets, or of at most `limit`
+    /// bytes of a stream; the same as before for one that has begun. 0 if what is next
+    /// is no packet.
+    fn next_write(&mut self, unit: Unit, limit: usize, framing: Framing) -> usize {
+        match (self.begun, unit) {
+            (0, Unit::Packets) => {
+                if self.batch == 0 {
+                    self.batch = self.held.len();
+                }
+                self.batch
+            }
+            (0, Unit::Bytes) => self.track.good(framing, self.held.front()).min(limit),
+            (begun, _) => begun,
+        }
+    }
+
+    /// Takes note that OpenSSL has accepted the first `n` bytes that are held. Packets
+    /// from a packet endpoint were counted when they were read.
+    fn encrypted(&mut self, n: usize, unit: Unit, context: &mut Context) {
+        let bytes = &self.held.front()[..n];
+        let stats = &mut context.stats;
+        match unit {
+            Unit::Packets => self.track.skip(n),
+            Unit::Bytes => self.track.pass(context.framing, bytes, |packet| {
+                stats.count_out(packet.len);
+            }),
+        }
+        self.held.consume(n);
+        self.begun = 0;
+        self.batch = 0;
+        stats.bytes_out += n as u64;
+    }
+
+    /// The source gives nothing more, and `pending` bytes of ciphertext are in the write
+    /// BIO.
+    fn finish(&mut self, pending: usize) -> OutboundStep {
+        // A source that was left may have had the rest of the packet.
+        if self.source == Source::Ended && !self.track.is_at_boundary() {
+            return OutboundStep::Failed(self.out_of_step());
+        }
+        if pending > 0 {
+            return OutboundStep::AfterDrain;
+        }
+        self.phase = Phase::Over;
+        OutboundStep::Ended
+    }
+
+    /// Leaves the source, which may have more, for another run.
+    fn interrupt(&mut self, context: &Context) -> OutboundStep {
+        // The beginning of the next record is not left behind.
+        self.batch = self.held.len();
+        match context.endpoint.hides_eof() || self.batch > 0 {
+            true => OutboundStep::AfterDrain,
+            false => OutboundStep::WantSource,
+        }
+    }
+
+    /// Reads from the source what is there and fits.
+    fn read(&mut self, run: &mut Run, room: usize, context: &mut Context) -> Io {
+        match context.unit {
+            Unit::Packets => self.read_packets(run, room, context),
+            Unit::Bytes if context.endpoint.has_transfers() => Io::WouldBlock,
+            Unit::Bytes => self.read_bytes(run, room, context),
+        }
+    }
+
+    fn read_bytes(&mut self, run: &mut Run, room: usize, context: &Context) -> Io {
+        let limit = read_limit(room);
+        let chunk = self.held.chunk();
+        let read = context.endpoint.read(&mut chunk.spare()[..limit]);
+        if let Io::Bytes(n) = read {
+            chunk.commit(n);
+            run.budget.spend(Call::System, n);
+            if n == 0 {
+                self.source = Source::Ended;
+            }
+            // Less than asked for says what EAGAIN would.
+            run.is_dry = (1..limit).contains(&n) && !context.endpoint.hides_eof();
+        }
+        read
+    }
+
+    fn read_packets(&mut self, run: &mut Run, room: usize, context: &mut Context) -> Io {
+        // The check is a system call: once for all records of a run.
+        if !std::mem::replace(&mut run.is_checked, true) {
+            if let Err(errno) = context.endpoint.begin_packets() {
+                return Io::Failed(errno);
+            }
+        }
+        let Batch { len, end } =
+            packets::read_batch(self.held.chunk(), room, &mut run.budget, context);
+        self.batch = len;
+        match end {
+            BatchEnd::Full => Io::Bytes(len),
+            BatchEnd::WouldBlock => Io::WouldBlock,
+            BatchEnd::Eof => {
+                self.source = Source::Ended;
+                Io::Bytes(len)
+            }
+            BatchEnd::Failed(errno) => Io::Failed(errno),
+        }
+    }
+
+    /// Whether the source is to be polled for reading, or a transfer to be begun, as
+    /// far as there is room for more.
+    pub fn wants_source(&self) -> bool {
+        let can_read = self.source == Source::Open && self.phase == Phase::Running;
+        can_read && self.held.is_empty() && !self.is_transferring
+    }
+
+    /// Counts a stall, once until [`Outbound::end_stall`], if the source is to be read. To
+    /// be called when there is no room for what it would give.
+    pub fn count_stall(&mut self, stats: &mut Stats) {
+        if self.wants_source() && !std::mem::replace(&mut self.is_stall_counted, true) {
+            stats.stalls_out += 1;
+        }
+    }
+
+    /// Takes note that there is room for what the source gives.
+    pub fn end_stall(&mut self) {
+        self.is_stall_counted = false;
+    }
+
+    /// Whether the direction does nothing more.
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// Begins a transfer from the source: the memory to read into, which stays where it
+    /// is until [`Outbound::end_transfer`]. Empty if there is nothing to read, or no
+    /// room; then there is no end. And, from a stream of the caller's, which is read over
+    /// and over in one turn of the event loop, each time that the budget is spent.
+    ///
+    /// `pending` is how many bytes of ciphertext are in the write BIO.
+    pub fn begin_transfer(&mut self, pending: usize, context: &Context) -> &mut [u8] {
+        if !self.wants_source() {
+            return &mut [];
+        }
+        if self.transfers.is_spent() && context.endpoint.is_of_caller() {
+            self.transfers.renew();
+            return &mut [];
+        }
+        let room = room(context, pending, Unit::Bytes);
+        if room == 0 {
+            return &mut [];
+        }
+        self.is_transferring = true;
+        self.offered = read_limit(room);
+        &mut self.held.chunk().spare()[..self.offered]
+    }
+
+    /// Ends a transfer that has read that many bytes, 0 at the end of the source, or
+    /// failed with an errno that ends the direction; `Ok(None)` if nothing was tried.
+    /// The end of a stream may be said without a transfer.
+    pub fn end_transfer(&mut self, result: Result<Option<usize>, c_int>) {
+        if !self.is_transferring && result != Ok(Some(0)) {
+            return;
+        }
+        self.is_transferring = false;
+        self.transfer_error = result.err();
+        if let Ok(Some(n)) = result {
+            if n > 0 {
+                self.held.chunk().commit(n);
+            } else if self.source == Source::Open {
+                self.source = Source::Ended;
+            }
+            self.transfers.spend(Call::System, n);
+        }
+        // Less than asked for: libuv reads no more in this turn.
+        if result != Ok(Some(self.offered)) {
+            self.transfers.renew();
+        }
+        self.held.release_if_empty();
+    }
+
+    /// Holds cleartext that another splice has decrypted, whose sink this direction is.
+    /// Only while [`Outbound::wants_source`].
+    pub fn accept(&mut self, cleartext: Held) {
+        self.held.replace(cleartext);
+    }
+
+    fn out_of_step(&self) -> Failure {
+        Failure::Framing {
+            direction: Direction::Outbound,
+            offset: self.track.out_of_step(),
+        }
+    }
+}
+
+/// How many bytes may be read while `pending` bytes of ciphertext are in the write BIO.
+/// 0 while there is little room: reading a little at a time would make small records. Of
+/// packets, which come in any size, one more than that may be read.
+pub fn room(context: &Context, pending: usize, unit: Unit) -> usize {
+    let high_water_mark = context.high_water_mark;
+    let room = high_water_mark.saturating_sub(pending);
+    match unit {
+        Unit::Packets => {
+            let room = (room - room / 6).saturating_sub(MAX_FRAMED);
+            if pending == 0 {
+                room.max(1)
+            } else {
+                room
+            }
+        }
+        Unit::Bytes if pending > 0 && room <= high_water_mark / 4 => 0,
+        Unit::Bytes => room,
+    }
+}
+
+/// How much to read for that room: records grow by 90 bytes at most, with 512 bytes in
+/// each at least (setMaxSendFragment).
+fn read_limit(room: usize) -> usize {
+    (room - room / 6).clamp(1, LARGE_CHUNK_SIZE)
+}
