@@ -22,8 +22,9 @@ use crate::handle::tls_splice;
 use crate::panic::guard;
 use crate::pump::*;
 use crate::splice::{Direction, Transfer};
+use crate::ssl::session;
+use crate::ssl::wbio::Rest;
 use crate::stats::Stats;
-use crate::tls;
 
 /// Version of this ABI; `tls_splice_abi_version` must return the same.
 pub const TLS_SPLICE_ABI_VERSION: u32 = 2;
@@ -630,7 +631,11 @@ pub unsafe extern "C" fn tls_splice_written(
     unsafe {
         run(splice, |pump| {
             if let Some(wbio) = pump.wbio() {
-                wbio.written(n, !is_all);
+                let rest = match is_all {
+                    true => Rest::Keep,
+                    false => Rest::HandOver,
+                };
+                wbio.written(n, rest);
             }
         })
     }
@@ -793,8 +798,7 @@ pub unsafe extern "C" fn tls_splice_take_end(
     // SAFETY: by the contract above.
     unsafe {
         let code = give(splice, &raw mut given, (0, 0), |pump, _| {
-            let end = pump.take_end().ok_or(TLS_SPLICE_NOTHING)?;
-            Ok((end.ret, end.error))
+            pump.take_error().ok_or(TLS_SPLICE_NOTHING)
         });
         (*ssl_ret, *error) = given;
         code
@@ -809,7 +813,7 @@ pub extern "C" fn tls_splice_raise(error: c_ulong) -> c_int {
     if error == 0 {
         return TLS_SPLICE_EARG;
     }
-    match guard(|| tls::raise(error)) {
+    match guard(|| session::raise(error)) {
         Some(()) => TLS_SPLICE_OK,
         None => TLS_SPLICE_EPANIC,
     }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use libc::c_int;
+use libc::{c_int, c_ulong};
 use openssl_sys::SSL;
 
 use crate::budget::{Budget, Call};
@@ -12,8 +12,8 @@ use crate::error::{Failure, Syscall};
 use crate::frame::Framing;
 use crate::packets::{self, Delivery, Track, Unit};
 use crate::splice::{Context, Direction, MAX_RECORD};
+use crate::ssl::session::{self, Cause, End};
 use crate::stats::Stats;
-use crate::tls;
 
 /// The errno for a write(2) of some bytes that takes none of them and gives no reason:
 /// to poll(2) such an endpoint has room, so the write would be tried for ever. gnulib's
@@ -85,7 +85,7 @@ pub struct Inbound {
     /// The errno of a transfer, until it is reported.
     transfer_error: Option<c_int>,
     /// How the peer's cleartext has ended, once `SSL_read` has said so.
-    end: Option<tls::End>,
+    end: Option<End>,
     /// The caller knows of `end`.
     is_end_told: bool,
     is_stopped: bool,
@@ -174,9 +174,9 @@ impl Inbound {
     /// Tells the caller of the end, all before it being delivered.
     ///
     /// # Safety
-    /// As for [`tls::read`].
-    unsafe fn finish(&mut self, ssl: *mut SSL, end: tls::End) -> InboundStep {
-        if end.close_notify && !self.is_at_boundary() {
+    /// As for [`session::read`].
+    unsafe fn finish(&mut self, ssl: *mut SSL, end: End) -> InboundStep {
+        if end.cause == Cause::CloseNotify && !self.is_at_boundary() {
             return InboundStep::Failed(self.out_of_step());
         }
         self.is_end_told = true;
@@ -203,15 +203,15 @@ impl Inbound {
             let spare = chunk.spare_for(context.unit);
             let len = spare.len().min(limit);
             // SAFETY: by the contract above.
-            match unsafe { tls::read(ssl, &mut spare[..len]) } {
-                tls::Read::Data(n) => {
+            match unsafe { session::read(ssl, &mut spare[..len]) } {
+                session::Read::Data(n) => {
                     chunk.commit(n);
                     self.budget.spend(Call::SslRead, n);
                     context.stats.bytes_decrypted += n as u64;
                 }
-                tls::Read::Want => filled = Filled::Want,
-                tls::Read::End(end) => {
-                    context.stats.close_notify = end.close_notify.into();
+                session::Read::Want => filled = Filled::Want,
+                session::Read::End(end) => {
+                    context.stats.close_notify = (end.cause == Cause::CloseNotify).into();
                     self.end = Some(end);
                 }
             }
@@ -229,7 +229,7 @@ impl Inbound {
             }
         }
         // SAFETY: by the contract above.
-        let ciphertext = unsafe { tls::unread_ciphertext(ssl) };
+        let ciphertext = unsafe { session::unread_ciphertext(ssl) };
         context.stats.hold_in(self.held.len() + ciphertext);
         self.held.release_if_empty();
         filled
@@ -403,7 +403,7 @@ impl Inbound {
 
     /// Whether `SSL_read` has failed, rather than come to the peer's close_notify.
     pub fn has_failed(&self) -> bool {
-        self.end.is_some_and(|end| !end.close_notify)
+        self.error().is_some()
     }
 
     /// Whether `SSL_read` has failed, and the caller does not know of it.
@@ -412,11 +412,20 @@ impl Inbound {
     }
 
     /// Hands over the error that has ended the TLS side behind bytes that are not
-    /// delivered. The caller gets it once, since OpenSSL does not repeat it. `None` for a
-    /// close_notify, which OpenSSL repeats.
-    pub fn take_end(&mut self) -> Option<tls::End> {
-        let end = self.end.filter(|end| !end.close_notify)?;
-        (!std::mem::replace(&mut self.is_end_told, true)).then_some(end)
+    /// delivered: what `SSL_read` returned, and the packed OpenSSL error. The caller gets
+    /// it once, since OpenSSL does not repeat it. `None` for a close_notify, which OpenSSL
+    /// repeats.
+    pub fn take_error(&mut self) -> Option<(c_int, c_ulong)> {
+        let error = self.error()?;
+        (!std::mem::replace(&mut self.is_end_told, true)).then_some(error)
+    }
+
+    /// What `SSL_read` returned when it failed, and its packed OpenSSL error.
+    fn error(&self) -> Option<(c_int, c_ulong)> {
+        match self.end?.cause {
+            Cause::CloseNotify => None,
+            Cause::Error(error) => Some((self.end?.ret, error)),
+        }
     }
 
     /// Cleartext that was decrypted and not taken by the endpoint.

@@ -15,7 +15,9 @@
 //!
 //! Nothing here is tied to a thread; calls on one handle must not overlap.
 
-pub mod bio;
+// First, since cbindgen writes constants in the order of the modules.
+pub mod ssl;
+
 pub mod budget;
 pub mod buf;
 pub mod endpoint;
@@ -28,12 +30,9 @@ pub mod outbound;
 pub mod packets;
 mod panic;
 pub mod pump;
-pub mod rbio;
 pub mod splice;
 pub mod stats;
 pub mod sys;
-pub mod tls;
-pub mod wbio;
 
 // The tests of the modules use what those of the library do.
 #[cfg(test)]

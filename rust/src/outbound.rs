@@ -12,8 +12,8 @@ use crate::error::{Failure, Syscall};
 use crate::frame::{Framing, MAX_PACKET};
 use crate::packets::{self, Batch, BatchEnd, Track, Unit};
 use crate::splice::{Context, Direction};
+use crate::ssl::session;
 use crate::stats::Stats;
-use crate::tls;
 
 /// The longest packet with its framing.
 const MAX_FRAMED: usize = MAX_PACKET + 2;
@@ -193,7 +193,7 @@ impl Outbound {
                 return OutboundStep::Stopped;
             }
             // SAFETY: by the contract above.
-            let pending = unsafe { tls::pending_ciphertext(ssl) };
+            let pending = unsafe { session::pending_ciphertext(ssl) };
             context.stats.hold_out(self.held.len() + pending);
             if run.is_dry {
                 return OutboundStep::WantSource;
@@ -243,7 +243,7 @@ impl Outbound {
                 return None;
             }
             // SAFETY: by the contract above.
-            let pending = unsafe { tls::pending_ciphertext(ssl) };
+            let pending = unsafe { session::pending_ciphertext(ssl) };
             let room = room(context, pending, unit);
             // A stop does not wait for the peer to read.
             if room == 0 && intake == Intake::Open {
@@ -263,23 +263,23 @@ impl Outbound {
                 };
             }
             // SAFETY: by the contract above.
-            if unsafe { tls::is_renegotiating(ssl) } {
+            if unsafe { session::is_renegotiating(ssl) } {
                 return Some(OutboundStep::WantCiphertext);
             }
             self.begun = n;
             // SAFETY: by the contract above; a retry passes the same slice, since
             // `begun` and the front of `held` are the same then.
-            let write = unsafe { tls::write(ssl, &self.held.front()[..n]) };
-            if write == tls::Write::All {
+            let write = unsafe { session::write(ssl, &self.held.front()[..n]) };
+            if write == session::Write::All {
                 self.encrypted(n, unit, context);
             }
             if cancelled.get() {
                 return Some(OutboundStep::Cancelled);
             }
             match write {
-                tls::Write::All => {}
-                tls::Write::Want => return Some(OutboundStep::WantCiphertext),
-                tls::Write::Failed(error) => {
+                session::Write::All => {}
+                session::Write::Want => return Some(OutboundStep::WantCiphertext),
+                session::Write::Failed(error) => {
                     return Some(OutboundStep::Failed(Failure::Tls(error)));
                 }
             }

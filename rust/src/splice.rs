@@ -9,7 +9,7 @@
 
 use std::cell::Cell;
 
-use libc::c_int;
+use libc::{c_int, c_ulong};
 use openssl_sys::SSL;
 
 use crate::buf::Held;
@@ -19,10 +19,10 @@ use crate::frame::Framing;
 use crate::inbound::{Ciphertext, Inbound, InboundStep};
 use crate::outbound::{self, Intake, Outbound, OutboundStep};
 use crate::packets::Unit;
-use crate::rbio::Rbio;
+use crate::ssl::rbio::Rbio;
+use crate::ssl::session;
+use crate::ssl::wbio::Wbio;
 use crate::stats::Stats;
-use crate::tls;
-use crate::wbio::Wbio;
 
 /// A TLS record carries at most this many bytes of cleartext.
 pub(crate) const MAX_RECORD: usize = 16 * 1024;
@@ -216,13 +216,13 @@ impl Splice {
         if !matches!(step, InboundStep::Stopped | InboundStep::Cancelled) {
             // What OpenSSL answered to a KeyUpdate, a renegotiation or bad records.
             // SAFETY: by the contract above; the call was not cancelled.
-            if unsafe { tls::pending_ciphertext(ssl) } > 0 {
+            if unsafe { session::pending_ciphertext(ssl) } > 0 {
                 flush = Flush::Yes;
             }
             // Ciphertext arrives while the endpoint is full, too, if the stream that it
             // comes from is not stopped at once.
             // SAFETY: as above.
-            self.hold_in(unsafe { tls::unread_ciphertext(ssl) });
+            self.hold_in(unsafe { session::unread_ciphertext(ssl) });
         }
         Outcome { step, flush }
     }
@@ -260,12 +260,12 @@ impl Splice {
         cancelled: &Cell<bool>,
     ) -> Outcome<OutboundStep> {
         if let Some(wbio) = &mut self.wbio {
-            wbio.set_collecting(true);
+            wbio.begin_collecting();
         }
         // SAFETY: passed on.
         let step = unsafe { self.outbound_step(ssl, cancelled) };
         if let Some(wbio) = &mut self.wbio {
-            wbio.set_collecting(false);
+            wbio.end_collecting();
         }
         let flush = match step {
             OutboundStep::Idle
@@ -324,7 +324,7 @@ impl Splice {
             return false;
         }
         // SAFETY: by the contract above.
-        let pending = unsafe { tls::pending_ciphertext(ssl) };
+        let pending = unsafe { session::pending_ciphertext(ssl) };
         if outbound::room(&to.context, pending, Unit::Bytes) == 0 {
             return false;
         }
@@ -350,7 +350,7 @@ impl Splice {
         }
         if self.outbound.as_ref().is_some_and(Outbound::wants_source) {
             // SAFETY: by the contract above.
-            let pending = unsafe { tls::pending_ciphertext(ssl) };
+            let pending = unsafe { session::pending_ciphertext(ssl) };
             if outbound::room(&self.context, pending, self.context.unit) > 0 {
                 interest |= READABLE;
             }
@@ -403,7 +403,7 @@ impl Splice {
             }
             (Direction::Outbound, _, Some(outbound)) => {
                 // SAFETY: by the contract above.
-                let pending = unsafe { tls::pending_ciphertext(ssl) };
+                let pending = unsafe { session::pending_ciphertext(ssl) };
                 let spare = outbound.begin_transfer(pending, &self.context);
                 transfer.base = spare.as_mut_ptr();
                 transfer.len = spare.len();
@@ -455,9 +455,9 @@ impl Splice {
         self.inbound.as_ref().is_some_and(Inbound::is_failing)
     }
 
-    /// Hands over the error that has ended the TLS side: see [`Inbound::take_end`].
-    pub fn take_end(&mut self) -> Option<tls::End> {
-        self.inbound.as_mut()?.take_end()
+    /// Hands over the error that has ended the TLS side: see [`Inbound::take_error`].
+    pub fn take_error(&mut self) -> Option<(c_int, c_ulong)> {
+        self.inbound.as_mut()?.take_error()
     }
 
     /// Cleartext that was decrypted and not taken by the endpoint.

@@ -16,7 +16,7 @@ use openssl_sys::{BIO, SSL};
 
 use common::{connect, Tls, TLS1_3};
 use tls_splice::buf::CHUNK_SIZE;
-use tls_splice::rbio::Rbio;
+use tls_splice::ssl::rbio::Rbio;
 use tls_splice::sys::BIO_ctrl_pending;
 use tls_splice_fuzz::{Counter, Input};
 

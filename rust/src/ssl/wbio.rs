@@ -14,17 +14,18 @@ use libc::{c_char, c_int, c_long, c_void};
 use openssl_sys as ffi;
 use openssl_sys::{BIO, SSL};
 
-use crate::bio::{self, Method, NodeBio, Shared};
 use crate::buf::{Chunk, Size};
 use crate::packets::Unit;
+use crate::ssl::bio::{self, Method, NodeBio, Shared};
 use crate::sys;
 
 /// Ciphertext on its way out of OpenSSL.
 struct State {
-    /// What it has comes first. `None` once it was handed back.
+    /// Node's BIO, whose ciphertext comes first. `None` once it was handed back.
     node: Option<NodeBio>,
+    /// What is to be written to the stream at once.
     collected: VecDeque<Chunk>,
-    collecting: bool,
+    output: Output,
 }
 
 impl State {
@@ -57,6 +58,24 @@ impl State {
     }
 }
 
+/// Where OpenSSL's output goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    /// To Node's BIO.
+    PassedOn,
+    /// To lent chunks.
+    Collected,
+}
+
+/// What is to happen to ciphertext that was collected and not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// It stays, to be written next.
+    Keep,
+    /// The stream takes no more at present: it goes to Node's BIO.
+    HandOver,
+}
+
 /// The BIO of one splice, from [`Wbio::attach`] to [`Wbio::detach`].
 pub struct Wbio {
     shared: Arc<Shared<State>>,
@@ -79,7 +98,7 @@ impl Wbio {
             let (bio, shared) = method.bio(State {
                 node: Some(node),
                 collected: VecDeque::new(),
-                collecting: false,
+                output: Output::PassedOn,
             })?;
             sys::SSL_set0_wbio(ssl, bio);
             Some(Wbio { shared })
@@ -103,7 +122,7 @@ impl Wbio {
 
     #[cfg(test)]
     pub(crate) fn sabotage(&mut self) {
-        // SAFETY: as in `set_collecting`.
+        // SAFETY: as in `begin_collecting`.
         let state = unsafe { self.shared.get() };
         state.collected.push_back(Chunk::broken());
     }
@@ -113,24 +132,32 @@ impl Wbio {
         self.shared.has_panicked()
     }
 
-    /// Collects from now on, or passes on again. Nothing is collected while Node's
-    /// BIO has something to go first.
-    pub fn set_collecting(&mut self, on: bool) {
+    /// Collects OpenSSL's output from now on, unless Node's BIO has something that must
+    /// go first.
+    pub fn begin_collecting(&mut self) {
         // SAFETY: the only other user is the BIO, inside OpenSSL calls.
         let state = unsafe { self.shared.get() };
-        state.collecting = on && state.node.as_ref().is_some_and(|node| node.pending() == 0);
+        if state.node.as_ref().is_some_and(|node| node.pending() == 0) {
+            state.output = Output::Collected;
+        }
+    }
+
+    /// Passes OpenSSL's output on to Node's BIO again, from now on.
+    pub fn end_collecting(&mut self) {
+        // SAFETY: as in `begin_collecting`.
+        unsafe { self.shared.get() }.output = Output::PassedOn;
     }
 
     /// What is collected, in order.
     pub fn collected(&self) -> impl Iterator<Item = &[u8]> {
-        // SAFETY: as in `set_collecting`.
+        // SAFETY: as in `begin_collecting`.
         let state = unsafe { self.shared.get() };
         state.collected.iter().map(Chunk::filled)
     }
 
-    /// Drops `n` bytes that were written. The rest goes to Node's BIO if `settle`.
-    pub fn written(&mut self, mut n: usize, settle: bool) {
-        // SAFETY: as in `set_collecting`.
+    /// Drops the first `n` bytes of what is collected, since they were written.
+    pub fn written(&mut self, mut n: usize, rest: Rest) {
+        // SAFETY: as in `begin_collecting`.
         let state = unsafe { self.shared.get() };
         while let Some(chunk) = state.collected.front_mut() {
             if n < chunk.len() {
@@ -140,7 +167,7 @@ impl Wbio {
             n -= chunk.len();
             state.collected.pop_front();
         }
-        if settle {
+        if rest == Rest::HandOver {
             state.settle();
         }
     }
@@ -155,7 +182,7 @@ unsafe extern "C" fn write(bio: *mut BIO, data: *const c_char, len: c_int) -> c_
         ffi::BIO_clear_retry_flags(bio);
         let bytes = std::slice::from_raw_parts(data.cast::<u8>(), len as usize);
         bio::with_state(bio, -1, |state: &mut State| {
-            if state.collecting {
+            if state.output == Output::Collected {
                 state.collect(bytes);
             } else {
                 state.settle();

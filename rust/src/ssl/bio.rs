@@ -1,4 +1,4 @@
-//! What the BIOs of a splice have in common: a state that the pump and OpenSSL
+//! What the BIOs of a splice have in common: a state that the splice and OpenSSL
 //! share, and how OpenSSL is told of a BIO type.
 
 use std::cell::{Cell, UnsafeCell};
@@ -12,7 +12,7 @@ use openssl_sys::{BIO, BIO_METHOD};
 use crate::panic::guard;
 use crate::sys;
 
-/// The state of a BIO. One of its two owners is the pump, the other the BIO.
+/// The state of a BIO. It has two owners, the splice and the BIO.
 pub struct Shared<S> {
     state: UnsafeCell<S>,
     panicked: Cell<bool>,
@@ -56,7 +56,7 @@ unsafe impl Send for Method {}
 unsafe impl Sync for Method {}
 
 impl Method {
-    /// A type whose BIOs have the state `S`. What it does not do is refused.
+    /// A type whose BIOs have the state `S`. OpenSSL refuses what there is no function for.
     pub fn new<S>(name: &CStr, read: Option<Read>, write: Option<Write>, ctrl: Ctrl) -> Method {
         // SAFETY: plain constructor calls; the functions have the types asked for.
         unsafe {
@@ -76,7 +76,7 @@ impl Method {
         }
     }
 
-    /// A BIO of this type and the pump's share of its state. `None` if OpenSSL
+    /// A BIO of this type and the splice's share of its state. `None` if OpenSSL
     /// cannot allocate.
     ///
     /// # Safety
@@ -116,7 +116,7 @@ pub unsafe fn with_state<S, T>(bio: *mut BIO, failed: T, f: impl FnOnce(&mut S) 
     if shared.has_panicked() {
         return failed;
     }
-    // SAFETY: the pump keeps no reference into the state across calls into OpenSSL.
+    // SAFETY: the splice keeps no reference into the state across calls into OpenSSL.
     guard(|| f(unsafe { shared.get() })).unwrap_or_else(|| {
         shared.panicked.set(true);
         failed
@@ -131,12 +131,12 @@ unsafe extern "C" fn destroy<S>(bio: *mut BIO) -> c_int {
         ffi::BIO_set_data(bio, std::ptr::null_mut());
         (!data.is_null()).then(|| Arc::from_raw(data.cast_const()))
     };
-    // It is dropped with its last owner, so if it is here, there is no handle left
-    // that could say of a panic.
+    // If the state is dropped here, the BIO was its last owner: there is no handle left
+    // that could report a panic.
     guard(|| drop(share)).is_some().into()
 }
 
-/// One of Node's BIOs, on which this is a reference.
+/// A reference to one of Node's BIOs.
 pub struct NodeBio(*mut BIO);
 
 impl NodeBio {

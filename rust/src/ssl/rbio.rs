@@ -10,14 +10,15 @@ use libc::{c_char, c_int, c_long, c_void};
 use openssl_sys as ffi;
 use openssl_sys::{BIO, SSL};
 
-use crate::bio::{self, Method, NodeBio, Shared};
 use crate::buf::{Chunk, Size};
+use crate::ssl::bio::{self, Method, NodeBio, Shared};
 use crate::sys;
 
 /// Ciphertext on its way into OpenSSL.
 struct State {
-    /// What it has comes first. `None` once it was handed back.
+    /// Node's BIO, whose ciphertext comes first. `None` once it was handed back.
     node: Option<NodeBio>,
+    /// What the stream was read into; `None` while there is nothing in it.
     chunk: Option<Chunk>,
 }
 
@@ -31,6 +32,7 @@ impl State {
 /// The BIO of one splice, from [`Rbio::attach`] to [`Rbio::detach`].
 pub struct Rbio {
     shared: Arc<Shared<State>>,
+    /// Length of the last [`Rbio::spare`], in bytes.
     offered: usize,
 }
 
@@ -87,7 +89,7 @@ impl Rbio {
         &mut spare[..self.offered]
     }
 
-    /// Length of the last [`Rbio::spare`].
+    /// Length of the last [`Rbio::spare`], in bytes.
     pub fn offered(&self) -> usize {
         self.offered
     }
@@ -104,7 +106,7 @@ impl Rbio {
         }
     }
 
-    /// Drops the ciphertext that OpenSSL has not read, but for Node's.
+    /// Drops the ciphertext that OpenSSL has not read, except for that in Node's BIO.
     pub fn discard(&mut self) {
         // SAFETY: as in `spare`.
         unsafe { self.shared.get() }.chunk = None;
@@ -121,7 +123,7 @@ impl Rbio {
         self.shared.has_panicked()
     }
 
-    /// Ciphertext that OpenSSL has not read, Node's included, in bytes.
+    /// Ciphertext that OpenSSL has not read, in bytes, including that in Node's BIO.
     pub fn pending(&self) -> usize {
         // SAFETY: as in `spare`.
         unsafe { self.shared.get() }.pending()

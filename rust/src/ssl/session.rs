@@ -1,4 +1,7 @@
-//! `SSL_read`, `SSL_write` and the error queue.
+//! The session: `SSL_read`, `SSL_write` and OpenSSL's error queue.
+//!
+//! Node owns the session. These functions take the pointer for one call each and keep
+//! nothing of it. The error queue is that of the calling thread.
 
 use libc::{c_int, c_ulong};
 use openssl_sys as ffi;
@@ -22,10 +25,17 @@ pub enum Read {
 pub struct End {
     /// The return value of the `SSL_read` that said so, for `SSL_get_error`.
     pub ret: c_int,
-    /// The packed OpenSSL error; 0 for close_notify.
-    pub error: c_ulong,
-    /// Whether this is the peer's close_notify.
-    pub close_notify: bool,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// Why the peer's cleartext ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The peer has sent close_notify.
+    CloseNotify,
+    /// The session has failed with this packed OpenSSL error.
+    Error(c_ulong),
 }
 
 impl End {
@@ -35,19 +45,21 @@ impl End {
     /// # Safety
     /// As for [`read`].
     pub unsafe fn report(&self, ssl: *mut SSL) -> c_int {
-        if self.close_notify {
-            // SAFETY: passed on. After close_notify, SSL_read keeps returning 0.
-            unsafe { read(ssl, &mut [0]) };
-        } else {
-            raise(self.error);
+        match self.cause {
+            // After close_notify, SSL_read keeps returning 0.
+            Cause::CloseNotify => {
+                // SAFETY: passed on.
+                unsafe { read(ssl, &mut [0]) };
+            }
+            Cause::Error(error) => raise(error),
         }
         self.ret
     }
 }
 
 /// Puts a packed error into this thread's queue, where `SSL_get_error` and Node's own
-/// error path look for it, unless it is still there with all its details. It is not
-/// when the bytes decrypted before it had to wait.
+/// error path look for it. An error that is still in the queue stays there with all its
+/// details: it is gone only if bytes that were decrypted before it had to wait.
 pub fn raise(error: c_ulong) {
     // SAFETY: plain calls on this thread's error queue; the library and reason are
     // those of an error that OpenSSL reported, and the format is NULL, so no
@@ -69,16 +81,16 @@ pub fn raise(error: c_ulong) {
 /// What `SSL_write` did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// All of it is encrypted: without SSL_MODE_ENABLE_PARTIAL_WRITE there is no
-    /// less.
+    /// All bytes are encrypted: without SSL_MODE_ENABLE_PARTIAL_WRITE, OpenSSL never
+    /// accepts a part of them.
     All,
-    /// Nothing yet; the same bytes at the same address must be tried again.
+    /// Nothing is encrypted yet; the same bytes at the same address must be tried again.
     Want,
     /// A fatal error, packed.
     Failed(c_ulong),
 }
 
-/// Empties the queue: SSL_get_error(3) asks for that before each TLS operation.
+/// Empties the queue, which SSL_get_error(3) asks for before each TLS operation.
 fn clear_errors() {
     // SAFETY: plain calls on this thread's error queue.
     unsafe {
@@ -88,14 +100,14 @@ fn clear_errors() {
     }
 }
 
-/// The oldest error, 0 if there is none.
+/// The oldest error of the queue, packed; 0 if the queue is empty.
 fn peek_error() -> c_ulong {
     // SAFETY: a plain call on this thread's error queue.
     unsafe { sys::ERR_peek_error() }
 }
 
-/// An error that was reported before the splice leaves a session that fails
-/// without saying why: SSL_R_PROTOCOL_IS_SHUTDOWN of ERR_LIB_SSL.
+/// The error of a session that fails without saying why, since it has reported its error
+/// before the splice: SSL_R_PROTOCOL_IS_SHUTDOWN of ERR_LIB_SSL.
 const FAILED_BEFORE: c_ulong = ffi::ERR_PACK(20, 0, 207);
 
 fn clamp(len: usize) -> c_int {
@@ -123,30 +135,27 @@ pub unsafe fn read(ssl: *mut SSL, out: &mut [u8]) -> Read {
     }
 }
 
-/// What ended the cleartext, `SSL_read` having returned `ret`, and left the queue as
-/// it is.
+/// What has ended the cleartext. `ret` is what `SSL_read` has returned, and the queue is
+/// as `SSL_read` left it.
 ///
-/// SSL_get_error(3) does not say it. In TLS 1.3 the close_notify after a user_canceled
-/// is SSL_ERROR_SYSCALL, since that is the last warning it knows of. And the second time
-/// a fatal alert is SSL_ERROR_ZERO_RETURN, when its error is not in the queue any more:
-/// it too is the end of what the peer sends, and OpenSSL just says so again.
+/// SSL_get_error(3) is not enough to tell. In TLS 1.3 a close_notify after a
+/// user_canceled is SSL_ERROR_SYSCALL there, because user_canceled is the last warning
+/// that it knows of. And a fatal alert that is reported for the second time is
+/// SSL_ERROR_ZERO_RETURN, because its error is not in the queue any more.
 ///
 /// # Safety
 /// `ssl` must be valid.
 unsafe fn end_of(ssl: *mut SSL, ret: c_int) -> End {
-    // Left in the queue, for `raise`.
+    // The error stays in the queue, for `raise`.
     let error = peek_error();
     // SAFETY: by the contract above.
     let (shutdown, has_failed) = unsafe { (ffi::SSL_get_shutdown(ssl), has_failed(ssl)) };
-    let close_notify = error == 0 && !has_failed && shutdown & ffi::SSL_RECEIVED_SHUTDOWN != 0;
-    End {
-        ret,
-        error: match error {
-            0 if !close_notify => FAILED_BEFORE,
-            error => error,
-        },
-        close_notify,
-    }
+    let cause = match error {
+        0 if !has_failed && shutdown & ffi::SSL_RECEIVED_SHUTDOWN != 0 => Cause::CloseNotify,
+        0 => Cause::Error(FAILED_BEFORE),
+        error => Cause::Error(error),
+    };
+    End { ret, cause }
 }
 
 /// SSL_write(3) of `bytes`, which must not be empty. After [`Write::Want`] the
@@ -172,9 +181,9 @@ pub unsafe fn write(ssl: *mut SSL, bytes: &[u8]) -> Write {
     }
 }
 
-/// Whether a handshake is under way, or to begin (TLS 1.2). That is for SSL_read:
-/// SSL_write would carry it on too, and fail for good at application data that
-/// the peer had sent before.
+/// Whether a handshake is under way, or to begin (TLS 1.2). Only `SSL_read` may carry it
+/// on: `SSL_write` would fail for good at application data that the peer had sent before
+/// the handshake.
 ///
 /// # Safety
 /// `ssl` must be valid.
@@ -183,13 +192,13 @@ pub unsafe fn is_renegotiating(ssl: *mut SSL) -> bool {
     unsafe {
         match sys::SSL_in_init(ssl) {
             0 => sys::SSL_renegotiate_pending(ssl) != 0,
-            // One that has failed is in there too, and SSL_write says so.
+            // A failed session is within a handshake too, and SSL_write reports that.
             _ => !has_failed(ssl),
         }
     }
 }
 
-/// Whether the session has failed: it is within a handshake for ever, without any
+/// Whether the session has failed: then it is within a handshake for ever, without any
 /// message to wait for.
 ///
 /// # Safety
@@ -202,8 +211,8 @@ unsafe fn has_failed(ssl: *mut SSL) -> bool {
 // From openssl/ssl.h; openssl-sys does not have it.
 const TLS_ST_OK: c_int = 1;
 
-/// Bytes of ciphertext that wait in the write BIO, those of a write in progress
-/// included.
+/// Bytes of ciphertext that wait in the write BIO, including those that the stream is
+/// writing.
 ///
 /// # Safety
 /// `ssl` must be valid.
@@ -212,7 +221,7 @@ pub unsafe fn pending_ciphertext(ssl: *mut SSL) -> usize {
     unsafe { sys::BIO_ctrl_pending(ffi::SSL_get_wbio(ssl)) }
 }
 
-/// Bytes of ciphertext that wait in the read BIO, whosever that is.
+/// Bytes of ciphertext that wait in the read BIO, be it Node's or the splice's.
 ///
 /// # Safety
 /// `ssl` must be valid.
