@@ -278,7 +278,7 @@ fn direction_of(event: u32) -> Direction {
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_adopt_fd(splice: *mut tls_splice, fd: c_int) -> c_int {
     // SAFETY: passed on; the descriptor is the caller's to give away.
-    unsafe { run(splice, |pump| pump.endpoint().adopt(fd)) }
+    unsafe { run(splice, |pump| pump.adopt_fd(fd)) }
 }
 
 /// `*fd` is the descriptor to poll for the endpoint's readiness. It stays the

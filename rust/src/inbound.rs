@@ -7,7 +7,7 @@ use openssl_sys::SSL;
 
 use crate::budget::{Budget, Call};
 use crate::buf::{Chunk, Held};
-use crate::endpoint::Io;
+use crate::endpoint::{Endpoint, Io, Stream};
 use crate::error::{Failure, Syscall};
 use crate::frame::Framing;
 use crate::packets::{self, Delivery, Track, Unit};
@@ -131,7 +131,7 @@ impl Inbound {
         loop {
             match self.deliver(context) {
                 Delivery::All | Delivery::Partial => {}
-                Delivery::Blocked => return InboundStep::Blocked,
+                Delivery::Blocked | Delivery::Transfer => return InboundStep::Blocked,
                 Delivery::Spent => {
                     self.budget.renew();
                     return InboundStep::Spent;
@@ -244,35 +244,53 @@ impl Inbound {
         if self.held.is_empty() {
             return Delivery::All;
         }
-        let delivery = match context.unit {
-            Unit::Packets => {
-                packets::deliver_packets(&mut self.held, &mut self.track, &mut self.budget, context)
+        let Context {
+            endpoint,
+            framing,
+            stats,
+            ..
+        } = context;
+        let delivery = match endpoint {
+            Endpoint::Packets(endpoint) => packets::deliver_packets(
+                &mut self.held,
+                &mut self.track,
+                &mut self.budget,
+                endpoint,
+                *framing,
+                stats,
+            ),
+            Endpoint::Stream(stream) => self.deliver_bytes(stream, *framing, stats),
+            Endpoint::File(_) | Endpoint::Caller(_) => {
+                match self.track.good(*framing, self.held.front()) {
+                    0 => Delivery::OutOfStep,
+                    _ => Delivery::Transfer,
+                }
             }
-            Unit::Bytes => self.deliver_bytes(context),
         };
         match delivery {
             Delivery::Partial => self.sink = Sink::Partial,
             Delivery::Blocked => {
                 self.sink = Sink::Full;
-                if !was_full && !context.endpoint.has_transfers() {
-                    context.stats.stalls_in += 1;
+                if !was_full {
+                    stats.stalls_in += 1;
                 }
             }
-            _ => {}
+            Delivery::Transfer => self.sink = Sink::Full,
+            Delivery::All | Delivery::Spent | Delivery::OutOfStep | Delivery::Failed(_) => {}
         }
         delivery
     }
 
-    fn deliver_bytes(&mut self, context: &mut Context) -> Delivery {
+    fn deliver_bytes(&mut self, stream: &Stream, framing: Framing, stats: &mut Stats) -> Delivery {
         while !self.held.is_empty() {
-            let wanted = self.track.good(context.framing, self.held.front());
+            let wanted = self.track.good(framing, self.held.front());
             if wanted == 0 {
                 return Delivery::OutOfStep;
             }
-            let io = context.endpoint.write(&self.held.front()[..wanted]);
+            let io = stream.write(&self.held.front()[..wanted]);
             if let Io::Bytes(n) = io {
                 self.budget.spend_again(Call::System, n);
-                self.delivered(n, context);
+                self.delivered(n, framing, stats);
             }
             match io {
                 Io::Bytes(n) if n == wanted => {}
@@ -286,11 +304,10 @@ impl Inbound {
     }
 
     /// Takes note that the endpoint has taken `n` bytes of the front.
-    fn delivered(&mut self, n: usize, context: &mut Context) {
+    fn delivered(&mut self, n: usize, framing: Framing, stats: &mut Stats) {
         let bytes = &self.held.front()[..n];
-        let stats = &mut context.stats;
         self.track
-            .pass(context.framing, bytes, |packet| stats.count_in(packet.len));
+            .pass(framing, bytes, |packet| stats.count_in(packet.len));
         self.held.consume(n);
         self.is_stall_counted &= !self.held.is_empty();
         stats.bytes_in += n as u64;
@@ -320,7 +337,7 @@ impl Inbound {
             Err(errno) => Some(errno),
         };
         if let Ok(Some(n)) = result {
-            self.delivered(n, context);
+            self.delivered(n, context.framing, &mut context.stats);
         }
     }
 
@@ -467,7 +484,6 @@ mod tests {
 
     use super::*;
     use crate::common::{connect, Tls, TLS1_3};
-    use crate::endpoint::Endpoint;
     use crate::splice::{Flush, Outcome, Splice};
 
     /// The longest record, which the TLS peer has just sent.

@@ -7,7 +7,7 @@ use openssl_sys::SSL;
 
 use crate::budget::{Budget, Call};
 use crate::buf::{Held, Size, CHUNK_SIZE, LARGE_CHUNK_SIZE};
-use crate::endpoint::Io;
+use crate::endpoint::{Endpoint, Packets, Resume, Stream, StreamRead};
 use crate::error::{Failure, Syscall};
 use crate::frame::{Framing, MAX_PACKET};
 use crate::packets::{self, Batch, BatchEnd, Track, Unit};
@@ -114,6 +114,17 @@ struct Run {
     is_checked: bool,
 }
 
+/// What reading from the source came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    /// What was there, or the end.
+    Done,
+    /// There is nothing more at present.
+    WouldBlock,
+    /// An errno.
+    Failed(c_int),
+}
+
 impl Outbound {
     /// A pump whose chunks are not larger than what may be held.
     pub fn new(high_water_mark: usize) -> Outbound {
@@ -206,15 +217,15 @@ impl Outbound {
                 return self.interrupt(context);
             }
             let read = match self.transfer_error.take() {
-                Some(errno) => Io::Failed(errno),
+                Some(errno) => Read::Failed(errno),
                 None => self.read(&mut run, room, context),
             };
             self.held.release_if_empty();
             match read {
-                Io::Bytes(_) => {}
-                Io::WouldBlock if self.held.is_empty() => return OutboundStep::WantSource,
-                Io::WouldBlock => run.is_dry = true,
-                Io::Failed(errno) => {
+                Read::Done => {}
+                Read::WouldBlock if self.held.is_empty() => return OutboundStep::WantSource,
+                Read::WouldBlock => run.is_dry = true,
+                Read::Failed(errno) => {
                     return OutboundStep::Failed(Failure::Endpoint {
                         syscall: Syscall::Read,
                         errno,
@@ -346,55 +357,73 @@ impl Outbound {
     fn interrupt(&mut self, context: &Context) -> OutboundStep {
         // The beginning of the next record is not left behind.
         self.batch = self.held.len();
-        match context.endpoint.hides_eof() || self.batch > 0 {
-            true => OutboundStep::AfterDrain,
-            false => OutboundStep::WantSource,
+        match context.endpoint.resume() {
+            Resume::WhenReadable if self.batch == 0 => OutboundStep::WantSource,
+            Resume::WhenReadable | Resume::NextTurn => OutboundStep::AfterDrain,
         }
     }
 
     /// Reads from the source what is there and fits.
-    fn read(&mut self, run: &mut Run, room: usize, context: &mut Context) -> Io {
-        match context.unit {
-            Unit::Packets => self.read_packets(run, room, context),
-            Unit::Bytes if context.endpoint.has_transfers() => Io::WouldBlock,
-            Unit::Bytes => self.read_bytes(run, room, context),
+    fn read(&mut self, run: &mut Run, room: usize, context: &mut Context) -> Read {
+        let Context {
+            endpoint,
+            framing,
+            stats,
+            ..
+        } = context;
+        match endpoint {
+            Endpoint::Packets(packets) => self.read_packets(run, room, packets, *framing, stats),
+            Endpoint::Stream(stream) => self.read_bytes(run, room, stream),
+            Endpoint::File(_) | Endpoint::Caller(_) => Read::WouldBlock,
         }
     }
 
-    fn read_bytes(&mut self, run: &mut Run, room: usize, context: &Context) -> Io {
-        let limit = read_limit(room);
+    fn read_bytes(&mut self, run: &mut Run, room: usize, stream: &Stream) -> Read {
         let chunk = self.held.chunk();
-        let read = context.endpoint.read(&mut chunk.spare()[..limit]);
-        if let Io::Bytes(n) = read {
-            chunk.commit(n);
-            run.budget.spend(Call::System, n);
-            if n == 0 {
-                self.source = Source::Ended;
+        let n = match stream.read(&mut chunk.spare()[..read_limit(room)]) {
+            StreamRead::Bytes(n) => n,
+            StreamRead::Last(n) => {
+                run.is_dry = true;
+                n
             }
-            // Less than asked for says what EAGAIN would.
-            run.is_dry = (1..limit).contains(&n) && !context.endpoint.hides_eof();
-        }
-        read
+            StreamRead::Eof => {
+                self.source = Source::Ended;
+                return Read::Done;
+            }
+            StreamRead::WouldBlock => return Read::WouldBlock,
+            StreamRead::Failed(errno) => return Read::Failed(errno),
+        };
+        chunk.commit(n);
+        run.budget.spend(Call::System, n);
+        Read::Done
     }
 
-    fn read_packets(&mut self, run: &mut Run, room: usize, context: &mut Context) -> Io {
+    fn read_packets(
+        &mut self,
+        run: &mut Run,
+        room: usize,
+        endpoint: &Packets,
+        framing: Framing,
+        stats: &mut Stats,
+    ) -> Read {
         // The check is a system call: once for all records of a run.
         if !std::mem::replace(&mut run.is_checked, true) {
-            if let Err(errno) = context.endpoint.begin_packets() {
-                return Io::Failed(errno);
+            if let Err(errno) = endpoint.prepare() {
+                return Read::Failed(errno);
             }
         }
+        let chunk = self.held.chunk();
         let Batch { len, end } =
-            packets::read_batch(self.held.chunk(), room, &mut run.budget, context);
+            packets::read_batch(chunk, room, &mut run.budget, endpoint, framing, stats);
         self.batch = len;
         match end {
-            BatchEnd::Full => Io::Bytes(len),
-            BatchEnd::WouldBlock => Io::WouldBlock,
+            BatchEnd::Full => Read::Done,
+            BatchEnd::WouldBlock => Read::WouldBlock,
             BatchEnd::Eof => {
                 self.source = Source::Ended;
-                Io::Bytes(len)
+                Read::Done
             }
-            BatchEnd::Failed(errno) => Io::Failed(errno),
+            BatchEnd::Failed(errno) => Read::Failed(errno),
         }
     }
 
@@ -433,7 +462,7 @@ impl Outbound {
         if !self.wants_source() {
             return &mut [];
         }
-        if self.transfers.is_spent() && context.endpoint.is_of_caller() {
+        if self.transfers.is_spent() && matches!(context.endpoint, Endpoint::Caller(_)) {
             self.transfers.renew();
             return &mut [];
         }

@@ -9,9 +9,10 @@ use libc::c_int;
 
 use crate::budget::{Budget, Call};
 use crate::buf::{Chunk, Held};
-use crate::endpoint::{Io, PacketIo};
+use crate::endpoint::{Io, PacketIo, Packets};
 use crate::frame::{Desync, Follower, Framing, Packet};
-use crate::splice::{Context, MAX_RECORD};
+use crate::splice::MAX_RECORD;
+use crate::stats::Stats;
 
 /// What an endpoint takes and gives at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +100,8 @@ pub enum Delivery {
     Partial,
     /// The endpoint takes no more at present.
     Blocked,
+    /// The caller is to write what is held, by a transfer.
+    Transfer,
     /// The budget of this turn is spent.
     Spent,
     /// The stream is out of step: a packet would have to begin at [`Track::out_of_step`].
@@ -113,15 +116,11 @@ pub fn deliver_packets(
     held: &mut Held,
     track: &mut Track,
     budget: &mut Budget,
-    context: &mut Context,
+    endpoint: &Packets,
+    framing: Framing,
+    stats: &mut Stats,
 ) -> Delivery {
-    let Context {
-        endpoint,
-        framing,
-        stats,
-        ..
-    } = context;
-    if let Err(errno) = endpoint.begin_packets() {
+    if let Err(errno) = endpoint.prepare() {
         return Delivery::Failed(errno);
     }
     while !held.is_empty() {
@@ -129,7 +128,7 @@ pub fn deliver_packets(
         match framing.parse(front) {
             Err(Desync) => return Delivery::OutOfStep,
             Ok(Some(packet)) if packet.total() <= front.len() => {
-                match endpoint.write_packet(&front[packet.prefix..packet.total()]) {
+                match endpoint.write(&front[packet.prefix..packet.total()]) {
                     Io::Bytes(_) => {
                         stats.count_in(packet.len);
                         stats.bytes_in += packet.total() as u64;
@@ -187,14 +186,10 @@ pub fn read_batch(
     chunk: &mut Chunk,
     limit: usize,
     budget: &mut Budget,
-    context: &mut Context,
+    endpoint: &Packets,
+    framing: Framing,
+    stats: &mut Stats,
 ) -> Batch {
-    let Context {
-        endpoint,
-        framing,
-        stats,
-        ..
-    } = context;
     let limit = limit.min(MAX_RECORD);
     let prefix = framing.prefix();
     chunk.compact();
@@ -206,7 +201,10 @@ pub fn read_batch(
             return ended(BatchEnd::Full);
         }
         let spare = chunk.spare_for(Unit::Packets);
-        let read = endpoint.read_packet(&mut spare[prefix..]);
+        let read = match len == 0 && is_first {
+            true => endpoint.read_first(&mut spare[prefix..]),
+            false => endpoint.read(&mut spare[prefix..]),
+        };
         let counted = match read {
             PacketIo::Packet(n) => n,
             _ => 0,
@@ -223,9 +221,6 @@ pub fn read_batch(
             PacketIo::Truncated => stats.drops_out += 1,
             PacketIo::Refused(errno) => {
                 stats.count_drop(errno);
-            }
-            PacketIo::WouldBlock if len == 0 && is_first && endpoint.is_over() => {
-                return ended(BatchEnd::Eof);
             }
             PacketIo::WouldBlock => return ended(BatchEnd::WouldBlock),
             PacketIo::Eof => return ended(BatchEnd::Eof),

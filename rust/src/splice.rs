@@ -13,7 +13,7 @@ use libc::{c_int, c_ulong};
 use openssl_sys::SSL;
 
 use crate::buf::Held;
-use crate::endpoint::{Endpoint, READABLE, WRITABLE};
+use crate::endpoint::{Adopted, Endpoint, READABLE, WRITABLE};
 use crate::error::Failure;
 use crate::frame::Framing;
 use crate::inbound::{Ciphertext, Inbound, InboundStep};
@@ -107,20 +107,17 @@ pub struct Splice {
     /// The source was left before the outbound direction was started.
     is_source_left: bool,
     failure: Option<Failure>,
+    adopted: Adopted,
 }
 
 impl Splice {
     /// A splice that holds at most `high_water_mark` bytes per direction.
     pub fn new(endpoint: Endpoint, framing: Framing, high_water_mark: usize) -> Splice {
-        let unit = match endpoint.has_packets() {
-            true => Unit::Packets,
-            false => Unit::Bytes,
-        };
         Splice {
             context: Context {
+                unit: endpoint.unit(),
                 endpoint,
                 framing,
-                unit,
                 high_water_mark,
                 stats: Stats::default(),
             },
@@ -130,7 +127,18 @@ impl Splice {
             wbio: None,
             is_source_left: false,
             failure: None,
+            adopted: Adopted::default(),
         }
+    }
+
+    /// Takes over the caller's descriptor number `fd`, to be closed with the splice, and
+    /// closes the one taken over before. With -1 nothing is taken over.
+    ///
+    /// # Safety
+    /// As for [`Adopted::replace`].
+    pub unsafe fn adopt_fd(&mut self, fd: c_int) {
+        // SAFETY: passed on.
+        unsafe { self.adopted.replace(fd) };
     }
 
     /// The endpoint.
@@ -370,7 +378,7 @@ impl Splice {
         if self.failure.is_none() {
             let context = &mut self.context;
             if let Some(inbound) = &mut self.inbound {
-                if context.endpoint.is_of_caller() {
+                if let Endpoint::Caller(_) = context.endpoint {
                     inbound.count_stall_of_caller(&mut context.stats);
                 }
             }

@@ -4,7 +4,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::c_int;
 
-use super::{check, retry, Device, Kind};
+use super::descriptor::{check, retry};
+use super::packet::{Device, Kind, Layer};
 use crate::endpoint::{Io, READABLE, WRITABLE};
 use crate::error::{errno, OpenError};
 use crate::frame::DeviceHeader;
@@ -147,17 +148,20 @@ pub(super) fn device(fd: RawFd) -> Result<Option<Device>, OpenError> {
     if flags & libc::IFF_VNET_HDR != 0 {
         return Err(OpenError::VnetHeader);
     }
-    let ethernet = flags & libc::IFF_TAP != 0;
+    let layer = match flags & libc::IFF_TAP {
+        0 => Layer::Ip,
+        _ => Layer::Ethernet,
+    };
     Ok(Some(Device {
         // IFF_NO_PI is the same bit as IFF_NOFILTER, so it is set for each device
         // without a filter, which no TUN device has.
-        header: match (flags & libc::IFF_NO_PI == 0, ethernet) {
-            (true, false) => Some(DeviceHeader::PacketInfo),
-            (true, true) => Some(DeviceHeader::PacketInfoEthernet),
-            (false, false) => None,
-            (false, true) => Some(tap_header(fd)?),
+        header: match (flags & libc::IFF_NO_PI, layer) {
+            (0, Layer::Ip) => Some(DeviceHeader::PacketInfo),
+            (0, Layer::Ethernet) => Some(DeviceHeader::PacketInfoEthernet),
+            (_, Layer::Ip) => None,
+            (_, Layer::Ethernet) => Some(tap_header(fd)?),
         },
-        ethernet,
+        layer,
     }))
 }
 

@@ -6,7 +6,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::c_int;
 
-use super::{check, Device, Kind};
+use super::descriptor::check;
+use super::packet::{Device, Kind, Layer};
 use crate::error::OpenError;
 use crate::frame::DeviceHeader;
 
@@ -137,7 +138,7 @@ pub(super) fn datagrams(fd: RawFd) -> Kind {
     }
     Kind::Device(Device {
         header: Some(DeviceHeader::Utun),
-        ethernet: false,
+        layer: Layer::Ip,
     })
 }
 

@@ -1,0 +1,237 @@
+//! Packet endpoints: TUN and TAP devices, datagram sockets. One packet per system call.
+
+use std::cell::Cell;
+
+use libc::{c_int, c_void};
+
+use super::descriptor::{retry, Descriptor};
+use super::stream::Transport;
+use super::system::{self, SEND_FLAGS, SHUT_DOWN};
+use super::{choose, Io, PacketIo};
+use crate::error::OpenError;
+use crate::frame::{DeviceHeader, Framing, DEVICE_HEADER};
+
+/// What gives and takes the packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A socket of type SOCK_DGRAM.
+    Datagrams,
+    /// A TUN or TAP device.
+    Device(Device),
+}
+
+/// A TUN or TAP device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Device {
+    /// What the device has before each packet; `None` while that is not known, see
+    /// [`Packets::write`].
+    pub(super) header: Option<DeviceHeader>,
+    pub(super) layer: Layer,
+}
+
+/// What the packets of a device are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layer {
+    /// IP packets (TUN).
+    Ip,
+    /// Ethernet frames (TAP).
+    Ethernet,
+}
+
+/// A packet endpoint.
+pub struct Packets {
+    pub(super) descriptor: Descriptor,
+    transport: Transport,
+    kind: Kind,
+    /// What a device has before each packet; `None` while that is not known.
+    header: Cell<Option<DeviceHeader>>,
+}
+
+impl Packets {
+    pub(super) fn new(descriptor: Descriptor, transport: Transport, kind: Kind) -> Packets {
+        let header = match kind {
+            Kind::Device(device) => device.header,
+            Kind::Datagrams => Some(DeviceHeader::None),
+        };
+        Packets {
+            descriptor,
+            transport,
+            kind,
+            header: Cell::new(header),
+        }
+    }
+
+    /// See [`super::Endpoint::framing`].
+    pub(super) fn framing(&self, wanted: Option<Framing>) -> Result<Framing, OpenError> {
+        match self.kind {
+            Kind::Datagrams => choose(wanted, Framing::U16be, &[Framing::Ip]),
+            Kind::Device(device) => match device.layer {
+                // Ethernet says nothing of its length.
+                Layer::Ethernet => choose(wanted, Framing::U16be, &[]),
+                Layer::Ip => choose(wanted, Framing::Ip, &[Framing::U16be]),
+            },
+        }
+    }
+
+    /// To be called before the next packets are read or written. An errno if they cannot
+    /// be.
+    pub fn prepare(&self) -> Result<(), c_int> {
+        match self.descriptor.ensure_nonblocking() {
+            Err(OpenError::System(errno)) => Err(errno),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads one packet as [`Packets::read`] does, when poll(2) has said that there is
+    /// something to read. If there is no packet this finds out why: because a socket was
+    /// shut down, which is [`PacketIo::Eof`], or because of error reports, which are
+    /// dropped so that poll(2) does not go on about them.
+    pub fn read_first(&self, out: &mut [u8]) -> PacketIo {
+        match self.read(out) {
+            PacketIo::WouldBlock => self.explain_readiness(),
+            io => io,
+        }
+    }
+
+    fn explain_readiness(&self) -> PacketIo {
+        if self.kind != Kind::Datagrams {
+            return PacketIo::WouldBlock;
+        }
+        let mut poll = libc::pollfd {
+            fd: self.descriptor.fd(),
+            events: SHUT_DOWN,
+            revents: 0,
+        };
+        // SAFETY: `poll` is valid for the call, which does not wait.
+        if unsafe { libc::poll(&raw mut poll, 1, 0) } != 1 {
+            return PacketIo::WouldBlock;
+        }
+        if poll.revents & libc::POLLERR != 0 {
+            system::drop_reports(self.descriptor.fd());
+        }
+        match poll.revents & SHUT_DOWN {
+            0 => PacketIo::WouldBlock,
+            _ => PacketIo::Eof,
+        }
+    }
+
+    /// Reads one packet, never blocking.
+    pub fn read(&self, out: &mut [u8]) -> PacketIo {
+        match self.header.get() {
+            _ if self.kind == Kind::Datagrams => self.receive(out),
+            Some(header) => self.read_from_device(header, out),
+            None => match self.read_from_device(DeviceHeader::None, out) {
+                PacketIo::Packet(n) => self.find_header(out, n),
+                other => other,
+            },
+        }
+    }
+
+    fn receive(&self, out: &mut [u8]) -> PacketIo {
+        match retry(|| system::receive(self.descriptor.fd(), out)) {
+            Io::Bytes(n) if n > out.len() => PacketIo::Truncated,
+            Io::Bytes(n) => PacketIo::Packet(n),
+            Io::WouldBlock => PacketIo::WouldBlock,
+            // ICMP has come back for a packet that was sent before.
+            Io::Failed(errno @ (libc::ECONNREFUSED | libc::EMSGSIZE)) => PacketIo::Refused(errno),
+            Io::Failed(errno) => PacketIo::Failed(errno),
+        }
+    }
+
+    fn read_from_device(&self, layout: DeviceHeader, out: &mut [u8]) -> PacketIo {
+        let mut header = [0u8; DEVICE_HEADER];
+        let iov = [
+            libc::iovec {
+                iov_base: header.as_mut_ptr().cast(),
+                iov_len: layout.size(),
+            },
+            libc::iovec {
+                iov_base: out.as_mut_ptr().cast(),
+                iov_len: out.len(),
+            },
+        ];
+        let fd = self.descriptor.fd();
+        // SAFETY: each piece is writable for its length.
+        match retry(|| unsafe {
+            match layout {
+                DeviceHeader::None => libc::read(fd, iov[1].iov_base, iov[1].iov_len),
+                _ => libc::readv(fd, iov.as_ptr(), 2),
+            }
+        }) {
+            Io::Bytes(n) if n < layout.size() => PacketIo::Eof,
+            Io::Bytes(_) if layout.is_truncated(header) => PacketIo::Truncated,
+            Io::Bytes(n) => PacketIo::Packet(n - layout.size()),
+            Io::WouldBlock => PacketIo::WouldBlock,
+            Io::Failed(errno) => PacketIo::Failed(errno),
+        }
+    }
+
+    /// Takes the header off the first packet of a TUN device, which shows whether it
+    /// has one.
+    fn find_header(&self, out: &mut [u8], n: usize) -> PacketIo {
+        let found = DeviceHeader::of_tun(&out[..n]);
+        self.header.set(found);
+        match found {
+            Some(header) => {
+                out.copy_within(header.size()..n, 0);
+                PacketIo::Packet(n - header.size())
+            }
+            // Neither fits, so this is no IP packet: only a raw socket can send such a one.
+            None => PacketIo::Truncated,
+        }
+    }
+
+    /// Writes one packet, never blocking.
+    pub fn write(&self, packet: &[u8]) -> Io {
+        if self.kind == Kind::Datagrams {
+            let (fd, buf) = (self.descriptor.fd(), packet.as_ptr().cast::<c_void>());
+            // SAFETY: `packet` is readable for its length.
+            return retry(|| unsafe { libc::send(fd, buf, packet.len(), SEND_FLAGS) });
+        }
+        if let Some(header) = self.header.get() {
+            return self.write_to_device(header, packet);
+        }
+        // A TUN device without headers refuses a header, which is of no IP version.
+        for header in [DeviceHeader::PacketInfo, DeviceHeader::None] {
+            match self.write_to_device(header, packet) {
+                Io::Failed(libc::EINVAL) => {}
+                io => {
+                    if let Io::Bytes(_) = io {
+                        self.header.set(Some(header));
+                    }
+                    return io;
+                }
+            }
+        }
+        Io::Failed(libc::EINVAL)
+    }
+
+    fn write_to_device(&self, layout: DeviceHeader, packet: &[u8]) -> Io {
+        let mut header = layout.for_packet(packet);
+        let iov = [
+            libc::iovec {
+                iov_base: header.as_mut_ptr().cast(),
+                iov_len: layout.size(),
+            },
+            libc::iovec {
+                iov_base: packet.as_ptr().cast_mut().cast(),
+                iov_len: packet.len(),
+            },
+        ];
+        let fd = self.descriptor.fd();
+        // SAFETY: each piece is readable for its length, and only read.
+        retry(|| unsafe {
+            match layout {
+                DeviceHeader::None => libc::write(fd, iov[1].iov_base, iov[1].iov_len),
+                _ => libc::writev(fd, iov.as_ptr(), 2),
+            }
+        })
+    }
+
+    /// shutdown(2) of a socket's write side; nothing for a device.
+    pub(super) fn shutdown_write(&self) {
+        if self.transport == Transport::Socket {
+            self.descriptor.shutdown_write();
+        }
+    }
+}
