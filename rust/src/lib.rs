@@ -26,6 +26,7 @@ pub mod ffi;
 pub mod frame;
 pub mod handle;
 pub mod inbound;
+pub mod lifecycle;
 pub mod outbound;
 pub mod packets;
 mod panic;

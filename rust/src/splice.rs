@@ -28,7 +28,7 @@ use crate::stats::Stats;
 pub(crate) const MAX_RECORD: usize = 16 * 1024;
 
 /// The directions of a splice, as seen from the endpoint's side of the TLS session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// What the TLS peer sends goes to the endpoint.
     Inbound,

@@ -1,0 +1,303 @@
+//! What happens to a splice, and what it orders: here the lifecycle meets the pumps.
+//!
+//! The caller reports an [`Event`] and carries out the [`Actions`] that it gets. In
+//! between, the lifecycle is told, and the pumps run as it says. An event that arrives
+//! while OpenSSL is on the stack, whose callbacks run JavaScript, is queued until that
+//! call into OpenSSL has returned, so that nothing re-enters.
+
+use std::cell::Cell;
+
+use libc::{c_int, c_ulong};
+use openssl_sys::SSL;
+
+use crate::endpoint::Endpoint;
+use crate::error::Failure;
+use crate::inbound::InboundStep;
+use crate::lifecycle::{
+    Cleartext, Delivery, HandOver, Input, Lifecycle, LowerEnd, Orders, Reading, Sending,
+};
+use crate::outbound::OutboundStep;
+use crate::splice::{Direction, Flush, Splice};
+use crate::ssl::session;
+
+/// What the splices of one TLS connection share.
+#[derive(Default)]
+pub struct Connection {
+    lifecycle: Cell<Lifecycle>,
+    /// What `SSL_read` returned when it failed, and the packed OpenSSL error, since the
+    /// direction was given back before anybody was told.
+    owed: Cell<Option<(c_int, c_ulong)>>,
+}
+
+impl Connection {
+    /// The state.
+    pub fn lifecycle(&self) -> Lifecycle {
+        self.lifecycle.get()
+    }
+
+    fn step(&self, input: Input) -> Orders {
+        let (lifecycle, orders) = self.lifecycle.get().step(input);
+        self.lifecycle.set(lifecycle);
+        orders
+    }
+}
+
+/// What has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The turn of the event loop that was asked for.
+    Turn,
+    /// The stream below has given ciphertext, which is with the session.
+    LowerRead,
+    /// The stream below has ended.
+    LowerEnded(LowerEnd),
+    /// The stream below has written all ciphertext.
+    LowerDrained,
+    /// The endpoint can be written.
+    SinkReady,
+    /// The endpoint can be read.
+    SourceReady,
+    /// The splice that is the source has given bytes, which are to be sent later.
+    SourceGave,
+    /// The source is not to be read any more.
+    LeaveSource,
+    /// Node asks for cleartext (TLSWrap::ClearOut).
+    Decrypt,
+    /// TLSWrap::Cycle, which was ordered, has returned.
+    Cycled,
+    /// JavaScript asks for the end of the splice.
+    Stop,
+    /// The direction goes back to JavaScript.
+    Release(Direction),
+    /// JavaScript has had a turn to read what it was given back.
+    Resume,
+    /// The session or the stream below is about to be freed.
+    Gone,
+}
+
+/// What the caller has to do, in the order of the fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Actions {
+    /// What SSL_read(3) returned, if JavaScript is to be told of it, and else 1. The
+    /// thread's error queue is as `SSL_read` left it.
+    pub ssl_ret: c_int,
+    /// The end of the cleartext is the peer's close_notify.
+    pub is_close_notify: bool,
+    /// The session may have ciphertext for the stream below.
+    pub flush: Flush,
+    /// Let the `TLSWrap` decrypt and flush, and then report [`Event::Cycled`].
+    pub cycle: bool,
+    /// An end of the stream below that JavaScript is to be told of.
+    pub lower_end: Option<LowerEnd>,
+    /// The splice of the other direction has something to do in the next turn.
+    pub wake_other: bool,
+    /// Ask the event loop for a turn.
+    pub next_turn: bool,
+    /// The caller is to write what is held, or to pass it on, and then to report
+    /// [`Event::Decrypt`].
+    pub deliver: bool,
+}
+
+impl Default for Actions {
+    fn default() -> Actions {
+        Actions {
+            ssl_ret: 1,
+            is_close_notify: false,
+            flush: Flush::No,
+            cycle: false,
+            lower_end: None,
+            wake_other: false,
+            next_turn: false,
+            deliver: false,
+        }
+    }
+}
+
+/// One event on one splice.
+pub struct Call<'a> {
+    /// The splice.
+    pub splice: &'a mut Splice,
+    /// The connection that it has to do with.
+    pub connection: &'a Connection,
+    /// The session.
+    pub ssl: *mut SSL,
+    /// Set by what cancels the call from inside of a callback of OpenSSL.
+    pub cancelled: &'a Cell<bool>,
+    /// What to do.
+    pub actions: &'a mut Actions,
+}
+
+impl Call<'_> {
+    /// Deals with the event.
+    ///
+    /// # Safety
+    /// `ssl` must be valid, and stay so while its callbacks run. Those may set
+    /// `cancelled`, after which `ssl` is not used any more.
+    pub unsafe fn handle(&mut self, event: Event) {
+        let orders = match event {
+            // SAFETY: by the contract above.
+            Event::Decrypt => return unsafe { self.decrypt() },
+            Event::Release(direction) => {
+                if direction == Direction::Inbound {
+                    let owed = self.splice.take_error();
+                    self.connection
+                        .owed
+                        .set(self.connection.owed.get().or(owed));
+                }
+                self.connection.step(Input::Release(direction))
+            }
+            Event::Stop => {
+                self.splice.stop();
+                // SAFETY: by the contract above.
+                return unsafe { self.stop() };
+            }
+            Event::LeaveSource => {
+                self.splice.leave_source();
+                self.connection.step(Input::EndSource)
+            }
+            Event::Turn => self.connection.step(Input::Turn),
+            Event::LowerRead => self.connection.step(Input::LowerRead),
+            Event::LowerEnded(end) => self.connection.step(Input::LowerEnded(end)),
+            Event::LowerDrained => self.connection.step(Input::LowerDrained),
+            Event::SinkReady => self.connection.step(Input::SinkReady),
+            Event::SourceReady => self.connection.step(Input::SourceReady),
+            Event::SourceGave => self.connection.step(Input::SourceGave),
+            Event::Cycled => self.cycled(),
+            Event::Resume => self.connection.step(Input::Resume),
+            Event::Gone => self.connection.step(Input::Gone),
+        };
+        // SAFETY: by the contract above.
+        unsafe { self.carry_out(orders) };
+    }
+
+    /// # Safety
+    /// As for [`Call::handle`].
+    unsafe fn stop(&mut self) {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            if self.splice.has_started(direction) {
+                let orders = self.connection.step(Input::Stop(direction));
+                // SAFETY: passed on.
+                unsafe { self.carry_out(orders) };
+            }
+        }
+    }
+
+    /// The end of the stream below may be within a packet.
+    fn cycled(&mut self) -> Orders {
+        let is_cut_off = self.connection.lifecycle().is_at_eof()
+            && self.splice.has_started(Direction::Inbound)
+            && !self.splice.end_inbound();
+        match is_cut_off {
+            true => {
+                let cleartext = Cleartext::Open;
+                self.connection
+                    .step(Input::Delivered(Delivery::Failed, cleartext))
+            }
+            false => self.connection.step(Input::Cycled),
+        }
+    }
+
+    /// # Safety
+    /// As for [`Call::handle`].
+    unsafe fn decrypt(&mut self) {
+        let lifecycle = self.connection.lifecycle();
+        if lifecycle.owes() && lifecycle.holds_tls_error() {
+            let orders = self.connection.step(Input::Resume);
+            // SAFETY: passed on.
+            return unsafe { self.carry_out(orders) };
+        }
+        if !lifecycle.moves_inbound() {
+            return;
+        }
+        // SAFETY: passed on.
+        let outcome = unsafe { self.splice.run_inbound(self.ssl, self.cancelled) };
+        self.flush(outcome.flush);
+        let cleartext = match self.splice.cleartext_end() {
+            None => Cleartext::Open,
+            Some(session::Cause::CloseNotify) => Cleartext::CloseNotify,
+            Some(session::Cause::Error(_)) => Cleartext::Failed,
+        };
+        let delivery = match outcome.step {
+            InboundStep::WantCiphertext => Delivery::Drained,
+            InboundStep::Blocked => Delivery::Blocked,
+            InboundStep::Spent => Delivery::Paused,
+            InboundStep::Ended { ssl_ret } => {
+                self.actions.ssl_ret = ssl_ret;
+                Delivery::Drained
+            }
+            InboundStep::Failed(_) => Delivery::Failed,
+            InboundStep::Stopped | InboundStep::Cancelled => return,
+        };
+        self.actions.deliver = delivery == Delivery::Blocked
+            && matches!(self.splice.endpoint(), Endpoint::Caller(_));
+        let orders = self
+            .connection
+            .step(Input::Delivered(delivery, cleartext));
+        // SAFETY: passed on.
+        unsafe { self.carry_out(orders) };
+    }
+
+    /// # Safety
+    /// As for [`Call::handle`].
+    unsafe fn carry_out(&mut self, orders: Orders) {
+        match orders.hand_over {
+            None => {}
+            Some(HandOver::CloseNotify) => self.actions.is_close_notify = true,
+            Some(HandOver::TlsError) => self.raise(),
+            Some(HandOver::LowerEnd(end)) => self.actions.lower_end = Some(end),
+        }
+        self.actions.cycle |= orders.cycle;
+        self.actions.next_turn |= orders.next_turn;
+        if !orders.encrypt {
+            return;
+        }
+        if self.splice.has_started(Direction::Outbound) {
+            // SAFETY: passed on.
+            unsafe { self.encrypt() };
+        } else {
+            self.actions.wake_other = true;
+        }
+    }
+
+    /// JavaScript is told of the error that `SSL_read` reported first.
+    fn raise(&mut self) {
+        if let Some((ssl_ret, error)) = self.connection.owed.take() {
+            session::raise(error);
+            self.actions.ssl_ret = ssl_ret;
+        }
+    }
+
+    /// # Safety
+    /// As for [`Call::handle`].
+    unsafe fn encrypt(&mut self) {
+        // SAFETY: passed on.
+        let outcome = unsafe { self.splice.run_outbound(self.ssl, self.cancelled) };
+        self.flush(outcome.flush);
+        let sending = match outcome.step {
+            OutboundStep::Idle | OutboundStep::Cancelled => return,
+            OutboundStep::WantSource => Sending::Dry,
+            OutboundStep::AfterDrain => Sending::Full,
+            OutboundStep::WantCiphertext => Sending::WantsRead,
+            OutboundStep::Ended => Sending::Ended,
+            OutboundStep::Stopped | OutboundStep::SessionFailed => Sending::Stopped,
+            OutboundStep::Failed(Failure::Tls(_)) => Sending::TlsFailed,
+            OutboundStep::Failed(_) => Sending::SourceFailed,
+        };
+        let orders = self.connection.step(Input::Sent(sending));
+        self.actions.next_turn |= orders.next_turn;
+    }
+
+    fn flush(&mut self, flush: Flush) {
+        if flush == Flush::Yes {
+            self.actions.flush = Flush::Yes;
+        }
+    }
+}
+
+/// What is to become of reading the stream below, as far as `splice` decides it.
+pub fn reading(splice: &Splice, connection: &Connection) -> Reading {
+    match splice.has_started(Direction::Inbound) {
+        true => connection.lifecycle().reading(),
+        false => Reading::AsItIs,
+    }
+}
