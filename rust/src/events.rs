@@ -10,11 +10,11 @@ use std::cell::Cell;
 use libc::{c_int, c_ulong};
 use openssl_sys::SSL;
 
-use crate::endpoint::Endpoint;
+use crate::endpoint::{READABLE, WRITABLE};
 use crate::error::Failure;
 use crate::inbound::InboundStep;
 use crate::lifecycle::{
-    Cleartext, Delivery, HandOver, Input, Lifecycle, LowerEnd, Orders, Reading, Sending,
+    Cleartext, Delivery, HandOver, Input, Lifecycle, LowerEnd, Orders, Sending,
 };
 use crate::outbound::OutboundStep;
 use crate::splice::{Direction, Flush, Splice};
@@ -33,6 +33,16 @@ impl Connection {
     /// The state.
     pub fn lifecycle(&self) -> Lifecycle {
         self.lifecycle.get()
+    }
+
+    /// Takes a direction over for a splice.
+    pub fn start(&self, direction: Direction) -> Orders {
+        self.step(Input::Start(direction))
+    }
+
+    /// A pump has panicked.
+    pub fn panicked(&self) {
+        self.step(Input::Panicked);
     }
 
     fn step(&self, input: Input) -> Orders {
@@ -144,6 +154,7 @@ impl Call<'_> {
                         .owed
                         .set(self.connection.owed.get().or(owed));
                 }
+                self.splice.release(direction);
                 self.connection.step(Input::Release(direction))
             }
             Event::Stop => {
@@ -174,7 +185,7 @@ impl Call<'_> {
     /// As for [`Call::handle`].
     unsafe fn stop(&mut self) {
         for direction in [Direction::Inbound, Direction::Outbound] {
-            if self.splice.has_started(direction) {
+            if self.splice.has(direction) {
                 let orders = self.connection.step(Input::Stop(direction));
                 // SAFETY: passed on.
                 unsafe { self.carry_out(orders) };
@@ -185,7 +196,7 @@ impl Call<'_> {
     /// The end of the stream below may be within a packet.
     fn cycled(&mut self) -> Orders {
         let is_cut_off = self.connection.lifecycle().is_at_eof()
-            && self.splice.has_started(Direction::Inbound)
+            && self.splice.has(Direction::Inbound)
             && !self.splice.end_inbound();
         match is_cut_off {
             true => {
@@ -229,7 +240,7 @@ impl Call<'_> {
             InboundStep::Stopped | InboundStep::Cancelled => return,
         };
         self.actions.deliver = delivery == Delivery::Blocked
-            && matches!(self.splice.endpoint(), Endpoint::Caller(_));
+            && self.splice.is_endpoint_of_caller();
         let orders = self
             .connection
             .step(Input::Delivered(delivery, cleartext));
@@ -251,7 +262,7 @@ impl Call<'_> {
         if !orders.encrypt {
             return;
         }
-        if self.splice.has_started(Direction::Outbound) {
+        if self.splice.has(Direction::Outbound) {
             // SAFETY: passed on.
             unsafe { self.encrypt() };
         } else {
@@ -294,10 +305,19 @@ impl Call<'_> {
     }
 }
 
-/// What is to become of reading the stream below, as far as `splice` decides it.
-pub fn reading(splice: &Splice, connection: &Connection) -> Reading {
-    match splice.has_started(Direction::Inbound) {
-        true => connection.lifecycle().reading(),
-        false => Reading::AsItIs,
+/// What the endpoint is to be polled for, or to be asked for by a transfer.
+///
+/// # Safety
+/// `ssl` must be valid.
+pub unsafe fn begin_wait(splice: &mut Splice, connection: &Connection, ssl: *mut SSL) -> u32 {
+    let lifecycle = connection.lifecycle();
+    let mut waits = 0;
+    if splice.has(Direction::Inbound) && lifecycle.waits_for_sink() {
+        waits |= WRITABLE;
     }
+    if splice.has(Direction::Outbound) && lifecycle.waits_for_source() {
+        waits |= READABLE;
+    }
+    // SAFETY: passed on.
+    unsafe { splice.begin_wait(ssl, waits) }
 }

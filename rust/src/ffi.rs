@@ -17,17 +17,19 @@ use openssl_sys::SSL;
 
 use crate::endpoint::{Endpoint, WRITABLE};
 use crate::error::*;
+use crate::events::{self, Actions, Event};
 use crate::frame::Framing;
 use crate::handle::tls_splice;
+use crate::lifecycle::LowerEnd;
 use crate::panic::guard;
 use crate::pump::*;
-use crate::splice::{Direction, Transfer};
+use crate::splice::{Direction, Flush, Transfer};
 use crate::ssl::session;
 use crate::ssl::wbio::Rest;
 use crate::stats::Stats;
 
 /// Version of this ABI; `tls_splice_abi_version` must return the same.
-pub const TLS_SPLICE_ABI_VERSION: u32 = 2;
+pub const TLS_SPLICE_ABI_VERSION: u32 = 3;
 
 /// The framing that goes with the endpoint: `IP` for a TUN device, `U16BE` for
 /// TAP devices and datagram sockets, `RAW` for all else.
@@ -306,14 +308,16 @@ pub unsafe extern "C" fn tls_splice_interest(
     ssl: *mut SSL,
     events: *mut u32,
 ) -> c_int {
+    // SAFETY: NULL or valid, by the contract above.
+    let Some(handle) = (unsafe { splice.as_ref() }) else {
+        return TLS_SPLICE_EARG;
+    };
+    let connection = handle.connection();
     // SAFETY: passed on.
     unsafe {
-        give(
-            splice,
-            events,
-            0,
-            |pump, _| Ok(pump.begin_wait(check(ssl)?)),
-        )
+        give(splice, events, 0, |pump, _| {
+            Ok(events::begin_wait(pump, &connection, check(ssl)?))
+        })
     }
 }
 
@@ -409,8 +413,10 @@ pub unsafe extern "C" fn tls_splice_pass(
     let (Some(from), Some(to)) = (unsafe { from.as_ref() }, unsafe { to.as_ref() }) else {
         return TLS_SPLICE_EARG;
     };
+    let can_send = to.connection().lifecycle().can_send();
     from.with_both(to, |from, to| match check(ssl) {
         Err(code) => code,
+        Ok(_) if !can_send => TLS_SPLICE_NOTHING,
         // SAFETY: passed on.
         Ok(ssl) => match unsafe { from.pass(to, ssl) } {
             true => TLS_SPLICE_OK,
@@ -419,14 +425,244 @@ pub unsafe extern "C" fn tls_splice_pass(
     })
 }
 
-/// Starts `direction`, one of those in the config.
+/// Starts `direction`, one of those in the config, on a TLS connection. `before` is a
+/// splice that holds, or held, a direction of that connection, or NULL if none has.
 ///
 /// # Safety
-/// `splice` must be NULL or valid.
+/// `splice` and `before` must be NULL or valid.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_start(splice: *mut tls_splice, direction: u32) -> c_int {
-    // SAFETY: passed on.
-    unsafe { run(splice, |pump| pump.start(direction)) }
+pub unsafe extern "C" fn tls_splice_start(
+    splice: *mut tls_splice,
+    direction: u32,
+    before: *const tls_splice,
+) -> c_int {
+    let direction = match direction {
+        TLS_SPLICE_DECRYPT => Direction::Inbound,
+        TLS_SPLICE_ENCRYPT => Direction::Outbound,
+        _ => return TLS_SPLICE_EARG,
+    };
+    // SAFETY: NULL or valid, by the contract above.
+    let (splice, before) = unsafe { (splice.as_ref(), before.as_ref()) };
+    match splice {
+        Some(splice) => splice.start(direction, before),
+        None => TLS_SPLICE_EARG,
+    }
+}
+
+/// Event: the turn of the event loop that `TLS_SPLICE_ACTION_NEXT_TURN` has asked for.
+pub const TLS_SPLICE_ON_TURN: u32 = 0;
+/// Event: the stream below has given ciphertext, which the session has read.
+pub const TLS_SPLICE_ON_LOWER_READ: u32 = 1;
+/// Event: the stream below has ended (UV_EOF).
+pub const TLS_SPLICE_ON_LOWER_EOF: u32 = 2;
+/// Event: reading the stream below has failed; the value is a libuv error code.
+pub const TLS_SPLICE_ON_LOWER_READ_FAILED: u32 = 3;
+/// Event: writing ciphertext of the splice has failed; the value is a libuv error code.
+pub const TLS_SPLICE_ON_LOWER_WRITE_FAILED: u32 = 4;
+/// Event: the stream below has written all ciphertext.
+pub const TLS_SPLICE_ON_LOWER_DRAINED: u32 = 5;
+/// Event: the endpoint can be written.
+pub const TLS_SPLICE_ON_SINK_READY: u32 = 6;
+/// Event: the endpoint can be read.
+pub const TLS_SPLICE_ON_SOURCE_READY: u32 = 7;
+/// Event: the splice that is the source has given bytes, which are to be sent in the next
+/// turn.
+pub const TLS_SPLICE_ON_SOURCE_GAVE: u32 = 8;
+/// Event: the source is not to be read any more.
+pub const TLS_SPLICE_ON_LEAVE_SOURCE: u32 = 9;
+/// Event: Node asks for cleartext (TLSWrap::ClearOut).
+pub const TLS_SPLICE_ON_DECRYPT: u32 = 10;
+/// Event: TLSWrap::Cycle, which `TLS_SPLICE_ACTION_CYCLE` has asked for, has returned.
+pub const TLS_SPLICE_ON_CYCLED: u32 = 11;
+/// Event: the splice is to stop.
+pub const TLS_SPLICE_ON_STOP: u32 = 12;
+/// Event: the direction that is the value goes back to JavaScript, with what
+/// `tls_splice_take_undelivered` has given.
+pub const TLS_SPLICE_ON_RELEASE: u32 = 13;
+/// Event: JavaScript has had a turn of the loop to read what it was given back.
+pub const TLS_SPLICE_ON_RESUME: u32 = 14;
+/// Event: the `SSL` or the stream below is about to be freed.
+pub const TLS_SPLICE_ON_GONE: u32 = 15;
+
+/// Action: flush the write BIO (TLSWrap::EncOut).
+pub const TLS_SPLICE_ACTION_FLUSH: u32 = 1;
+/// Action: call TLSWrap::Cycle, then report `TLS_SPLICE_ON_CYCLED`.
+pub const TLS_SPLICE_ACTION_CYCLE: u32 = 2;
+/// Action: report `TLS_SPLICE_ON_TURN` in the next turn of the event loop.
+pub const TLS_SPLICE_ACTION_NEXT_TURN: u32 = 4;
+/// Action: the splice of the other direction needs a turn.
+pub const TLS_SPLICE_ACTION_WAKE_OTHER: u32 = 8;
+/// Action: write what is held, or pass it on, and then report
+/// `TLS_SPLICE_ON_DECRYPT` again.
+pub const TLS_SPLICE_ACTION_DELIVER: u32 = 16;
+/// Action: JavaScript is to be told of the peer's close_notify.
+pub const TLS_SPLICE_ACTION_CLOSE_NOTIFY: u32 = 32;
+/// Action: JavaScript is to be told of the end of the stream below.
+pub const TLS_SPLICE_ACTION_LOWER_EOF: u32 = 64;
+
+/// What the stream below is to do: stay as it is.
+pub const TLS_SPLICE_READING_AS_IT_IS: u32 = 0;
+/// What the stream below is to do: be read.
+pub const TLS_SPLICE_READING_ON: u32 = 1;
+/// What the stream below is to do: not be read.
+pub const TLS_SPLICE_READING_OFF: u32 = 2;
+
+/// What to do after an event.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct tls_splice_actions {
+    /// `sizeof(struct tls_splice_actions)`.
+    pub struct_size: size_t,
+    /// Bits of `TLS_SPLICE_ACTION_*`.
+    pub orders: u32,
+    /// What SSL_read(3) returned, if JavaScript is to be told of it; this thread's error
+    /// queue is what it left. Else 1.
+    pub ssl_ret: c_int,
+    /// A libuv error code of the stream below that JavaScript is to be told of, or 0.
+    pub lower_error: c_int,
+}
+
+/// What has become of a splice.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct tls_splice_state {
+    /// Bits of `TLS_SPLICE_OUTCOME_*` of the directions that the splice has.
+    pub outcome: u32,
+    /// One of `TLS_SPLICE_READING_*`.
+    pub reading: u32,
+    /// SSL_read(3) has failed, and nobody has been told.
+    pub holds_tls_error: bool,
+    /// The stream below has ended, and nobody has been told.
+    pub holds_lower_end: bool,
+    /// The inbound direction was given back, and JavaScript is still to be told of an
+    /// error or end behind the bytes that it was given.
+    pub owes: bool,
+}
+
+/// Outcome: everything is delivered, and JavaScript has been told of the end.
+pub const TLS_SPLICE_OUTCOME_IN_OVER: u32 = 1;
+/// Outcome: the source has ended, and everything is flushed.
+pub const TLS_SPLICE_OUTCOME_OUT_OVER: u32 = 2;
+/// Outcome: nothing moves to the endpoint any more, as asked.
+pub const TLS_SPLICE_OUTCOME_IN_STOPPED: u32 = 4;
+/// Outcome: what was read from the endpoint is flushed, as asked, or cannot be.
+pub const TLS_SPLICE_OUTCOME_OUT_STOPPED: u32 = 8;
+/// Outcome: the endpoint has failed, see `tls_splice_get_failure`.
+pub const TLS_SPLICE_OUTCOME_ENDPOINT_FAILED: u32 = 16;
+/// Outcome: TLS or the stream below has failed.
+pub const TLS_SPLICE_OUTCOME_TLS_FAILED: u32 = 32;
+/// Outcome: TLS or the stream below has failed, which is reported when the endpoint has
+/// what was decrypted before.
+pub const TLS_SPLICE_OUTCOME_TLS_FAILING: u32 = 64;
+/// Outcome: what was read from the endpoint waits for the peer's handshake.
+pub const TLS_SPLICE_OUTCOME_WANTS_HANDSHAKE: u32 = 128;
+
+fn event_of(event: u32, value: c_int) -> Option<Event> {
+    Some(match event {
+        TLS_SPLICE_ON_TURN => Event::Turn,
+        TLS_SPLICE_ON_LOWER_READ => Event::LowerRead,
+        TLS_SPLICE_ON_LOWER_EOF => Event::LowerEnded(LowerEnd::Eof),
+        TLS_SPLICE_ON_LOWER_READ_FAILED => Event::LowerEnded(LowerEnd::ReadFailed(value)),
+        TLS_SPLICE_ON_LOWER_WRITE_FAILED => Event::LowerEnded(LowerEnd::WriteFailed(value)),
+        TLS_SPLICE_ON_LOWER_DRAINED => Event::LowerDrained,
+        TLS_SPLICE_ON_SINK_READY => Event::SinkReady,
+        TLS_SPLICE_ON_SOURCE_READY => Event::SourceReady,
+        TLS_SPLICE_ON_SOURCE_GAVE => Event::SourceGave,
+        TLS_SPLICE_ON_LEAVE_SOURCE => Event::LeaveSource,
+        TLS_SPLICE_ON_DECRYPT => Event::Decrypt,
+        TLS_SPLICE_ON_CYCLED => Event::Cycled,
+        TLS_SPLICE_ON_STOP => Event::Stop,
+        TLS_SPLICE_ON_RELEASE => Event::Release(match value as u32 {
+            TLS_SPLICE_DECRYPT => Direction::Inbound,
+            TLS_SPLICE_ENCRYPT => Direction::Outbound,
+            _ => return None,
+        }),
+        TLS_SPLICE_ON_RESUME => Event::Resume,
+        TLS_SPLICE_ON_GONE => Event::Gone,
+        _ => return None,
+    })
+}
+
+/// Tells the splice what has happened (`TLS_SPLICE_ON_*`), moves what can be moved, and
+/// says in `*actions` what is to be done. Inside of a call on `splice`, which a callback
+/// of OpenSSL has left, the event is dealt with when that call returns, and there is
+/// nothing to be done.
+///
+/// # Safety
+/// `splice` must be NULL or valid, `ssl` valid and kept alive by the caller for the whole
+/// call, `actions` NULL or writable with `struct_size` set.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_on(
+    splice: *mut tls_splice,
+    event: u32,
+    value: c_int,
+    ssl: *mut SSL,
+    actions: *mut tls_splice_actions,
+) -> c_int {
+    // SAFETY: NULL or valid, by the contract above.
+    let (Some(splice), Some(event)) = (unsafe { splice.as_ref() }, event_of(event, value)) else {
+        return TLS_SPLICE_EARG;
+    };
+    if actions.is_null() || ssl.is_null() {
+        return TLS_SPLICE_EARG;
+    }
+    // SAFETY: writable, by the contract above; the first field is there in every version.
+    unsafe {
+        if (&raw const (*actions).struct_size).read() != size_of::<tls_splice_actions>() {
+            return TLS_SPLICE_EABI;
+        }
+    }
+    let mut given = Actions::default();
+    // SAFETY: by the contract above.
+    let code = unsafe { splice.on(event, ssl, &mut given) };
+    let mut orders = 0;
+    for (is_ordered, bit) in [
+        (given.flush == Flush::Yes, TLS_SPLICE_ACTION_FLUSH),
+        (given.cycle, TLS_SPLICE_ACTION_CYCLE),
+        (given.next_turn, TLS_SPLICE_ACTION_NEXT_TURN),
+        (given.wake_other, TLS_SPLICE_ACTION_WAKE_OTHER),
+        (given.deliver, TLS_SPLICE_ACTION_DELIVER),
+        (given.is_close_notify, TLS_SPLICE_ACTION_CLOSE_NOTIFY),
+        (
+            given.lower_end == Some(LowerEnd::Eof),
+            TLS_SPLICE_ACTION_LOWER_EOF,
+        ),
+    ] {
+        if is_ordered {
+            orders |= bit;
+        }
+    }
+    // SAFETY: writable, by the contract above.
+    unsafe {
+        actions.write(tls_splice_actions {
+            struct_size: size_of::<tls_splice_actions>(),
+            orders,
+            ssl_ret: given.ssl_ret,
+            lower_error: match given.lower_end {
+                Some(LowerEnd::ReadFailed(status) | LowerEnd::WriteFailed(status)) => status,
+                Some(LowerEnd::Eof) | None => 0,
+            },
+        });
+    }
+    code
+}
+
+/// `*state` is what has become of the splice. Also inside of a call on `splice`.
+///
+/// # Safety
+/// `splice` must be NULL or valid, `state` NULL or writable.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_get_state(
+    splice: *const tls_splice,
+    state: *mut tls_splice_state,
+) -> c_int {
+    // SAFETY: NULL or valid, by the contract above.
+    let Some(splice) = unsafe { splice.as_ref() }.filter(|_| !state.is_null()) else {
+        return TLS_SPLICE_EARG;
+    };
+    // SAFETY: writable, by the contract above.
+    unsafe { state.write(splice.state()) };
+    TLS_SPLICE_OK
 }
 
 /// Queues a copy of bytes that were read before the splice, and that go first:

@@ -1,12 +1,21 @@
 //! The opaque handle of the C ABI.
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
 
 use libc::c_int;
+use openssl_sys::SSL;
 
 use crate::error::{TLS_SPLICE_EBUSY, TLS_SPLICE_EPANIC, TLS_SPLICE_OK};
+use crate::events::{Actions, Call, Connection, Event};
+use crate::ffi::{
+    tls_splice_state, TLS_SPLICE_READING_AS_IT_IS, TLS_SPLICE_READING_OFF, TLS_SPLICE_READING_ON,
+};
+use crate::lifecycle::Reading;
 use crate::panic::guard;
 use crate::pump::Pump;
+use crate::splice::Direction;
 use crate::stats::Stats;
 
 /// `struct tls_splice`: one splice. Made by `tls_splice_new`, freed by
@@ -21,6 +30,11 @@ pub struct tls_splice {
     panicked: Cell<bool>,
     cancelled: Cell<bool>,
     ended: Cell<bool>,
+    /// What has happened inside of a call, and is dealt with when that returns.
+    events: RefCell<VecDeque<Event>>,
+    connection: RefCell<Rc<Connection>>,
+    has_inbound: Cell<bool>,
+    has_outbound: Cell<bool>,
     pump: UnsafeCell<Pump>,
 }
 
@@ -31,6 +45,10 @@ impl tls_splice {
             panicked: Cell::new(false),
             cancelled: Cell::new(false),
             ended: Cell::new(false),
+            events: RefCell::default(),
+            connection: RefCell::default(),
+            has_inbound: Cell::new(false),
+            has_outbound: Cell::new(false),
             pump: UnsafeCell::new(pump),
         }
     }
@@ -64,7 +82,10 @@ impl tls_splice {
             }
         })
         .unwrap_or(TLS_SPLICE_EPANIC);
-        self.panicked.set(code == TLS_SPLICE_EPANIC);
+        if code == TLS_SPLICE_EPANIC {
+            self.panicked.set(true);
+            self.connection().panicked();
+        }
         self.cancelled.set(false);
         self.busy.set(false);
         code
@@ -86,6 +107,106 @@ impl tls_splice {
 
     fn has_panicked(&self) -> bool {
         self.panicked.get()
+    }
+
+    /// What the splices of the connection share. Also inside of a call.
+    pub(crate) fn connection(&self) -> Rc<Connection> {
+        self.connection.borrow().clone()
+    }
+
+    /// Takes a direction over. `before` is a splice that has, or has had, a direction of
+    /// the connection.
+    pub(crate) fn start(&self, direction: Direction, before: Option<&tls_splice>) -> c_int {
+        if let Some(before) = before {
+            *self.connection.borrow_mut() = before.connection();
+        }
+        self.with(|pump, _| {
+            pump.start(direction.bit());
+            self.connection().start(direction);
+            self.has(direction).set(true);
+            TLS_SPLICE_OK
+        })
+    }
+
+    fn has(&self, direction: Direction) -> &Cell<bool> {
+        match direction {
+            Direction::Inbound => &self.has_inbound,
+            Direction::Outbound => &self.has_outbound,
+        }
+    }
+
+    /// What has become of the splice. Also inside of a call.
+    pub(crate) fn state(&self) -> tls_splice_state {
+        let lifecycle = self.connection().lifecycle();
+        let mut outcome = 0;
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            if self.has(direction).get() {
+                outcome |= lifecycle.outcome(direction);
+            }
+        }
+        let reading = match self.has_inbound.get() {
+            true => lifecycle.reading(),
+            false => Reading::AsItIs,
+        };
+        tls_splice_state {
+            outcome,
+            reading: match reading {
+                Reading::AsItIs => TLS_SPLICE_READING_AS_IT_IS,
+                Reading::On => TLS_SPLICE_READING_ON,
+                Reading::Off => TLS_SPLICE_READING_OFF,
+            },
+            holds_tls_error: lifecycle.holds_tls_error(),
+            holds_lower_end: lifecycle.holds_lower_end(),
+            owes: lifecycle.owes(),
+        }
+    }
+
+    /// Deals with an event. Inside of a call it is queued, and that call returns as soon
+    /// as OpenSSL does if the event ends the splice.
+    ///
+    /// # Safety
+    /// As for [`Call::handle`].
+    pub(crate) unsafe fn on(&self, event: Event, ssl: *mut SSL, actions: &mut Actions) -> c_int {
+        if self.has_panicked() {
+            return TLS_SPLICE_EPANIC;
+        }
+        if self.busy.get() {
+            if matches!(event, Event::Stop | Event::Gone | Event::Release(_)) {
+                self.cancelled.set(true);
+            }
+            self.events.borrow_mut().push_back(event);
+            return TLS_SPLICE_OK;
+        }
+        let connection = self.connection();
+        self.with(|pump, cancelled| {
+            let mut next = Some(event);
+            while let Some(event) = next {
+                cancelled.set(false);
+                let mut call = Call {
+                    splice: pump,
+                    connection: &connection,
+                    ssl,
+                    cancelled,
+                    actions: &mut *actions,
+                };
+                // SAFETY: passed on. After what frees the session nothing uses it.
+                unsafe { call.handle(event) };
+                if let Event::Release(direction) = event {
+                    self.has(direction).set(false);
+                }
+                next = self.next_event();
+            }
+            TLS_SPLICE_OK
+        })
+    }
+
+    /// The end of the session goes first: nothing that comes before it may use that.
+    fn next_event(&self) -> Option<Event> {
+        let mut events = self.events.borrow_mut();
+        match events.iter().position(|event| *event == Event::Gone) {
+            Some(at) => events.remove(at),
+            None => events.pop_front(),
+        }
     }
 
     /// Tells a call that is under way to return as soon as its `SSL_read` or

@@ -418,6 +418,11 @@ impl Inbound {
         self.end.is_some()
     }
 
+    /// Why no more cleartext comes, if `SSL_read` has said so.
+    pub fn end_cause(&self) -> Option<Cause> {
+        self.end.map(|end| end.cause)
+    }
+
     /// Whether `SSL_read` has failed, rather than come to the peer's close_notify.
     pub fn has_failed(&self) -> bool {
         self.error().is_some()

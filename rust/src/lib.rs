@@ -22,6 +22,7 @@ pub mod budget;
 pub mod buf;
 pub mod endpoint;
 pub mod error;
+pub mod events;
 pub mod ffi;
 pub mod frame;
 pub mod handle;

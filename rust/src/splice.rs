@@ -108,6 +108,8 @@ pub struct Splice {
     is_source_left: bool,
     failure: Option<Failure>,
     adopted: Adopted,
+    is_inbound_released: bool,
+    is_outbound_released: bool,
 }
 
 impl Splice {
@@ -128,6 +130,8 @@ impl Splice {
             is_source_left: false,
             failure: None,
             adopted: Adopted::default(),
+            is_inbound_released: false,
+            is_outbound_released: false,
         }
     }
 
@@ -197,6 +201,33 @@ impl Splice {
             (Direction::Outbound, _, Some(outbound)) => outbound.push_before(bytes),
             _ => {}
         }
+    }
+
+    /// Takes note that the direction has been given back to JavaScript. Its buffers stay
+    /// until the splice is freed, since a transfer may be using them.
+    pub fn release(&mut self, direction: Direction) {
+        match direction {
+            Direction::Inbound => self.is_inbound_released = true,
+            Direction::Outbound => self.is_outbound_released = true,
+        }
+    }
+
+    /// Whether the direction has been started, and not been given back since.
+    pub fn has(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Inbound => self.inbound.is_some() && !self.is_inbound_released,
+            Direction::Outbound => self.outbound.is_some() && !self.is_outbound_released,
+        }
+    }
+
+    /// Why the TLS peer sends nothing more, if `SSL_read` has said so.
+    pub fn cleartext_end(&self) -> Option<session::Cause> {
+        self.inbound.as_ref().and_then(Inbound::end_cause)
+    }
+
+    /// Whether the caller reads and writes the endpoint in the turns of the splice.
+    pub fn is_endpoint_of_caller(&self) -> bool {
+        matches!(self.context.endpoint, Endpoint::Caller(_))
     }
 
     /// Why the splice failed, if it has.
@@ -368,13 +399,14 @@ impl Splice {
 
     /// Prepares to wait for the endpoint: counts the directions that are stalled, and
     /// lets the endpoint watch for [`Splice::interest`]. Returns what to poll the
-    /// endpoint's descriptor for, 0 for nothing.
+    /// endpoint's descriptor for, 0 for nothing. `waits` are the directions, as bits of
+    /// interest, that wait for the endpoint at all.
     ///
     /// # Safety
     /// `ssl` must be valid.
-    pub unsafe fn begin_wait(&mut self, ssl: *mut SSL) -> u32 {
+    pub unsafe fn begin_wait(&mut self, ssl: *mut SSL, waits: u32) -> u32 {
         // SAFETY: passed on.
-        let interest = unsafe { self.interest(ssl) };
+        let interest = unsafe { self.interest(ssl) } & waits;
         if self.failure.is_none() {
             let context = &mut self.context;
             if let Some(inbound) = &mut self.inbound {
