@@ -85,6 +85,16 @@ pub enum Event {
     Gone,
 }
 
+/// Whether the stream below takes a write now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lower {
+    /// It does.
+    Ready,
+    /// It does not: this is inside of a write to it, or another write has to complete
+    /// first.
+    Busy,
+}
+
 /// What the caller has to do, in the order of the fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Actions {
@@ -131,6 +141,8 @@ pub struct Call<'a> {
     pub connection: &'a Connection,
     /// The session.
     pub ssl: *mut SSL,
+    /// Whether what the outbound pump encrypts could be written.
+    pub lower: Lower,
     /// Set by what cancels the call from inside of a callback of OpenSSL.
     pub cancelled: &'a Cell<bool>,
     /// What to do.
@@ -262,11 +274,13 @@ impl Call<'_> {
         if !orders.encrypt {
             return;
         }
-        if self.splice.has(Direction::Outbound) {
+        if !self.splice.has(Direction::Outbound) {
+            self.actions.wake_other = true;
+        } else if self.lower == Lower::Busy {
+            self.connection.step(Input::Sent(Sending::Full));
+        } else {
             // SAFETY: passed on.
             unsafe { self.encrypt() };
-        } else {
-            self.actions.wake_other = true;
         }
     }
 

@@ -17,7 +17,7 @@ use openssl_sys::SSL;
 
 use crate::endpoint::{Endpoint, WRITABLE};
 use crate::error::*;
-use crate::events::{self, Actions, Event};
+use crate::events::{self, Actions, Event, Lower};
 use crate::frame::Framing;
 use crate::handle::tls_splice;
 use crate::lifecycle::LowerEnd;
@@ -583,8 +583,10 @@ fn event_of(event: u32, value: c_int) -> Option<Event> {
     })
 }
 
-/// Tells the splice what has happened (`TLS_SPLICE_ON_*`), moves what can be moved, and
-/// says in `*actions` what is to be done. Inside of a call on `splice`, which a callback
+/// Tells the splice what has happened (`TLS_SPLICE_ON_*`). `value` is what goes with the
+/// event; for a turn, a readable source, ciphertext and a stop it is whether the stream
+/// below takes no write now. The splice moves what can be moved, and says
+/// in `*actions` what is to be done. Inside of a call on `splice`, which a callback
 /// of OpenSSL has left, the event is dealt with when that call returns, and there is
 /// nothing to be done.
 ///
@@ -613,8 +615,14 @@ pub unsafe extern "C" fn tls_splice_on(
         }
     }
     let mut given = Actions::default();
+    let lower = match event {
+        Event::Turn | Event::SourceReady | Event::LowerRead | Event::Stop if value != 0 => {
+            Lower::Busy
+        }
+        _ => Lower::Ready,
+    };
     // SAFETY: by the contract above.
-    let code = unsafe { splice.on(event, ssl, &mut given) };
+    let code = unsafe { splice.on(event, lower, ssl, &mut given) };
     let mut orders = 0;
     for (is_ordered, bit) in [
         (given.flush == Flush::Yes, TLS_SPLICE_ACTION_FLUSH),

@@ -8,11 +8,11 @@ use libc::c_int;
 use openssl_sys::SSL;
 
 use crate::error::{TLS_SPLICE_EBUSY, TLS_SPLICE_EPANIC, TLS_SPLICE_OK};
-use crate::events::{Actions, Call, Connection, Event};
+use crate::events::{Actions, Call, Connection, Event, Lower};
 use crate::ffi::{
     tls_splice_state, TLS_SPLICE_READING_AS_IT_IS, TLS_SPLICE_READING_OFF, TLS_SPLICE_READING_ON,
 };
-use crate::lifecycle::Reading;
+use crate::lifecycle::{outcome, Reading};
 use crate::panic::guard;
 use crate::pump::Pump;
 use crate::splice::Direction;
@@ -35,6 +35,8 @@ pub struct tls_splice {
     connection: RefCell<Rc<Connection>>,
     has_inbound: Cell<bool>,
     has_outbound: Cell<bool>,
+    /// The outcome of directions that were given back.
+    finished: Cell<u32>,
     pump: UnsafeCell<Pump>,
 }
 
@@ -49,6 +51,7 @@ impl tls_splice {
             connection: RefCell::default(),
             has_inbound: Cell::new(false),
             has_outbound: Cell::new(false),
+            finished: Cell::new(0),
             pump: UnsafeCell::new(pump),
         }
     }
@@ -135,10 +138,22 @@ impl tls_splice {
         }
     }
 
+    /// The direction is given back: what had become of it by then stays.
+    fn keep_outcome(&self, direction: Direction) {
+        if self.has(direction).replace(false) {
+            let outcome = self.connection().lifecycle().outcome(direction);
+            let finished = outcome & (outcome::INBOUND_OVER
+                | outcome::INBOUND_STOPPED
+                | outcome::OUTBOUND_OVER
+                | outcome::OUTBOUND_STOPPED);
+            self.finished.set(self.finished.get() | finished);
+        }
+    }
+
     /// What has become of the splice. Also inside of a call.
     pub(crate) fn state(&self) -> tls_splice_state {
         let lifecycle = self.connection().lifecycle();
-        let mut outcome = 0;
+        let mut outcome = self.finished.get();
         for direction in [Direction::Inbound, Direction::Outbound] {
             if self.has(direction).get() {
                 outcome |= lifecycle.outcome(direction);
@@ -166,7 +181,13 @@ impl tls_splice {
     ///
     /// # Safety
     /// As for [`Call::handle`].
-    pub(crate) unsafe fn on(&self, event: Event, ssl: *mut SSL, actions: &mut Actions) -> c_int {
+    pub(crate) unsafe fn on(
+        &self,
+        event: Event,
+        lower: Lower,
+        ssl: *mut SSL,
+        actions: &mut Actions,
+    ) -> c_int {
         if self.has_panicked() {
             return TLS_SPLICE_EPANIC;
         }
@@ -186,14 +207,15 @@ impl tls_splice {
                     splice: pump,
                     connection: &connection,
                     ssl,
+                    lower,
                     cancelled,
                     actions: &mut *actions,
                 };
+                if let Event::Release(direction) = event {
+                    self.keep_outcome(direction);
+                }
                 // SAFETY: passed on. After what frees the session nothing uses it.
                 unsafe { call.handle(event) };
-                if let Event::Release(direction) = event {
-                    self.has(direction).set(false);
-                }
                 next = self.next_event();
             }
             TLS_SPLICE_OK

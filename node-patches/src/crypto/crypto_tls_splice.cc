@@ -10,7 +10,6 @@
 #include "node_buffer.h"
 #include "node_external_reference.h"
 #include "stream_base-inl.h"
-#include "tls_splice.h"
 #include "util-inl.h"
 #include "v8.h"
 
@@ -169,7 +168,13 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   TLSWrap::Splice*& slot = direction == TLS_SPLICE_DECRYPT
                                ? tls_wrap->splice_in_
                                : tls_wrap->splice_out_;
-  if (splice->IsHandleClosing() || !tls_wrap->ssl_ || slot != nullptr ||
+  TLSSplice* before = static_cast<TLSSplice*>(
+      slot != nullptr ? slot
+                      : direction == TLS_SPLICE_DECRYPT ? tls_wrap->splice_out_
+                                                        : tls_wrap->splice_in_);
+  // One that has given the direction back has it in name only.
+  const bool is_taken = slot != nullptr && !before->resuming_;
+  if (splice->IsHandleClosing() || !tls_wrap->ssl_ || is_taken ||
       tls_wrap->underlying_stream() == nullptr) {
     return args.GetReturnValue().Set(false);
   }
@@ -177,7 +182,11 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   // The pump takes no other call inside of one.
   CHECK_EQ(splice->depth_, 0);
   Environment* env = splice->env();
-  splice->Check(tls_splice_start(splice->pump_, direction));
+  splice->Check(tls_splice_start(splice->pump_,
+                                 direction,
+                                 before != nullptr && before != splice
+                                     ? before->pump_
+                                     : nullptr));
   Local<Array> chunks = args[2].As<Array>();
   for (uint32_t i = 0; i < chunks->Length(); i++) {
     Local<Value> chunk;
@@ -202,8 +211,12 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   CHECK_EQ(splice->tls_wrap_.get(), tls_wrap);
   splice->spliced_ |= direction;
   slot = splice;
-  if (direction == TLS_SPLICE_ENCRYPT) splice->out_more_ = true;
   splice->last_activity_ = env->GetNowUint64();
+  // What has happened before, when JS, or nobody, was told.
+  if (direction == TLS_SPLICE_DECRYPT && tls_wrap->eof_)
+    splice->Tell(TLS_SPLICE_ON_LOWER_EOF);
+  if (direction == TLS_SPLICE_ENCRYPT && tls_wrap->write_error_ != 0)
+    splice->FailTLS(tls_wrap->write_error_);
   // No event may come for what is buffered already. Not now, though: this can
   // be a callback of the very call that is reading.
   splice->ScheduleTurn();
@@ -214,24 +227,10 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
 void TLSSplice::Stop(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  if (splice->spliced_ == 0 || splice->stop_requested_) return;
-  splice->stop_requested_ = true;
-  if (splice->depth_ > 0) {
-    // The pump returns as soon as OpenSSL does, and is then told.
-    splice->Check(tls_splice_cancel(splice->pump_));
-    return;
-  }
-  splice->Check(tls_splice_stop(splice->pump_));
-  splice->state_bits_ |= kInStopped;
+  if (splice->spliced_ == 0) return;
+  BaseObjectPtr<TLSSplice> strong_ref{splice};
   splice->CancelTransfers();
-  splice->SetReading(false);
-  if (splice->flushing_) {
-    // From inside of the stream's write.
-    splice->out_more_ = true;
-    splice->ScheduleTurn();
-  } else {
-    splice->Encrypt();
-  }
+  splice->On(TLS_SPLICE_ON_STOP, splice->IsLowerBusy());
 }
 
 // release(directions): give them back to the TLSWrap. Returns a Buffer with the
@@ -247,15 +246,11 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   if ((directions & TLS_SPLICE_DECRYPT) != 0)
     splice->Check(tls_splice_undelivered(splice->pump_, &len));
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
-    splice->released_read_ = splice->held_read_;
-    int ret;
-    unsigned long error;  // NOLINT(runtime/int)
-    // One that was taken over is the first, which OpenSSL does not repeat.
-    if (splice->Check(tls_splice_take_end(splice->pump_, &ret, &error)) &&
-        splice->released_error_ == 0) {
-      splice->released_ret_ = ret;
-      splice->released_error_ = error;
-    }
+    // JS has seen the end, and the pump may not have had its turn.
+    splice->has_close_notify_ =
+        splice->tls_wrap_->eof_ && splice->tls_wrap_->ssl_ &&
+        (SSL_get_shutdown(splice->tls_wrap_->ssl_.get()) &
+         SSL_RECEIVED_SHUTDOWN) != 0;
   }
   Local<Object> buffer;
   if (len > 0 && Buffer::New(splice->env()->isolate(), len).ToLocal(&buffer) &&
@@ -266,8 +261,19 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
           &len))) {
     args.GetReturnValue().Set(buffer);
   }
+  BaseObjectPtr<TLSWrap> tls_wrap = splice->tls_wrap_;
+  for (const uint32_t direction : {TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT}) {
+    if ((directions & direction) != 0)
+      splice->Tell(TLS_SPLICE_ON_RELEASE, direction);
+  }
   // Last, since it calls into JS if the stream below is one of JS.
   splice->Detach(directions);
+  if ((directions & TLS_SPLICE_DECRYPT) != 0 && tls_wrap->ssl_) {
+    // Until resume(), whoever starts another one, or asks for cleartext, finds
+    // what is still to be told.
+    splice->resuming_ = tls_wrap;
+    tls_wrap->splice_in_ = splice;
+  }
 }
 
 // resume(tlsWrap, isLater): what OpenSSL holds, an error that it has reported,
@@ -280,35 +286,12 @@ void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[1]->IsBoolean());
   TLSWrap* tls_wrap;
   ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
-  if (!tls_wrap->ssl_) return;
-  if (tls_wrap->splice_in_ != nullptr) {
-    // JS has started another one when it was given the bytes.
-    static_cast<TLSSplice*>(tls_wrap->splice_in_)->TakeOver(splice);
-    return;
-  }
-  // Whoever asks for cleartext earlier, because of what the stream below has or
-  // because JS writes, resumes it: see ClearOut().
-  splice->resuming_.reset(tls_wrap);
-  tls_wrap->splice_in_ = splice;
+  // Another splice, started when JS was given the bytes, has taken it over.
+  if (!splice->resuming_) return;
   if (args[1]->IsFalse()) return splice->ResumeNow();
   BaseObjectPtr<TLSSplice> strong_ref{splice};
   splice->env()->SetImmediate(
       [strong_ref](Environment* env) { strong_ref->ResumeNow(); });
-}
-
-// What comes after the bytes that `before` gave back comes after those of this
-// one.
-void TLSSplice::TakeOver(TLSSplice* before) {
-  if (released_error_ == 0) {
-    released_ret_ = before->released_ret_;
-    released_error_ = before->released_error_;
-  }
-  if (before->released_read_ != 0 && held_read_ == 0) {
-    held_read_ = before->released_read_;
-    ScheduleTurn();
-  }
-  before->released_error_ = 0;
-  before->released_read_ = 0;
 }
 
 // settle(tlsWrap): what resume() has left for later comes now, before JS looks
@@ -330,9 +313,7 @@ void TLSSplice::ResumeNow() {
   // JS may be called with the error of another connection in the queue, which
   // SSL_get_error() would take for one of this.
   ERR_clear_error();
-  if (tls_wrap->splice_in_ != this) {
-    // ClearOut() has done it.
-  } else if (released_error_ != 0) {
+  if (GetPumpState().holds_tls_error) {
     tls_wrap->ClearOut();
     // JS may have written meanwhile, see IsFailing().
     if (tls_wrap->ssl_ && tls_wrap->current_write_) {
@@ -340,33 +321,35 @@ void TLSSplice::ResumeNow() {
       tls_wrap->InvokeQueued(UV_EPROTO);
     }
   } else {
-    LeaveResuming();
+    tls_wrap->splice_in_ = nullptr;
     tls_wrap->Cycle();
   }
+  // Another splice may have taken over what is left.
+  const bool is_over =
+      resuming_ &&
+      (tls_wrap->splice_in_ == nullptr || tls_wrap->splice_in_ == this);
   LeaveResuming();
-  resuming_.reset();
-  if (!tls_wrap->ssl_) return;
-  if (tls_wrap->splice_in_ != nullptr) {
-    static_cast<TLSSplice*>(tls_wrap->splice_in_)->TakeOver(this);
-    return;
+  if (is_over && tls_wrap->ssl_) {
+    // What JS has asked of the TLSWrap in between had no effect.
+    Local<Value> reading;
+    if (tls_wrap->object()
+            ->Get(env()->context(),
+                  FIXED_ONE_BYTE_STRING(env()->isolate(), "reading"))
+            .ToLocal(&reading) &&
+        reading->IsTrue()) {
+      tls_wrap->ReadStart();
+    }
+    const int nread =
+        LowerEnd(Tell(TLS_SPLICE_ON_RESUME, 0, tls_wrap.get()));
+    if (nread != 0) tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
   }
-  // What JS has asked of the TLSWrap in between had no effect.
-  Local<Value> reading;
-  if (tls_wrap->object()
-          ->Get(env()->context(),
-                FIXED_ONE_BYTE_STRING(env()->isolate(), "reading"))
-          .ToLocal(&reading) &&
-      reading->IsTrue()) {
-    tls_wrap->ReadStart();
-  }
-  const ssize_t nread = released_read_;
-  released_read_ = 0;
-  if (nread < 0) tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
+  if (IsHandleClosing()) FreePump();
 }
 
 void TLSSplice::LeaveResuming() {
   if (resuming_ && resuming_->splice_in_ == this)
     resuming_->splice_in_ = nullptr;
+  resuming_.reset();
 }
 
 // failBelow(): the stream below is another TLSWrap, whose TLS has failed. It
@@ -406,7 +389,7 @@ void TLSSplice::AccessMode(const FunctionCallbackInfo<Value>& args) {
 
 // cycle(): let TLS send what it has to, in the next turn of the loop. An empty
 // write to the TLSWrap would be one to the stream below as well.
-void TLSSplice::Cycle(const FunctionCallbackInfo<Value>& args) {
+void TLSSplice::RequestTurn(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   splice->ScheduleTurn();
@@ -425,7 +408,7 @@ void TLSSplice::Unflushed(const FunctionCallbackInfo<Value>& args) {
 // flush(tlsWrap, req): 0 if no ciphertext waits for the stream below, a libuv
 // error code if it has failed. Otherwise 1: `req` completes as if it had
 // written that, and nothing else is to be written until it does.
-void TLSSplice::Flush(const FunctionCallbackInfo<Value>& args) {
+void TLSSplice::WaitForFlush(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[0]->IsObject());
   CHECK(args[1]->IsObject());
   TLSWrap* tls_wrap;
@@ -435,7 +418,8 @@ void TLSSplice::Flush(const FunctionCallbackInfo<Value>& args) {
   // A splice of the other direction reports the failure once its endpoint has
   // what came before. `req` completes with that.
   const TLSSplice* in = static_cast<TLSSplice*>(tls_wrap->splice_in_);
-  const bool is_held = in != nullptr && in->held_read_ != 0;
+  const bool is_held =
+      in != nullptr && in->GetPumpState().holds_lower_end;
   if (tls_wrap->write_error_ != 0 && !is_held)
     return args.GetReturnValue().Set(tls_wrap->write_error_);
   tls_wrap->current_write_.reset(
@@ -475,20 +459,21 @@ void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
   out[kDropsECONNREFUSED] = static_cast<double>(stats.drops_econnrefused);
   out[kDropsEIO] = static_cast<double>(stats.drops_eio);
   out[kDropsENOBUFS] = static_cast<double>(stats.drops_enobufs);
-  out[kCloseNotify] = static_cast<double>(stats.close_notify);
+  out[kCloseNotify] =
+      stats.close_notify != 0 || splice->has_close_notify_ ? 1 : 0;
   out[kLastActivity] = static_cast<double>(splice->last_activity_);
 }
 
 void TLSSplice::GetState(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  uint32_t state = splice->state_bits_;
+  uint32_t state = splice->GetPumpState().outcome;
+  if (splice->is_endpoint_closed_) state |= kEndpointClosed;
   // How much of it is delivered is not known yet.
   if ((splice->transfers_ & UV_WRITABLE) != 0) state &= ~kInStopped;
   if (splice->depth_ > 0) state |= kBusy;
   if (splice->transfers_ != 0) state |= kTransferring;
   if ((splice->transfers_ & UV_WRITABLE) != 0) state |= kWriting;
-  if (splice->want_tls_) state |= kWantsTLS;
   args.GetReturnValue().Set(state);
 }
 
@@ -502,10 +487,12 @@ void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
   Environment* env = splice->env();
   tls_splice_failure failure{};
   const int found = tls_splice_get_failure(splice->pump_, &failure);
-  if (!splice->Check(found) && splice->panicked_) return;
+  if (found == TLS_SPLICE_EPANIC) return;
   // A write that has failed, and waits to be reported, is not why the endpoint
   // has failed meanwhile.
-  int err = (splice->state_bits_ & kTLSFailed) != 0 ? splice->write_error_ : 0;
+  int err = (splice->GetPumpState().outcome & kTLSFailed) != 0
+                ? splice->write_error_
+                : 0;
   bool is_write = true;
   if (err == 0 && found == TLS_SPLICE_OK) {
     if (failure.is_tls) {
@@ -538,7 +525,8 @@ void TLSSplice::Detach(uint32_t directions) {
   CHECK(tls_wrap_);
   StreamBase* stream = static_cast<StreamBase*>(this->stream());
   const bool stop_reading = (directions & TLS_SPLICE_DECRYPT) != 0 &&
-                            !stream_destroyed_ && (state_bits_ & kInOver) == 0;
+                            !stream_destroyed_ &&
+                            (GetPumpState().outcome & kInOver) == 0;
   spliced_ &= ~directions;
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
     // Inside a call into OpenSSL its BIO stays. That only happens when the SSL
@@ -547,7 +535,6 @@ void TLSSplice::Detach(uint32_t directions) {
       Check(tls_splice_detach_rbio(pump_, tls_wrap_->ssl_.get()));
     rbio_attached_ = false;
     reading_.reset();
-    held_read_ = 0;
     tls_wrap_->splice_in_ = nullptr;
   }
   if ((directions & TLS_SPLICE_ENCRYPT) != 0) {
@@ -575,7 +562,7 @@ void TLSSplice::Detach(uint32_t directions) {
 
 void TLSSplice::FreePump() {
   // Whoever is in there does it, or the end of the transfer.
-  if (depth_ > 0 || transfers_ != 0) return;
+  if (depth_ > 0 || transfers_ != 0 || resuming_) return;
   tls_splice_get_stats(pump_, stats_.get());
   // There is nobody left to tell that it has panicked.
   tls_splice_free(pump_);
@@ -585,8 +572,10 @@ void TLSSplice::FreePump() {
 void TLSSplice::Close(Local<Value> close_callback) {
   if (!IsHandleClosing()) {
     Unjoin();
+    for (const uint32_t direction : {TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT}) {
+      if ((spliced_ & direction) != 0) Tell(TLS_SPLICE_ON_RELEASE, direction);
+    }
     Detach(spliced_);
-    if (depth_ > 0) Check(tls_splice_cancel(pump_));
     // After garbage collection there is no object that it could be listed as.
     uv_unref(GetHandle());
     HandleWrap::Close(close_callback);
@@ -601,29 +590,21 @@ void TLSSplice::Close(Local<Value> close_callback) {
 
 void TLSSplice::OnDestroySSL() {
   LeaveResuming();
-  resuming_.reset();
-  if (depth_ > 0) Check(tls_splice_cancel(pump_));
-  FailIfSpliced();
+  if (IsHandleClosing()) FreePump();
+  if (spliced_ == 0) return;
+  // JS knows, unless somebody has taken away what would have told it.
+  Tell(TLS_SPLICE_ON_GONE);
   Detach(spliced_);
+  if (env()->can_call_into_js()) NotifyOfChange();
 }
 
 void TLSSplice::OnStreamDestroy() {
   // From a destructor: its virtual methods are gone.
   stream_destroyed_ = true;
-  FailIfSpliced();
+  if (spliced_ == 0) return;
+  Tell(TLS_SPLICE_ON_GONE);
   Detach(spliced_);
-}
-
-// What the splice runs over is gone. JS knows, unless somebody has taken away
-// what would have told it.
-void TLSSplice::FailIfSpliced() {
-  constexpr uint32_t kOutDone = kOutOver | kOutStopped;
-  const bool is_reading = (spliced_ & TLS_SPLICE_DECRYPT) != 0 && !IsInDone();
-  const bool is_writing =
-      (spliced_ & TLS_SPLICE_ENCRYPT) != 0 && (state_bits_ & kOutDone) == 0;
-  if ((!is_reading && !is_writing) || !env()->can_call_into_js()) return;
-  state_bits_ |= kTLSFailed;
-  Notify();
+  if (env()->can_call_into_js()) NotifyOfChange();
 }
 
 uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
@@ -640,52 +621,48 @@ uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
 
 void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
+  BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
   // read(2) can fail with that, too.
   const bool had_no_room = nread == UV_ENOBUFS && buf.len == 0;
-  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) {
-    const bool failed = nread < 0 && nread != UV_EOF && !had_no_room;
-    if (failed) state_bits_ |= kTLSFailing;
+  const bool is_ours = (spliced_ & TLS_SPLICE_DECRYPT) != 0;
+  if (!is_ours && (nread >= 0 || had_no_room || tls_wrap->splice_in_ != nullptr)) {
     previous_listener_->OnStreamRead(nread, buf);
-    // The splice of the other direction may hold the error back until the
-    // endpoint has what was decrypted before. JS hears of it then.
-    if (failed && spliced_ != 0 && !IsErrorHeld()) {
-      state_bits_ |= kTLSFailed;
-      Notify();
-    }
-  } else if ((state_bits_ & kInOver) != 0) {
-    // As in TLSWrap, everything after close_notify is ignored.
-    if (rbio_attached_) Check(tls_splice_commit(pump_, 0));
   } else if (had_no_room) {
     // Enough for this turn; libuv goes on in the next. Otherwise this is before
     // the first turn, or somebody else has resumed the stream while the sink is
     // full: the pump's buffer is full, too.
-    if (kicked_ && !IsInDone() && !IsHolding()) return;
+    if (GetPumpState().reading == TLS_SPLICE_READING_ON) return;
     reading_ = false;
     stream()->ReadStop();
+    return;
   } else if (nread < 0) {
     if (rbio_attached_) Check(tls_splice_commit(pump_, 0));
-    held_read_ = nread;
-    reading_ = false;
-    DeliverHeldRead();
+    if (is_ours) reading_ = false;
+    return nread == UV_EOF
+               ? On(TLS_SPLICE_ON_LOWER_EOF)
+               : On(TLS_SPLICE_ON_LOWER_READ_FAILED, static_cast<int>(nread));
   } else if (rbio_attached_) {
     Check(tls_splice_commit(pump_, nread));
-    BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
-    if (nread > 0) {
-      on_top_ = true;
-      tls_wrap->Cycle();
-      on_top_ = false;
-    }
+    if (nread == 0) return;
+    on_top_ = true;
+    tls_wrap->Cycle();
+    on_top_ = false;
   } else {
     // A stream of JS may pass on what it had before it was stopped, and
     // somebody else may have resumed it: whether it is being read is not known.
     if (reading_ == false) reading_.reset();
     previous_listener_->OnStreamRead(nread, buf);
     // One that is resumed inside of TLSWrap::Cycle() may pass on all that it
-    // has, before any of that can be decrypted.
-    if ((spliced_ & TLS_SPLICE_DECRYPT) != 0 && tls_wrap_->cycle_depth_ > 0)
+    // has, before any of that can be decrypted. So may one that reads before
+    // the first turn, as much as libuv reads at once.
+    if ((spliced_ & TLS_SPLICE_DECRYPT) != 0 &&
+        (tls_wrap->cycle_depth_ > 0 ||
+         GetPumpState().reading == TLS_SPLICE_READING_AS_IT_IS)) {
       SetReading(false);
+    }
   }
-  if (want_tls_) Encrypt();
+  if (spliced_ != 0 && nread > 0)
+    On(TLS_SPLICE_ON_LOWER_READ, IsLowerBusy());
 }
 
 void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
@@ -698,7 +675,7 @@ void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
   // socket.
   if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
   if (status != 0 && ours) FailTLS(status);
-  if (!direct_ && out_more_) ScheduleTurn();
+  if (!direct_ && spliced_ != 0) On(TLS_SPLICE_ON_LOWER_DRAINED);
 }
 
 bool TLSSplice::IsFlushed(const TLSWrap& tls_wrap) {
@@ -706,139 +683,140 @@ bool TLSSplice::IsFlushed(const TLSWrap& tls_wrap) {
 }
 
 void TLSSplice::OnDrain() {
-  if (depth_ > 0 || flushing_ || (spliced_ & TLS_SPLICE_ENCRYPT) == 0 ||
+  if (depth_ > 0 || is_flushing_ || (spliced_ & TLS_SPLICE_ENCRYPT) == 0 ||
       !tls_wrap_->ssl_) {
     return;
   }
-  if (out_more_ && IsFlushed(*tls_wrap_)) ScheduleTurn();
-  UpdateInterest();
+  if (IsFlushed(*tls_wrap_))
+    On(TLS_SPLICE_ON_LOWER_DRAINED);
+  else
+    UpdateInterest();
 }
 
 void TLSSplice::FailTLS(int err) {
-  if (write_error_ != 0) return;
-  write_error_ = err;
-  // What was decrypted before goes to its endpoint first.
-  TLSSplice* in = static_cast<TLSSplice*>(tls_wrap_->splice_in_);
-  if (in != nullptr && in->HoldError(err)) return StopForHeldError();
-  if (in != nullptr) in->state_bits_ |= kTLSFailing;
-  state_bits_ |= kTLSFailed;
-  Notify();
-}
-
-// Another splice, or this one in the other direction, reports why TLS has
-// failed once the endpoint has what was decrypted before. Until then nothing
-// more is encrypted.
-void TLSSplice::StopForHeldError() {
-  Check(tls_splice_end_encrypt(pump_));
-  state_bits_ |= kOutStopped | kTLSFailing;
-  UpdateInterest();
-}
-
-bool TLSSplice::IsErrorHeld() const {
-  const TLSSplice* in = static_cast<TLSSplice*>(tls_wrap_->splice_in_);
-  return in != nullptr && in->held_read_ != 0;
-}
-
-bool TLSSplice::HoldError(int err) {
-  if (resuming_) {
-    // JS has yet to read what release() has returned.
-    if (released_read_ == 0) released_read_ = err;
-    return true;
+  BaseObjectPtr<TLSSplice> strong_ref{this};
+  BaseObjectPtr<TLSSplice> in{
+      static_cast<TLSSplice*>(tls_wrap_->splice_in_)};
+  for (TLSSplice* splice : {this, in.get()}) {
+    if (splice != nullptr && splice->write_error_ == 0)
+      splice->write_error_ = err;
   }
-  constexpr uint32_t kDone = kInOver | kFailed | kTLSFailed;
-  if ((state_bits_ & kDone) != 0) return false;
-  const bool holds =
-      (state_bits_ & kInStopped) != 0 ? HasUndelivered() : IsHolding();
-  if (held_read_ == 0 && !holds) return false;
-  write_error_ = err;
-  if (held_read_ != 0) return true;
-  held_read_ = err;
-  // Last, since it calls into JS if the stream is one of JS.
-  SetReading(false);
-  return true;
+  On(TLS_SPLICE_ON_LOWER_WRITE_FAILED, err);
 }
 
-void TLSSplice::FailIfOver() {
-  if (write_error_ == 0 || (state_bits_ & kInOver) == 0) return;
-  state_bits_ |= kTLSFailed;
-  Notify();
-}
-
-bool TLSSplice::IsInDone() const {
-  constexpr uint32_t kDone = kInOver | kInStopped | kFailed | kTLSFailed;
-  return (state_bits_ & kDone) != 0;
-}
-
-bool TLSSplice::IsBlocked() {
-  bool is_blocked;
-  return Check(tls_splice_is_blocked(pump_, &is_blocked)) && is_blocked;
-}
-
-bool TLSSplice::HasUndelivered() {
-  size_t len;
-  return Check(tls_splice_undelivered(pump_, &len)) && len > 0;
-}
-
-bool TLSSplice::IsHolding() {
-  return IsBlocked() || more_;
+tls_splice_state TLSSplice::GetPumpState() const {
+  tls_splice_state state{};
+  tls_splice_get_state(pump_, &state);
+  return state;
 }
 
 bool TLSSplice::Check(int result) {
-  if (result == TLS_SPLICE_EPANIC && !panicked_) {
-    panicked_ = true;
-    state_bits_ |= kTLSFailed;
-    Notify();
-  }
+  if (result == TLS_SPLICE_EPANIC) NotifyOfChange();
   return result == TLS_SPLICE_OK;
 }
 
-void TLSSplice::DeliverHeldRead() {
-  if (depth_ > 0 || !kicked_) return;
-  // A stream of JS can get here from inside TLSWrap::Cycle(), when that resumes
-  // it. Then what came before has not been decrypted yet.
-  if (tls_wrap_->cycle_depth_ > 0) return ScheduleTurn();
-  if (tls_wrap_->eof_) {
-    DeliverAfterEOF();
-    return FailIfOver();
-  }
-  if (held_read_ == 0) return;
-  BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
-  // The last of the ciphertext may still be there.
-  if (tls_wrap->ssl_) tls_wrap->Cycle();
-  if (held_read_ == 0 || IsHolding() || panicked_) return;
-  FailIfOver();
-  if ((state_bits_ & (kInOver | kInStopped | kFailed)) != 0) return;
-  const ssize_t nread = held_read_;
-  bool is_cut_off = false;
-  if (nread == UV_EOF && !Check(tls_splice_end_decrypt(pump_, &is_cut_off)))
-    return;
-  if (is_cut_off) {
-    state_bits_ |= kFailed;
-    return Notify();
-  }
-  held_read_ = 0;
-  state_bits_ |= kInOver;
-  // A write can have failed since.
-  if (nread != UV_EOF || write_error_ != 0) state_bits_ |= kTLSFailed;
-  Notify();
-  // JS is told of a write that has failed by the state.
-  if (nread != write_error_)
-    previous_listener_->OnStreamRead(nread, uv_buf_init(nullptr, 0));
+// The events after which the outbound pump may run have a value: whether the
+// stream below takes no write now, since this is inside of one, or since it is
+// one of JS and has yet to complete an empty one.
+bool TLSSplice::IsLowerBusy() const {
+  return is_flushing_ || (!direct_ && tls_wrap_->current_empty_write_);
 }
 
-// JS has seen the end already. What it had read before goes to the endpoint.
-void TLSSplice::DeliverAfterEOF() {
-  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || IsInDone()) return;
-  // What Decrypt() leaves in the queue is for TLSWrap::ClearOut().
-  MarkPopErrorOnReturn mark_pop_error_on_return;
-  Decrypt();
-  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || IsInDone() || IsBlocked()) {
-    return;
+void TLSSplice::On(uint32_t event, int value) {
+  Apply(Tell(event, value));
+}
+
+tls_splice_actions TLSSplice::Tell(uint32_t event,
+                                   int value,
+                                   TLSWrap* tls_wrap) {
+  tls_splice_actions actions{
+      .struct_size = sizeof(actions), .orders = 0, .ssl_ret = 1, .lower_error = 0};
+  if (tls_wrap == nullptr) tls_wrap = tls_wrap_.get();
+  if (pump_ == nullptr || !tls_wrap->ssl_) return actions;
+  SSLPointer ssl = KeepAlive(tls_wrap->ssl_);
+  depth_++;
+  const int result =
+      tls_splice_on(pump_, event, value, ssl.get(), &actions);
+  depth_--;
+  Check(result);
+  if (IsHandleClosing()) FreePump();
+  return actions;
+}
+
+// Carries out the orders, in the order of their bits. Each may run JS, which may
+// end the splice.
+void TLSSplice::Apply(const tls_splice_actions& actions) {
+  BaseObjectPtr<TLSSplice> strong_ref{this};
+  if (spliced_ != 0 && depth_ == 0) CountBytes();
+  if ((actions.orders & TLS_SPLICE_ACTION_FLUSH) != 0) Flush();
+  if ((actions.orders & TLS_SPLICE_ACTION_CYCLE) != 0) Cycle();
+  if (const int nread = LowerEnd(actions); nread != 0) HandOver(nread);
+  if (spliced_ == 0) return NotifyOfChange();
+  if ((actions.orders & TLS_SPLICE_ACTION_NEXT_TURN) != 0) ScheduleTurn();
+  for (TLSWrap::Splice* other : {tls_wrap_->splice_in_, tls_wrap_->splice_out_}) {
+    if (other == nullptr || other == this) continue;
+    TLSSplice* splice = static_cast<TLSSplice*>(other);
+    if ((actions.orders & TLS_SPLICE_ACTION_WAKE_OTHER) != 0)
+      splice->ScheduleTurn();
+    splice->NotifyOfChange();
   }
-  bool is_cut_off;
-  if (!Check(tls_splice_end_decrypt(pump_, &is_cut_off))) return;
-  state_bits_ |= is_cut_off ? kFailed : kInOver;
-  Notify();
+  NotifyOfChange();
+  UpdateInterest();
+  // Last, since it calls into JS if the stream below is one of JS.
+  UpdateReading();
+}
+
+void TLSSplice::Flush() {
+  if (is_flushing_ || spliced_ == 0 || !tls_wrap_->ssl_) return;
+  BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
+  MarkPopErrorOnReturn mark_pop_error_on_return;
+  // A stream of JS writes by calling into JS, which may ask for more.
+  is_flushing_ = true;
+  WriteCollected();
+  if (tls_wrap->ssl_) tls_wrap->EncOut();
+  is_flushing_ = false;
+  if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0 && tls_wrap->ssl_ &&
+      IsFlushed(*tls_wrap)) {
+    On(TLS_SPLICE_ON_LOWER_DRAINED);
+  }
+}
+
+void TLSSplice::Cycle() {
+  if (spliced_ == 0 || !tls_wrap_->ssl_) return;
+  BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
+  // A stream of JS can get here from inside of TLSWrap::Cycle(), when that
+  // resumes it. Then what came before has not been decrypted yet.
+  if (tls_wrap->cycle_depth_ > 0) return ScheduleTurn();
+  tls_wrap->Cycle();
+  // JS has seen the end already. What it had read before goes to the endpoint.
+  if (tls_wrap->eof_ && (spliced_ & TLS_SPLICE_DECRYPT) != 0 && tls_wrap->ssl_) {
+    MarkPopErrorOnReturn mark_pop_error_on_return;
+    Decrypt();
+  }
+  if (spliced_ != 0) On(TLS_SPLICE_ON_CYCLED);
+}
+
+int TLSSplice::LowerEnd(const tls_splice_actions& actions) {
+  if ((actions.orders & TLS_SPLICE_ACTION_LOWER_EOF) != 0) return UV_EOF;
+  return actions.lower_error;
+}
+
+void TLSSplice::HandOver(int nread) {
+  if (spliced_ == 0) return;
+  // JS has seen that before the splice.
+  if (nread == UV_EOF && tls_wrap_->eof_) return;
+  BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
+  tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
+}
+
+void TLSSplice::UpdateReading() {
+  if (spliced_ == 0) return;
+  switch (GetPumpState().reading) {
+    case TLS_SPLICE_READING_ON:
+      return SetReading(true);
+    case TLS_SPLICE_READING_OFF:
+      return SetReading(false);
+  }
 }
 
 // Not SetImmediate(): what that is given while it runs, it runs at once.
@@ -862,44 +840,29 @@ void TLSSplice::ScheduleTurn() {
 
 void TLSSplice::Turn() {
   if (spliced_ == 0 || !tls_wrap_->ssl_) return;
-  kicked_ = true;
-  BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
-  in_turn_ = true;
   on_top_ = true;
-  // With nothing decrypted this resumes the stream below.
-  tls_wrap->Cycle();
-  if (spliced_ != 0) DeliverHeldRead();
-  in_turn_ = false;
+  On(TLS_SPLICE_ON_TURN, IsLowerBusy());
   on_top_ = false;
-  if (out_more_ || want_tls_) Encrypt();
-  // After the peer's end the stream below is read on, for its own. After a
-  // failure there is nothing more to come.
-  if ((spliced_ & TLS_SPLICE_DECRYPT) != 0 &&
-      (state_bits_ & (kInOver | kTLSFailed)) == kInOver) {
-    SetReading(true);
-  }
 }
 
 int TLSSplice::ClearOut() {
   if (resuming_) {
+    BaseObjectPtr<TLSSplice> strong_ref{this};
     BaseObjectPtr<TLSWrap> tls_wrap = resuming_;
-    LeaveResuming();
-    if (released_error_ != 0) {
-      Check(tls_splice_raise(released_error_));
-      return released_ret_;
-    }
+    const bool is_failing = GetPumpState().holds_tls_error;
+    tls_wrap->splice_in_ = nullptr;
+    if (is_failing)
+      return Tell(TLS_SPLICE_ON_DECRYPT, 0, tls_wrap.get()).ssl_ret;
     tls_wrap->ClearOut();
     return 1;
   }
-  // Until the first turn, and while a callback of OpenSSL runs.
-  if (!kicked_ || depth_ > 0) return 1;
+  // A callback of OpenSSL runs.
+  if (depth_ > 0) return 1;
   return Decrypt();
 }
 
 bool TLSSplice::IsFailing() {
-  if (resuming_) return released_error_ != 0;
-  bool is_failing;
-  return Check(tls_splice_is_failing(pump_, &is_failing)) && is_failing;
+  return GetPumpState().holds_tls_error;
 }
 
 void TLSSplice::Absorb(const char* data, size_t len) {
@@ -909,68 +872,38 @@ void TLSSplice::Absorb(const char* data, size_t len) {
 }
 
 int TLSSplice::Decrypt() {
-  if (IsInDone()) return 1;
   BaseObjectPtr<TLSSplice> strong_ref{this};
   SSLPointer ssl = KeepAlive(tls_wrap_->ssl_);
-
-  constexpr uint32_t kLast =
-      TLS_SPLICE_STEP_OVER | TLS_SPLICE_STEP_STOPPED | TLS_SPLICE_STEP_FAILED;
-  int ssl_ret = 1;
-  uint32_t step;
+  tls_splice_actions actions;
+  uint32_t orders = 0;
   do {
-    depth_++;
-    const int result = tls_splice_decrypt(pump_, ssl.get(), &step, &ssl_ret);
-    depth_--;
-    if (IsHandleClosing()) FreePump();
-    if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return 1;
-    if (!Check(result) && panicked_) {
-      UpdateInterest();
-      SetReading(false);
+    actions = Tell(TLS_SPLICE_ON_DECRYPT);
+    if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) {
+      NotifyOfChange();
       return 1;
     }
-  } while ((step & kLast) == 0 && !stop_requested_ && Deliver());
+    orders |= actions.orders;
+  } while ((actions.orders & TLS_SPLICE_ACTION_DELIVER) != 0 && Deliver());
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return 1;
-  waits_for_peer_ = joined_ && IsBlocked();
-  CountBytes();
-  if (stop_requested_) {
-    Check(tls_splice_stop(pump_));
-    state_bits_ |= kInStopped;
-    out_more_ = true;
-    Notify();
-    ScheduleTurn();
-    SetReading(false);
-    return 1;
-  }
-  more_ = (step & TLS_SPLICE_STEP_MORE) != 0;
-  if (more_) ScheduleTurn();
-  // What has waited for that is delivered in a turn of this splice. This may be
-  // one of the other direction's.
-  if (held_read_ != 0 && !IsHolding()) ScheduleTurn();
-  // A handshake that SSL_write() waits for may have been read here.
-  TLSSplice* out = static_cast<TLSSplice*>(tls_wrap_->splice_out_);
-  if (out != nullptr && out->want_tls_ && !out->in_turn_) out->ScheduleTurn();
-  if ((step & TLS_SPLICE_STEP_FAILED) != 0) {
-    state_bits_ |= kFailed;
-    Notify();
-  }
-  if ((step & TLS_SPLICE_STEP_OVER) != 0) {
-    state_bits_ |= kInOver;
-    if (stats_->close_notify == 0) {
-      state_bits_ |= kTLSFailed;
-      if (released_error_ != 0) Check(tls_splice_raise(released_error_));
-    }
-    Notify();
-    // As in TLSWrap, the stream below is read on, for its own end or error.
-    if (reading_ != true) ScheduleTurn();
-  }
-  UpdateInterest();
-  if ((step & TLS_SPLICE_STEP_OVER) == 0) {
-    // Last, since it calls into JS if the stream is one of JS.
-    SetReading((step & TLS_SPLICE_STEP_PAUSE_TLS) == 0);
-  } else if (stats_->close_notify != 0 &&
-             SSL_get_error(ssl.get(), ssl_ret) != SSL_ERROR_ZERO_RETURN) {
+  waits_for_peer_ =
+      joined_ && (actions.orders & TLS_SPLICE_ACTION_DELIVER) != 0;
+  int ssl_ret = actions.ssl_ret;
+  if ((orders & TLS_SPLICE_ACTION_CLOSE_NOTIFY) != 0 &&
+      SSL_get_error(ssl.get(), ssl_ret) != SSL_ERROR_ZERO_RETURN) {
     EmitEnd();
-    return 1;
+    ssl_ret = 1;
+    if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return 1;
+  }
+  // The queue is for TLSWrap::ClearOut() if there is something to be told. Then
+  // JS is not called before that.
+  actions.orders =
+      orders & (TLS_SPLICE_ACTION_NEXT_TURN | TLS_SPLICE_ACTION_WAKE_OTHER);
+  if (ssl_ret == 1) {
+    Apply(actions);
+  } else {
+    CountBytes();
+    NotifyOfChange();
+    ScheduleTurn();
   }
   return ssl_ret;
 }
@@ -982,74 +915,6 @@ void TLSSplice::EmitEnd() {
   if (tls_wrap_->eof_) return;
   tls_wrap_->eof_ = true;
   tls_wrap_->EmitRead(UV_EOF);
-}
-
-void TLSSplice::Encrypt() {
-  constexpr uint32_t kDone = kOutOver | kOutStopped | kTLSFailed;
-  if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0 || (state_bits_ & kDone) != 0 ||
-      depth_ > 0 || flushing_ || !tls_wrap_->ssl_) {
-    return;
-  }
-  // A stream of JS takes no other write meanwhile.
-  if (!direct_ && tls_wrap_->current_empty_write_) {
-    out_more_ = true;
-    return;
-  }
-  BaseObjectPtr<TLSSplice> strong_ref{this};
-  BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
-  // Before the splice, when nobody was there to hear of it.
-  if (tls_wrap->write_error_ != 0) return FailTLS(tls_wrap->write_error_);
-  SSLPointer ssl = KeepAlive(tls_wrap->ssl_);
-  MarkPopErrorOnReturn mark_pop_error_on_return;
-
-  // The end of the source can come from inside.
-  out_more_ = false;
-  depth_++;
-  uint32_t step;
-  const int result = tls_splice_encrypt(pump_, ssl.get(), &step);
-  depth_--;
-
-  if (IsHandleClosing()) FreePump();
-  if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
-  if (!Check(result) && panicked_) return UpdateInterest();
-  CountBytes();
-  want_tls_ = (step & TLS_SPLICE_STEP_WANT_TLS) != 0;
-  if ((step & TLS_SPLICE_STEP_MORE) != 0) out_more_ = true;
-  if ((step & TLS_SPLICE_STEP_FLUSH) != 0) {
-    // A stream of JS writes by calling into JS, which may ask for more.
-    flushing_ = true;
-    WriteCollected();
-    tls_wrap->EncOut();
-    flushing_ = false;
-    if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
-  }
-  if (stop_requested_ && (state_bits_ & kInStopped) == 0) {
-    // Asked for inside. The next turn finishes what OpenSSL has begun.
-    Check(tls_splice_stop(pump_));
-    state_bits_ |= kInStopped;
-    Notify();
-    out_more_ = true;
-    ScheduleTurn();
-    return SetReading(false);
-  }
-  if (out_more_ && IsFlushed(*tls_wrap_)) ScheduleTurn();
-  if ((step & TLS_SPLICE_STEP_FAILED) != 0) {
-    tls_splice_failure failure;
-    const bool is_tls =
-        Check(tls_splice_get_failure(pump_, &failure)) && failure.is_tls;
-    TLSSplice* in = static_cast<TLSSplice*>(tls_wrap_->splice_in_);
-    // SSL_write() fails when SSL_read() has failed, and does not know why. The
-    // splice of the other direction does, even when it has stopped.
-    if (is_tls && in != nullptr && in != this &&
-        (in->IsFailing() || (!in->IsInDone() && in->IsHolding()))) {
-      return StopForHeldError();
-    }
-    state_bits_ |= is_tls ? kFailed | kTLSFailed : kFailed;
-  }
-  if ((step & TLS_SPLICE_STEP_OVER) != 0) state_bits_ |= kOutOver;
-  if ((step & TLS_SPLICE_STEP_STOPPED) != 0) state_bits_ |= kOutStopped;
-  if ((state_bits_ & (kFailed | kOutOver | kOutStopped)) != 0) Notify();
-  UpdateInterest();
 }
 
 void TLSSplice::WriteCollected() {
@@ -1096,10 +961,7 @@ void TLSSplice::CountBytes() {
 
 void TLSSplice::SetReading(bool on) {
   // Otherwise it is JS's to say.
-  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return;
-  // After its end or an error, which is yet to be delivered, the stream below
-  // has nothing more to read.
-  if (on == reading_ || (on && held_read_ != 0)) return;
+  if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || on == reading_) return;
   reading_ = on;
   StreamBase* stream = static_cast<StreamBase*>(this->stream());
   // A stream that has ended says so again; there is nothing to do about it.
@@ -1108,6 +970,13 @@ void TLSSplice::SetReading(bool on) {
   } else {
     stream->ReadStop();
   }
+}
+
+void TLSSplice::NotifyOfChange() {
+  const uint32_t outcome = GetPumpState().outcome;
+  if (outcome == notified_outcome_) return;
+  notified_outcome_ = outcome;
+  Notify();
 }
 
 void TLSSplice::Notify() {
@@ -1136,7 +1005,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   SetProtoMethod(isolate, t, "start", Start);
   SetProtoMethod(isolate, t, "stop", Stop);
   SetProtoMethod(isolate, t, "endOut", EndOut);
-  SetProtoMethod(isolate, t, "cycle", Cycle);
+  SetProtoMethod(isolate, t, "cycle", RequestTurn);
   SetProtoMethod(isolate, t, "shutdownEndpoint", ShutdownEndpoint);
   SetProtoMethod(isolate, t, "abandon", Abandon);
   SetProtoMethod(isolate, t, "release", Release);
@@ -1148,7 +1017,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   SetMethodNoSideEffect(isolate, t, "writeError", WriteError);
   SetMethodNoSideEffect(isolate, t, "accessMode", AccessMode);
   SetMethodNoSideEffect(isolate, t, "unflushed", Unflushed);
-  SetMethod(isolate, t, "flush", Flush);
+  SetMethod(isolate, t, "flush", WaitForFlush);
   SetMethod(isolate, t, "settle", Settle);
   SetConstructorFunction(context, target, "TLSSplice", t);
 
@@ -1212,7 +1081,7 @@ void TLSSplice::RegisterExternalReferences(
   registry->Register(Start);
   registry->Register(Stop);
   registry->Register(EndOut);
-  registry->Register(Cycle);
+  registry->Register(RequestTurn);
   registry->Register(ShutdownEndpoint);
   registry->Register(Abandon);
   registry->Register(Release);
@@ -1221,7 +1090,7 @@ void TLSSplice::RegisterExternalReferences(
   registry->Register(WriteError);
   registry->Register(AccessMode);
   registry->Register(Unflushed);
-  registry->Register(Flush);
+  registry->Register(WaitForFlush);
   registry->Register(Settle);
   registry->Register(ReadStats);
   registry->Register(GetState);

@@ -8,13 +8,11 @@
 #include "crypto/crypto_tls.h"
 #include "handle_wrap.h"
 #include "stream_base.h"
+#include "tls_splice.h"
 #include "uv.h"
 
 #include <memory>
 #include <optional>
-
-struct tls_splice;
-struct tls_splice_stats;
 
 namespace node {
 namespace crypto {
@@ -61,22 +59,21 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   SET_SELF_SIZE(TLSSplice)
 
  private:
-  // Bits of getState(), which JS reads when onchange() is called.
+  // Bits of getState(), which JS reads when onchange() is called: those of
+  // tls_splice_get_state(), and some that only this class knows.
   enum State : uint32_t {
-    kInOver = 1 << 0,      // Everything is delivered, and JS has seen the end.
-    kOutOver = 1 << 1,     // Everything is flushed.
-    kInStopped = 1 << 2,   // Nothing moves any more, as asked.
-    kOutStopped = 1 << 3,  // Likewise.
-    kFailed = 1 << 4,      // The endpoint failed, see getFailure().
-    kTLSFailed = 1 << 5,   // TLS or the stream below failed.
-    kBusy = 1 << 6,        // This is a callback of OpenSSL, in the pump.
-    kTransferring = 1 << 7,    // The file is in use, and stays open for that.
-    kEndpointClosed = 1 << 8,  // Of a stream: it is gone.
-    // TLS or the stream below has failed, and the endpoint has yet to receive
-    // what was decrypted before. JS is told after that.
-    kTLSFailing = 1 << 9,
-    kWriting = 1 << 10,   // Of transfers: there is a write.
-    kWantsTLS = 1 << 11,  // What is held waits for the peer's handshake.
+    kInOver = TLS_SPLICE_OUTCOME_IN_OVER,
+    kOutOver = TLS_SPLICE_OUTCOME_OUT_OVER,
+    kInStopped = TLS_SPLICE_OUTCOME_IN_STOPPED,
+    kOutStopped = TLS_SPLICE_OUTCOME_OUT_STOPPED,
+    kFailed = TLS_SPLICE_OUTCOME_ENDPOINT_FAILED,
+    kTLSFailed = TLS_SPLICE_OUTCOME_TLS_FAILED,
+    kTLSFailing = TLS_SPLICE_OUTCOME_TLS_FAILING,
+    kWantsTLS = TLS_SPLICE_OUTCOME_WANTS_HANDSHAKE,
+    kBusy = 1 << 16,            // This is a callback of OpenSSL, in the pump.
+    kTransferring = 1 << 17,    // The file is in use, and stays open for that.
+    kEndpointClosed = 1 << 18,  // Of a stream: it is gone.
+    kWriting = 1 << 19,         // Of transfers: there is a write.
   };
 
   // Indices of the array that readStats() fills.
@@ -154,7 +151,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   static void Start(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Stop(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void EndOut(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void Cycle(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void RequestTurn(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void ShutdownEndpoint(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Abandon(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Release(const v8::FunctionCallbackInfo<v8::Value>& args);
@@ -163,7 +160,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   static void WriteError(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void AccessMode(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Unflushed(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void Flush(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void WaitForFlush(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Settle(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void ReadStats(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void GetState(const v8::FunctionCallbackInfo<v8::Value>& args);
@@ -179,18 +176,26 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   void Detach(uint32_t directions);
   void FreePump();
 
-  // Call the pump, and take the steps that it returns.
+  // Tell the pump what has happened, and do what it orders.
+  void On(uint32_t event, int value = 0);
+  tls_splice_actions Tell(uint32_t event,
+                          int value = 0,
+                          TLSWrap* tls_wrap = nullptr);
+  void Apply(const tls_splice_actions& actions);
+  tls_splice_state GetPumpState() const;
   int Decrypt();
-  void Encrypt();
-  // Write what Encrypt() has collected.
+  // Let the TLSWrap decrypt and flush, and tell the pump.
+  void Cycle();
+  // Write what the pump has encrypted.
+  void Flush();
   void WriteCollected();
-  // Run both in the next turn of the loop.
+  bool IsLowerBusy() const;
+  // The status of the stream below that JS is to be told of, or 0.
+  static int LowerEnd(const tls_splice_actions& actions);
+  void HandOver(int nread);
   void ScheduleTurn();
   void Turn();
-  // Hand over an EOF or error of the stream below, once all before it is
-  // delivered.
-  void DeliverHeldRead();
-  void DeliverAfterEOF();
+  void UpdateReading();
   void SetReading(bool on);
   void UpdateInterest();
   // The endpoint is ready for what UpdateInterest() has asked for.
@@ -210,28 +215,15 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   void CountBytes();
   // The stream below cannot be written any more.
   void FailTLS(int err);
-  void StopForHeldError();
   void EmitEnd();
   // Give JS what comes after the bytes that release() has returned.
   void ResumeNow();
-  void TakeOver(TLSSplice* before);
-  void FailIfSpliced();
   void LeaveResuming();
-  bool IsErrorHeld() const;
-  // Keeps `err` back as if it had been read, while there is something to
-  // deliver before it.
-  bool HoldError(int err);
-  // An error that was held back, and is not hidden by a close_notify before it.
-  void FailIfOver();
-  bool IsInDone() const;
-  bool IsBlocked();
-  bool IsHolding();
-  // Whether release() will give back bytes.
-  bool HasUndelivered();
   // Whether the pump has done what it was asked for, which `result` says. If it
   // has panicked, that is the end of the splice and of its socket.
   bool Check(int result);
   // Tell JS that getState() has changed, from the top of the stack.
+  void NotifyOfChange();
   void Notify();
 
   static bool IsFlushed(const TLSWrap& tls_wrap);
@@ -266,43 +258,30 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   std::unique_ptr<tls_splice_stats> stats_;
   BaseObjectPtr<TLSWrap> tls_wrap_;
 
-  uint32_t state_bits_ = 0;
+  // What JS has been told of the pump's state.
+  uint32_t notified_outcome_ = 0;
+  bool is_endpoint_closed_ = false;
   // Directions, as TLS_SPLICE_DECRYPT and TLS_SPLICE_ENCRYPT.
   uint32_t spliced_ = 0;
   // Depth of calls into the pump: OpenSSL callbacks can get here again.
   int depth_ = 0;
-  bool flushing_ = false;
+  bool is_flushing_ = false;
   // The stream below is libuv's: ciphertext goes past the NodeBIOs.
   bool direct_ = false;
   bool rbio_attached_ = false;
   bool wbio_attached_ = false;
-  bool kicked_ = false;
   // Whether the stream below is being read. Not known at first, when JS may
   // have been reading it or not.
   std::optional<bool> reading_;
   bool stream_destroyed_ = false;
-  // The pump has more to do in the next turn, or when the write BIO has
-  // drained.
-  bool more_ = false;
-  bool out_more_ = false;
-  bool want_tls_ = false;
-  bool stop_requested_ = false;
-  // The pump has, by a bug, and can only be freed.
-  bool panicked_ = false;
-  bool in_turn_ = false;
   // Called by the event loop, and so from inside of no other call.
   bool on_top_ = false;
   bool notify_scheduled_ = false;
-  // A negative status that the stream below has reported, or 0.
-  ssize_t held_read_ = 0;
-  ssize_t released_read_ = 0;
-  // The TLSWrap that JS has again, while JS has yet to hear of what comes after
-  // the bytes that release() returned: for one thing an error of OpenSSL's, of
-  // which this is what SSL_read() returned and what it put into the queue, or
-  // 0.
+  // The peer's close_notify, which the pump may not have come to.
+  bool has_close_notify_ = false;
+  // The TLSWrap that JS has again, until JS has had a turn to read what release()
+  // returned.
   BaseObjectPtr<TLSWrap> resuming_;
-  int released_ret_ = 0;
-  unsigned long released_error_ = 0;  // NOLINT(runtime/int)
   // What has been counted in the TLSWrap's bytesRead and bytesWritten.
   uint64_t counted_in_ = 0;
   uint64_t counted_out_ = 0;

@@ -5,7 +5,6 @@
 #include "env-inl.h"
 #include "stream_base-inl.h"
 #include "stream_wrap.h"
-#include "tls_splice.h"
 #include "util-inl.h"
 #include "v8.h"
 
@@ -28,14 +27,14 @@ namespace crypto {
 void TLSSplice::UpdateInterest() {
   if (IsHandleClosing() || depth_ > 0 || spliced_ == 0) return;
   uint32_t interest = 0;
-  constexpr uint32_t kDone = kFailed | kTLSFailed | kInStopped;
-  if (kicked_ && tls_wrap_->ssl_ && (state_bits_ & kDone) == 0)
+  if (tls_wrap_->ssl_)
     Check(tls_splice_interest(pump_, tls_wrap_->ssl_.get(), &interest));
   const int events = static_cast<int>(interest);
   if (file_) return BeginTransfers(events);
   if (endpoint_) return endpoint_->SetReading((events & UV_READABLE) != 0);
   if (joined_) {
-    if ((events & UV_READABLE) != 0 || (state_bits_ & kOutOver) != 0)
+    if ((events & UV_READABLE) != 0 ||
+        (GetPumpState().outcome & kOutOver) != 0)
       WakePeer();
     return;
   }
@@ -66,15 +65,13 @@ void TLSSplice::OnPoll(uv_poll_t* handle, int status, int events) {
 
 void TLSSplice::OnReady(int events) {
   if ((events & UV_WRITABLE) != 0 && (spliced_ & TLS_SPLICE_DECRYPT) != 0) {
-    BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
     on_top_ = true;
-    tls_wrap->Cycle();
+    On(TLS_SPLICE_ON_SINK_READY);
     on_top_ = false;
-    if (spliced_ != 0) DeliverHeldRead();
   }
-  if ((events & UV_READABLE) != 0) {
+  if ((events & UV_READABLE) != 0 && (spliced_ & TLS_SPLICE_ENCRYPT) != 0) {
     AttachWbio();
-    Encrypt();
+    On(TLS_SPLICE_ON_SOURCE_READY, IsLowerBusy());
   }
   UpdateInterest();
 }
@@ -90,7 +87,7 @@ void TLSSplice::AttachWbio() {
 bool TLSSplice::Deliver() {
   if (endpoint_) return !sink_held_ && endpoint_->Write();
   if (!joined_) return false;
-  if (peer_ != nullptr && (peer_->state_bits_ & kOutOver) == 0)
+  if (peer_ != nullptr && (peer_->GetPumpState().outcome & kOutOver) == 0)
     return PassToPeer();
   // As a socket whose other side does not read any more.
   tls_splice_transfer transfer;
@@ -108,10 +105,10 @@ void TLSSplice::EndOut(const FunctionCallbackInfo<Value>& args) {
 }
 
 void TLSSplice::EndSource() {
-  if (pump_ == nullptr) return;
-  Check(tls_splice_end_encrypt(pump_));
-  out_more_ = true;
-  ScheduleTurn();
+  if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0)
+    On(TLS_SPLICE_ON_LEAVE_SOURCE);
+  else
+    Check(tls_splice_end_encrypt(pump_));
 }
 
 // shutdownEndpoint(): end the write side of a socket, or the source of the
@@ -186,7 +183,8 @@ void TLSSplice::OnTransfer(uv_fs_t* req) {
       splice->MakeCallback(env->onchange_string(), 0, nullptr);
     return;
   }
-  if ((splice->state_bits_ & kInStopped) != 0) splice->Notify();
+  // The state says of what is written by a stopped splice when it is known.
+  splice->Notify();
   splice->OnReady(event);
 }
 
@@ -217,11 +215,8 @@ void TLSSplice::Unjoin() {
 
 bool TLSSplice::PassToPeer() {
   TLSSplice* to = peer_;
-  constexpr uint32_t kDone = kOutStopped | kTLSFailed;
-  if (!to->kicked_ || (to->spliced_ & TLS_SPLICE_ENCRYPT) == 0 ||
-      (to->state_bits_ & kDone) != 0 || !to->tls_wrap_->ssl_) {
+  if ((to->spliced_ & TLS_SPLICE_ENCRYPT) == 0 || !to->tls_wrap_->ssl_)
     return false;
-  }
   const int result =
       tls_splice_pass(pump_, to->pump_, to->tls_wrap_->ssl_.get());
   // A panic is one of both.
@@ -231,11 +226,10 @@ bool TLSSplice::PassToPeer() {
   }
   if (on_top_ && to->direct_) {
     to->AttachWbio();
-    to->Encrypt();
+    to->On(TLS_SPLICE_ON_SOURCE_READY, to->IsLowerBusy());
   } else {
     // It may be in a call of OpenSSL's, or calls into JS.
-    to->out_more_ = true;
-    to->ScheduleTurn();
+    to->On(TLS_SPLICE_ON_SOURCE_GAVE);
   }
   return (spliced_ & TLS_SPLICE_DECRYPT) != 0;
 }
@@ -387,7 +381,7 @@ void TLSSplice::EndpointStream::OnStreamDestroy() {
   EndWrite(UV_ECANCELED);
   reading_ = false;
   // JS does not hear of it if the handle has gone to another process.
-  splice_->state_bits_ |= kEndpointClosed;
+  splice_->is_endpoint_closed_ = true;
   if (splice_->env()->can_call_into_js()) splice_->Notify();
 }
 
