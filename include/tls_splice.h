@@ -47,7 +47,7 @@
 #define TLS_SPLICE_NOTHING 10
 
 // Version of this ABI; `tls_splice_abi_version` must return the same.
-#define TLS_SPLICE_ABI_VERSION 2
+#define TLS_SPLICE_ABI_VERSION 3
 
 // The framing that goes with the endpoint: `IP` for a TUN device, `U16BE` for
 // TAP devices and datagram sockets, `RAW` for all else.
@@ -66,6 +66,112 @@
 // splice. Nothing is polled; `tls_splice_begin_transfer` or `tls_splice_pass` takes
 // the place of that.
 #define TLS_SPLICE_FD_NONE -2
+
+// Event: the turn of the event loop that `TLS_SPLICE_ACTION_NEXT_TURN` has asked for.
+#define TLS_SPLICE_ON_TURN 0
+
+// Event: the stream below has given ciphertext, which the session has read.
+#define TLS_SPLICE_ON_LOWER_READ 1
+
+// Event: the stream below has ended (UV_EOF).
+#define TLS_SPLICE_ON_LOWER_EOF 2
+
+// Event: reading the stream below has failed; the value is a libuv error code.
+#define TLS_SPLICE_ON_LOWER_READ_FAILED 3
+
+// Event: writing ciphertext of the splice has failed; the value is a libuv error code.
+#define TLS_SPLICE_ON_LOWER_WRITE_FAILED 4
+
+// Event: the stream below has written all ciphertext.
+#define TLS_SPLICE_ON_LOWER_DRAINED 5
+
+// Event: the endpoint can be written.
+#define TLS_SPLICE_ON_SINK_READY 6
+
+// Event: the endpoint can be read.
+#define TLS_SPLICE_ON_SOURCE_READY 7
+
+// Event: the splice that is the source has given bytes, which are to be sent in the next
+// turn.
+#define TLS_SPLICE_ON_SOURCE_GAVE 8
+
+// Event: the source is not to be read any more.
+#define TLS_SPLICE_ON_LEAVE_SOURCE 9
+
+// Event: Node asks for cleartext (TLSWrap::ClearOut).
+#define TLS_SPLICE_ON_DECRYPT 10
+
+// Event: TLSWrap::Cycle, which `TLS_SPLICE_ACTION_CYCLE` has asked for, has returned.
+#define TLS_SPLICE_ON_CYCLED 11
+
+// Event: the splice is to stop.
+#define TLS_SPLICE_ON_STOP 12
+
+// Event: the direction that is the value goes back to JavaScript, with what
+// `tls_splice_take_undelivered` has given.
+#define TLS_SPLICE_ON_RELEASE 13
+
+// Event: JavaScript has had a turn of the loop to read what it was given back.
+#define TLS_SPLICE_ON_RESUME 14
+
+// Event: the `SSL` or the stream below is about to be freed.
+#define TLS_SPLICE_ON_GONE 15
+
+// Action: flush the write BIO (TLSWrap::EncOut).
+#define TLS_SPLICE_ACTION_FLUSH 1
+
+// Action: call TLSWrap::Cycle, then report `TLS_SPLICE_ON_CYCLED`.
+#define TLS_SPLICE_ACTION_CYCLE 2
+
+// Action: report `TLS_SPLICE_ON_TURN` in the next turn of the event loop.
+#define TLS_SPLICE_ACTION_NEXT_TURN 4
+
+// Action: the splice of the other direction needs a turn.
+#define TLS_SPLICE_ACTION_WAKE_OTHER 8
+
+// Action: write what is held, or pass it on, and then report
+// `TLS_SPLICE_ON_DECRYPT` again.
+#define TLS_SPLICE_ACTION_DELIVER 16
+
+// Action: JavaScript is to be told of the peer's close_notify.
+#define TLS_SPLICE_ACTION_CLOSE_NOTIFY 32
+
+// Action: JavaScript is to be told of the end of the stream below.
+#define TLS_SPLICE_ACTION_LOWER_EOF 64
+
+// What the stream below is to do: stay as it is.
+#define TLS_SPLICE_READING_AS_IT_IS 0
+
+// What the stream below is to do: be read.
+#define TLS_SPLICE_READING_ON 1
+
+// What the stream below is to do: not be read.
+#define TLS_SPLICE_READING_OFF 2
+
+// Outcome: everything is delivered, and JavaScript has been told of the end.
+#define TLS_SPLICE_OUTCOME_IN_OVER 1
+
+// Outcome: the source has ended, and everything is flushed.
+#define TLS_SPLICE_OUTCOME_OUT_OVER 2
+
+// Outcome: nothing moves to the endpoint any more, as asked.
+#define TLS_SPLICE_OUTCOME_IN_STOPPED 4
+
+// Outcome: what was read from the endpoint is flushed, as asked, or cannot be.
+#define TLS_SPLICE_OUTCOME_OUT_STOPPED 8
+
+// Outcome: the endpoint has failed, see `tls_splice_get_failure`.
+#define TLS_SPLICE_OUTCOME_ENDPOINT_FAILED 16
+
+// Outcome: TLS or the stream below has failed.
+#define TLS_SPLICE_OUTCOME_TLS_FAILED 32
+
+// Outcome: TLS or the stream below has failed, which is reported when the endpoint has
+// what was decrypted before.
+#define TLS_SPLICE_OUTCOME_TLS_FAILING 64
+
+// Outcome: what was read from the endpoint waits for the peer's handshake.
+#define TLS_SPLICE_OUTCOME_WANTS_HANDSHAKE 128
 
 // The longest IP packet: an IPv6 header and what its 16-bit length can say.
 #define MAX_PACKET (40 + (size_t)UINT16_MAX)
@@ -141,6 +247,34 @@ struct tls_splice_transfer {
   int fd;
   // What to read into, or to write; the splice's too.
   struct tls_splice_buf buf;
+};
+
+// What to do after an event.
+struct tls_splice_actions {
+  // `sizeof(struct tls_splice_actions)`.
+  size_t struct_size;
+  // Bits of `TLS_SPLICE_ACTION_*`.
+  uint32_t orders;
+  // What SSL_read(3) returned, if JavaScript is to be told of it; this thread's error
+  // queue is what it left. Else 1.
+  int ssl_ret;
+  // A libuv error code of the stream below that JavaScript is to be told of, or 0.
+  int lower_error;
+};
+
+// What has become of a splice.
+struct tls_splice_state {
+  // Bits of `TLS_SPLICE_OUTCOME_*` of the directions that the splice has.
+  uint32_t outcome;
+  // One of `TLS_SPLICE_READING_*`.
+  uint32_t reading;
+  // SSL_read(3) has failed, and nobody has been told.
+  bool holds_tls_error;
+  // The stream below has ended, and nobody has been told.
+  bool holds_lower_end;
+  // The inbound direction was given back, and JavaScript is still to be told of an
+  // error or end behind the bytes that it was given.
+  bool owes;
 };
 
 // `struct tls_splice_stats`: plain counters, in bytes unless said otherwise.
@@ -294,11 +428,36 @@ int tls_splice_end_transfer(struct tls_splice *splice, uint32_t event, ssize_t r
 // Each of `from`, `to` and `ssl` must be NULL or valid.
 int tls_splice_pass(struct tls_splice *from, struct tls_splice *to, SSL *ssl);
 
-// Starts `direction`, one of those in the config.
+// Starts `direction`, one of those in the config, on a TLS connection. `before` is a
+// splice that holds, or held, a direction of that connection, or NULL if none has.
 //
 // # Safety
-// `splice` must be NULL or valid.
-int tls_splice_start(struct tls_splice *splice, uint32_t direction);
+// `splice` and `before` must be NULL or valid.
+int tls_splice_start(struct tls_splice *splice,
+                     uint32_t direction,
+                     const struct tls_splice *before);
+
+// Tells the splice what has happened (`TLS_SPLICE_ON_*`). `value` is what goes with the
+// event; for a turn, a readable source, ciphertext and a stop it is whether the stream
+// below takes no write now. The splice moves what can be moved, and says
+// in `*actions` what is to be done. Inside of a call on `splice`, which a callback
+// of OpenSSL has left, the event is dealt with when that call returns, and there is
+// nothing to be done.
+//
+// # Safety
+// `splice` must be NULL or valid, `ssl` valid and kept alive by the caller for the whole
+// call, `actions` NULL or writable with `struct_size` set.
+int tls_splice_on(struct tls_splice *splice,
+                  uint32_t event,
+                  int value,
+                  SSL *ssl,
+                  struct tls_splice_actions *actions);
+
+// `*state` is what has become of the splice. Also inside of a call on `splice`.
+//
+// # Safety
+// `splice` must be NULL or valid, `state` NULL or writable.
+int tls_splice_get_state(const struct tls_splice *splice, struct tls_splice_state *state);
 
 // Queues a copy of bytes that were read before the splice, and that go first:
 // cleartext for the endpoint (`TLS_SPLICE_DECRYPT`), or from it
