@@ -289,8 +289,10 @@ enum Connection {
 pub struct Lifecycle {
     inbound: Inbound,
     outbound: Outbound,
-    /// The end of the stream below that nobody has been told of.
+    /// The end of what the stream below gives, that nobody has been told of.
     held: Option<LowerEnd>,
+    /// The failure of a write to the stream below, that nobody has been told of.
+    write_failure: Option<LowerEnd>,
     /// What `SSL_read` has come to, and nobody has been told of if it is a failure.
     cleartext: Cleartext,
     connection: Connection,
@@ -309,6 +311,7 @@ impl Lifecycle {
             inbound: Inbound::JavaScript,
             outbound: Outbound::JavaScript,
             held: None,
+            write_failure: None,
             cleartext: Cleartext::Open,
             connection: Connection::Alive,
         }
@@ -343,7 +346,17 @@ impl Lifecycle {
             Direction::Inbound => self.inbound = Inbound::Starting,
             Direction::Outbound => self.outbound = Outbound::Starting,
         }
-        Orders::NEXT_TURN
+        match self.write_failure {
+            // It is this one's, too.
+            Some(end) if direction == Direction::Outbound => {
+                let orders = self.write_failed(end);
+                Orders {
+                    next_turn: true,
+                    ..orders
+                }
+            }
+            _ => Orders::NEXT_TURN,
+        }
     }
 
     fn turn(&mut self) -> Orders {
@@ -371,34 +384,42 @@ impl Lifecycle {
         if self.connection != Connection::Alive {
             return Orders::NONE;
         }
-        let is_write = matches!(end, LowerEnd::WriteFailed(_));
-        if is_write {
-            self.cut_outbound();
+        if matches!(end, LowerEnd::WriteFailed(_)) {
+            return self.write_failed(end);
         }
         match self.inbound {
             // What was given back with the direction comes first.
-            Inbound::JavaScript if self.owes() => {
-                self.held.get_or_insert(end);
-                Orders::NONE
-            }
-            Inbound::JavaScript if is_write => self.fail(),
+            Inbound::JavaScript if self.owes() => self.hold(end),
             Inbound::JavaScript => {
                 self.held = Some(end);
                 self.hand_over_lower_end()
             }
             // Rule 4.
-            Inbound::Over | Inbound::Cut if !is_write => Orders::NONE,
-            Inbound::Over | Inbound::Cut => self.fail(),
-            // Rules 3 and 5.
-            Inbound::Starting | Inbound::Stopped | Inbound::Failed => {
-                self.held.get_or_insert(end);
-                Orders::NONE
-            }
+            Inbound::Over | Inbound::Cut => Orders::NONE,
+            // Rule 3.
+            Inbound::Starting | Inbound::Stopped | Inbound::Failed => self.hold(end),
             Inbound::Running | Inbound::Blocked | Inbound::Paused => {
-                self.held.get_or_insert(end);
+                self.hold(end);
                 Orders::CYCLE
             }
         }
+    }
+
+    /// Nothing can be sent any more.
+    fn write_failed(&mut self, end: LowerEnd) -> Orders {
+        self.write_failure.get_or_insert(end);
+        self.cut_outbound();
+        match self.inbound {
+            Inbound::JavaScript if self.held.is_some() || self.holds_tls_error() => Orders::NONE,
+            Inbound::JavaScript | Inbound::Over | Inbound::Cut => self.fail(),
+            Inbound::Starting | Inbound::Stopped | Inbound::Failed => Orders::NONE,
+            Inbound::Running | Inbound::Blocked | Inbound::Paused => Orders::CYCLE,
+        }
+    }
+
+    fn hold(&mut self, end: LowerEnd) -> Orders {
+        self.held.get_or_insert(end);
+        Orders::NONE
     }
 
     fn lower_drained(&mut self) -> Orders {
@@ -468,26 +489,30 @@ impl Lifecycle {
     }
 
     fn cycled(&mut self) -> Orders {
-        let Some(end) = self.held.filter(|_| self.connection == Connection::Alive) else {
+        if self.connection != Connection::Alive {
             return Orders::NONE;
-        };
-        match (self.inbound, end) {
-            (Inbound::Running, LowerEnd::Eof) => {
-                self.inbound = Inbound::Over;
+        }
+        match self.inbound {
+            Inbound::Running if self.write_failure.is_some() => {
+                self.inbound = Inbound::Cut;
+                let orders = self.hand_over_lower_end();
+                self.fail();
+                orders
+            }
+            Inbound::Running => {
+                self.inbound = match self.held {
+                    None => Inbound::Running,
+                    Some(LowerEnd::Eof) => Inbound::Over,
+                    Some(_) => Inbound::Cut,
+                };
                 self.hand_over_lower_end()
             }
-            (Inbound::Running, LowerEnd::ReadFailed(_)) => {
-                self.inbound = Inbound::Cut;
-                self.hand_over_lower_end()
-            }
-            (Inbound::Running, LowerEnd::WriteFailed(_)) => {
-                self.inbound = Inbound::Cut;
-                self.fail()
-            }
-            (Inbound::Over | Inbound::Cut, LowerEnd::WriteFailed(_)) => self.fail(),
-            (Inbound::Over | Inbound::Cut, _) => {
+            Inbound::Over | Inbound::Cut => {
                 self.held = None;
-                Orders::NONE
+                match self.write_failure {
+                    Some(_) => self.fail(),
+                    None => Orders::NONE,
+                }
             }
             _ => Orders::NONE,
         }
@@ -522,7 +547,7 @@ impl Lifecycle {
     /// `SSL_write` has failed, which it does not explain if `SSL_read` has failed before
     /// (rule 5).
     fn tls_write_failed(&mut self) -> Orders {
-        let is_explained = self.cleartext == Cleartext::Failed || self.held.is_some();
+        let is_explained = self.holds_tls_error() || self.held.is_some();
         if is_explained || matches!(self.inbound, Inbound::Blocked | Inbound::Paused) {
             self.outbound = Outbound::Cut;
             return Orders::NONE;
@@ -573,10 +598,8 @@ impl Lifecycle {
         if self.cleartext == Cleartext::Failed {
             return self.hand_over_tls_error();
         }
-        match self.held {
-            Some(_) => self.hand_over_lower_end(),
-            None => Orders::NONE,
-        }
+        self.held = self.held.or(self.write_failure);
+        self.hand_over_lower_end()
     }
 
     fn gone(&mut self) -> Orders {
@@ -661,7 +684,8 @@ impl Lifecycle {
     /// an error or an end.
     pub fn owes(&self) -> bool {
         self.inbound == Inbound::JavaScript
-            && (self.held.is_some() || self.cleartext == Cleartext::Failed)
+            && self.connection == Connection::Alive
+            && (self.held.is_some() || self.write_failure.is_some() || self.holds_tls_error())
     }
 
     /// Whether an error of `SSL_read` is known and nobody has been told of it.
@@ -677,7 +701,11 @@ impl Lifecycle {
             Inbound::Starting => Reading::AsItIs,
             // When it is over, the stream below is read on for its own end, as without a
             // splice.
-            Inbound::Running | Inbound::Over if self.held.is_none() => Reading::On,
+            Inbound::Running | Inbound::Over
+                if self.held.is_none() && self.write_failure.is_none() =>
+            {
+                Reading::On
+            }
             _ => Reading::Off,
         }
     }
@@ -701,7 +729,7 @@ impl Lifecycle {
 
     /// Whether an end of the stream below is known and nobody has been told of it.
     pub fn holds_lower_end(&self) -> bool {
-        self.held.is_some()
+        self.held.is_some() || self.write_failure.is_some()
     }
 
     /// What has become of the direction, as bits of [`outcome`].
@@ -738,10 +766,8 @@ impl Lifecycle {
     }
 
     fn is_failing(&self) -> bool {
-        let has_failed_below = matches!(
-            self.held,
-            Some(LowerEnd::ReadFailed(_) | LowerEnd::WriteFailed(_))
-        );
+        let has_failed_below = self.write_failure.is_some()
+            || matches!(self.held, Some(LowerEnd::ReadFailed(_)));
         has_failed_below || self.cleartext == Cleartext::Failed
     }
 }

@@ -514,7 +514,8 @@ impl World {
                 self.feed(Input::Panicked);
             }
         }
-        self.has_failed |= self.life.outcome(Direction::Inbound) & outcome::TLS_FAILED != 0;
+        let bits = BOTH.iter().map(|&direction| self.life.outcome(direction));
+        self.has_failed |= bits.fold(0, |all, bits| all | bits) & outcome::TLS_FAILED != 0;
         true
     }
 
@@ -568,6 +569,12 @@ impl World {
             );
         }
         // Rules 5 and 8: an error that was seen is known to somebody.
+        if self.saw_write_error && self.taken[1] {
+            assert!(
+                self.has_failed || self.life.holds_lower_end() || self.stopped[0],
+                "a failed write is lost",
+            );
+        }
         if self.cleartext == Cleartext::Failed && !self.has_failed {
             assert!(
                 self.tls_errors == 1 || self.life.holds_tls_error(),

@@ -562,7 +562,9 @@ void TLSSplice::Detach(uint32_t directions) {
 
 void TLSSplice::FreePump() {
   // Whoever is in there does it, or the end of the transfer.
-  if (depth_ > 0 || transfers_ != 0 || resuming_) return;
+  if (depth_ > 0 || transfers_ != 0) return;
+  // It knows what JS is still to be told.
+  if (resuming_ && GetPumpState().owes) return;
   tls_splice_get_stats(pump_, stats_.get());
   // There is nobody left to tell that it has panicked.
   tls_splice_free(pump_);
@@ -748,6 +750,11 @@ tls_splice_actions TLSSplice::Tell(uint32_t event,
 void TLSSplice::Apply(const tls_splice_actions& actions) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
   if (spliced_ != 0 && depth_ == 0) CountBytes();
+  // A write that was not the splice's, and of which JS does not hear either.
+  if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0 && depth_ == 0 &&
+      tls_wrap_->write_error_ != 0 && write_error_ == 0) {
+    FailTLS(tls_wrap_->write_error_);
+  }
   if ((actions.orders & TLS_SPLICE_ACTION_FLUSH) != 0) Flush();
   if ((actions.orders & TLS_SPLICE_ACTION_CYCLE) != 0) Cycle();
   if (const int nread = LowerEnd(actions); nread != 0) HandOver(nread);
@@ -788,10 +795,11 @@ void TLSSplice::Cycle() {
   // resumes it. Then what came before has not been decrypted yet.
   if (tls_wrap->cycle_depth_ > 0) return ScheduleTurn();
   tls_wrap->Cycle();
-  // JS has seen the end already. What it had read before goes to the endpoint.
-  if (tls_wrap->eof_ && (spliced_ & TLS_SPLICE_DECRYPT) != 0 && tls_wrap->ssl_) {
+  // JS has seen the end already, and TLSWrap::ClearOut() does nothing any more.
+  // What JS had read before goes to the endpoint.
+  if (tls_wrap->eof_ && tls_wrap->splice_in_ != nullptr && tls_wrap->ssl_) {
     MarkPopErrorOnReturn mark_pop_error_on_return;
-    Decrypt();
+    static_cast<TLSSplice*>(tls_wrap->splice_in_)->ClearOut();
   }
   if (spliced_ != 0) On(TLS_SPLICE_ON_CYCLED);
 }
