@@ -212,11 +212,9 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   splice->spliced_ |= direction;
   slot = splice;
   splice->last_activity_ = env->GetNowUint64();
-  // What has happened before, when JS, or nobody, was told.
+  // JS has seen it.
   if (direction == TLS_SPLICE_DECRYPT && tls_wrap->eof_)
     splice->Tell(TLS_SPLICE_ON_LOWER_EOF);
-  if (direction == TLS_SPLICE_ENCRYPT && tls_wrap->write_error_ != 0)
-    splice->FailTLS(tls_wrap->write_error_);
   // No event may come for what is buffered already. Not now, though: this can
   // be a callback of the very call that is reading.
   splice->ScheduleTurn();
