@@ -584,7 +584,7 @@ fn event_of(event: u32, value: c_int) -> Option<Event> {
 }
 
 /// Tells the splice what has happened (`TLS_SPLICE_ON_*`). `value` is what goes with the
-/// event; for a turn, a readable source, ciphertext and a stop it is whether the stream
+/// event; for TLS_SPLICE_ON_CYCLED, a readable source, ciphertext and a stop it is whether the stream
 /// below takes no write now. The splice moves what can be moved, and says
 /// in `*actions` what is to be done. Inside of a call on `splice`, which a callback
 /// of OpenSSL has left, the event is dealt with when that call returns, and there is
@@ -616,7 +616,7 @@ pub unsafe extern "C" fn tls_splice_on(
     }
     let mut given = Actions::default();
     let lower = match event {
-        Event::Turn | Event::SourceReady | Event::LowerRead | Event::Stop if value != 0 => {
+        Event::Cycled | Event::SourceReady | Event::LowerRead | Event::Stop if value != 0 => {
             Lower::Busy
         }
         _ => Lower::Ready,

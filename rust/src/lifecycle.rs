@@ -366,10 +366,9 @@ impl Lifecycle {
         if self.outbound == Outbound::Starting {
             self.outbound = Outbound::Paused;
         }
-        Orders {
-            cycle: self.connection == Connection::Alive,
-            encrypt: self.can_send() && !matches!(self.outbound, Outbound::Waiting | Outbound::Full),
-            ..Orders::NONE
+        match self.connection {
+            Connection::Alive => Orders::CYCLE,
+            _ => Orders::NONE,
         }
     }
 
@@ -488,7 +487,17 @@ impl Lifecycle {
         }
     }
 
+    /// What was decrypted has been delivered, as far as that is possible now. Only then
+    /// more is sent: SSL_read says better than SSL_write why the session has failed.
     fn cycled(&mut self) -> Orders {
+        let orders = self.end_inbound();
+        Orders {
+            encrypt: self.can_send() && !matches!(self.outbound, Outbound::Waiting | Outbound::Full),
+            ..orders
+        }
+    }
+
+    fn end_inbound(&mut self) -> Orders {
         if self.connection != Connection::Alive {
             return Orders::NONE;
         }

@@ -799,7 +799,7 @@ void TLSSplice::Cycle() {
     MarkPopErrorOnReturn mark_pop_error_on_return;
     static_cast<TLSSplice*>(tls_wrap->splice_in_)->ClearOut();
   }
-  if (spliced_ != 0) On(TLS_SPLICE_ON_CYCLED);
+  if (spliced_ != 0) On(TLS_SPLICE_ON_CYCLED, IsLowerBusy());
 }
 
 int TLSSplice::LowerEnd(const tls_splice_actions& actions) {
@@ -847,7 +847,7 @@ void TLSSplice::ScheduleTurn() {
 void TLSSplice::Turn() {
   if (spliced_ == 0 || !tls_wrap_->ssl_) return;
   on_top_ = true;
-  On(TLS_SPLICE_ON_TURN, IsLowerBusy());
+  On(TLS_SPLICE_ON_TURN);
   on_top_ = false;
 }
 
