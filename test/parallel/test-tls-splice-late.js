@@ -244,6 +244,7 @@ for (const version of ['TLSv1.2', 'TLSv1.3']) {
           other.resume();
           const stats = await splice.finished;
           assert.strictEqual(stats.reason, 'end');
+          assert.strictEqual(stats.closeNotify, !isEndpoint);
           for (const tlsSocket of [client, server, early, other])
             tlsSocket.destroy();
         });

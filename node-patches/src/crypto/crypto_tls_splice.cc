@@ -247,6 +247,11 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   if ((directions & TLS_SPLICE_DECRYPT) != 0)
     splice->Check(tls_splice_undelivered(splice->pump_, &len));
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
+    // JS has seen the end, and the pump may not have had its turn.
+    splice->has_close_notify_ =
+        splice->tls_wrap_->eof_ && splice->tls_wrap_->ssl_ &&
+        (SSL_get_shutdown(splice->tls_wrap_->ssl_.get()) &
+         SSL_RECEIVED_SHUTDOWN) != 0;
     splice->released_read_ = splice->held_read_;
     int ret;
     unsigned long error;  // NOLINT(runtime/int)
@@ -475,7 +480,8 @@ void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
   out[kDropsECONNREFUSED] = static_cast<double>(stats.drops_econnrefused);
   out[kDropsEIO] = static_cast<double>(stats.drops_eio);
   out[kDropsENOBUFS] = static_cast<double>(stats.drops_enobufs);
-  out[kCloseNotify] = static_cast<double>(stats.close_notify);
+  out[kCloseNotify] =
+      stats.close_notify != 0 || splice->has_close_notify_ ? 1 : 0;
   out[kLastActivity] = static_cast<double>(splice->last_activity_);
 }
 

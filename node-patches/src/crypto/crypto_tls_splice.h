@@ -293,6 +293,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // Called by the event loop, and so from inside of no other call.
   bool on_top_ = false;
   bool notify_scheduled_ = false;
+  // The peer's, which the pump may not have come to.
+  bool has_close_notify_ = false;
   // A negative status that the stream below has reported, or 0.
   ssize_t held_read_ = 0;
   ssize_t released_read_ = 0;
