@@ -152,6 +152,7 @@ class World {
   #splices = [];
   // What has been done on purpose, and what may be lost and fail by it.
   #tlsFault = false;
+  #isStarting = false;
   #farFault = false;
   #socketEnded = false;
   #endpointEnded = false;
@@ -1099,7 +1100,8 @@ class World {
   #start(options) {
     const { endpoint, by, endpointHalfOpen } = this.#config;
     const { direction } = options;
-    if (this.#ends)
+    // Not inside of another start(), which may report an error.
+    if (this.#ends || this.#isStarting)
       return;
     if (endpoint === 'fifo' && direction === 'duplex') {
       this.#start({ ...options, direction: 'in' });
@@ -1157,6 +1159,7 @@ class World {
       this.#watch(splice);
       if (splice.handle.state !== 'idle')
         fail(`a new splice is ${splice.handle.state}`);
+      this.#isStarting = true;
       if (splice.handle.start() !== splice.handle || !this.#isStarted(splice))
         fail(`after start() the splice is ${splice.state}`);
     } catch (err) {
@@ -1167,6 +1170,8 @@ class World {
         this.#splices.push(splice);
       }
       return;
+    } finally {
+      this.#isStarting = false;
     }
     if (refusal)
       fail(`start() must throw ${refusal}`);

@@ -158,6 +158,35 @@ for (const { 0: under, 1: makeStream } of Object.entries(streams)) {
   }
 }
 
+// The same when all that the peer can send comes with the end of the handshake, in
+// which the splice begins: libuv reads two MiB at once before it has its first turn.
+for (const { 0: under, 1: makeStream } of Object.entries(streams)) {
+  for (const { 0: kind, 1: makeSink } of Object.entries(sinks)) {
+    for (const version of ['TLSv1.2', 'TLSv1.3']) {
+      run(async () => {
+        const sink = await makeSink();
+        const { a, b, raw } = await makeStream();
+        const options = { allowHalfOpen: true, minVersion: version, maxVersion: version };
+        const { client, server } = tlsOver(a, b, options);
+        const splice = server.spliceTo({
+          ...sink.options, direction: 'in', highWaterMark: kHighWaterMark,
+        }).start();
+        client.write(Buffer.alloc(8 * MiB));
+        await Promise.all([once(client, 'secure'), once(server, 'secure')]);
+        await settled(() => raw.bytesWritten);
+        const { bytesIn, peakBufferedIn } = splice.stats;
+        assert.strictEqual(bytesIn, 0);
+        assert(peakBufferedIn > 0, `${under}, ${kind}`);
+        assert(peakBufferedIn <= kHighWaterMark + 2 * 65536, `${under}: ${peakBufferedIn}`);
+        await splice.stop();
+        for (const stream of [client, server, a, b, raw])
+          stream.destroy();
+        sink.drop();
+      });
+    }
+  }
+}
+
 // What comes behind bytes that are held.
 const kHeld = 10_000;
 const held = Buffer.concat([...payload(kHeld)]);

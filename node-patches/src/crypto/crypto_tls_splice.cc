@@ -687,9 +687,12 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
     if (reading_ == false) reading_.reset();
     previous_listener_->OnStreamRead(nread, buf);
     // One that is resumed inside of TLSWrap::Cycle() may pass on all that it
-    // has, before any of that can be decrypted.
-    if ((spliced_ & TLS_SPLICE_DECRYPT) != 0 && tls_wrap_->cycle_depth_ > 0)
+    // has, before any of that can be decrypted. So may one that reads before
+    // the first turn, as much as libuv reads at once.
+    if ((spliced_ & TLS_SPLICE_DECRYPT) != 0 &&
+        (!kicked_ || tls_wrap_->cycle_depth_ > 0)) {
       SetReading(false);
+    }
   }
   if (want_tls_) Encrypt();
 }
