@@ -795,8 +795,9 @@ class World {
       case 's.write': return this.#socketWrite(args[0]);
       case 'e.write': this.#endpointWrite(endpoint, args[0]); return;
       case 'p.end':
-        // Before its handshake is done it would cut that off.
-        if (this.#peerSecure)
+        // Before its handshake is done it would cut that off. And it does not know of
+        // an end that was injected in its place.
+        if (this.#peerSecure && this.#injected === null)
           this.#end(this.#P, this.#peer);
         return;
       case 'f.end':
