@@ -1518,7 +1518,9 @@ class TLSSplice extends EventEmitter {
 
   // From tlsSocket._final(): send what is held, then `callback`.
   [kOnFinal](callback) {
-    if (this.#outOver || this.#native.getState() & kOutOver)
+    // A handshake that the peer has ended in is never done: nothing can be sent.
+    const isCutOff = !this.#hasBegun && this.#socket.readableEnded;
+    if (isCutOff || this.#outOver || this.#native.getState() & kOutOver)
       return callback();
     this.#onFinal = callback;
     if (this.#outBegun)
