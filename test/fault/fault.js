@@ -1157,8 +1157,9 @@ async function lies(kind, direction, access, { underTLS = false, autoClose = fal
     await checkOpen(endpoint, !autoClose);
 }
 
-// A stream and a file are written by libuv, which believes the kernel: of more than
-// it asked for it walks past the end of its own buffers. test/abi has that case.
+// Streams and files are not among these: libuv writes them and believes the kernel.
+// If a write reports more bytes than libuv asked for, libuv walks past the end of its
+// own buffers. test/abi has the case of a file.
 for (const kind of ['fifo', 'blocking', 'tcp fd']) {
   test(`${kind}, in: a panic`, () => lies(kind, 'in', 'write'));
   if (kind !== 'tcp fd')

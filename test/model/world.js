@@ -21,10 +21,10 @@ const { errorOfTwin } = require('./twin');
 // What is above the kernel of a connection, at most, and belongs to Node: that
 // of one read, of a Duplex and of a net.Socket, and TLS in TLS.
 const kAbove = 400_000;
-// How a stream that fails under TLS may say it.
-// Chunks of 64 KiB that what is under the TLSSocket may hand over after it has been
-// stopped.
+// How many chunks of 64 KiB a stream under the TLSSocket may hand over after it has
+// been stopped.
 const kReadAhead = { tcp: 2, unix: 2, tls: 4, js: 6 };
+// How a stream that fails under TLS may say it.
 const kLost = ['ECONNRESET', 'EPIPE'];
 const kTurnsToClose = 100;
 // What an injector does: an end, and what takes more than the bytes of a record.

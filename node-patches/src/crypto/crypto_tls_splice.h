@@ -226,7 +226,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   bool IsInDone() const;
   bool IsBlocked();
   bool IsHolding();
-  // Whether release() will give back bytes.
+  // Whether there is cleartext that release() would give back.
   bool HasUndelivered();
   // Whether the pump has done what it was asked for, which `result` says. If it
   // has panicked, that is the end of the splice and of its socket.
@@ -293,7 +293,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // Called by the event loop, and so from inside of no other call.
   bool on_top_ = false;
   bool notify_scheduled_ = false;
-  // The peer's, which the pump may not have come to.
+  // JS has seen the peer's close_notify, which the pump may not have read.
   bool has_close_notify_ = false;
   // A negative status that the stream below has reported, or 0.
   ssize_t held_read_ = 0;
