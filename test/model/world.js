@@ -503,10 +503,8 @@ class World {
       // s_client closes its pipes as it exits.
       if (stream.child && this.#socketEnded)
         return;
-      // TLS in TLS is closed with the end of the inner one. Behind an injector that of
-      // the outer one comes later, and is answered by a reset.
-      if (name === 'peer' && this.#injector && this.#below && this.#socket.destroyed)
-        this.#tlsFault = true;
+      if (name === 'peer')
+        this.#notePeerReset();
       if (!(ofTLS ? this.#tlsFault : this.#endpointMayFail()))
         fail(`${name} fails: ${err.stack}`);
       this.#trigger(`${name} error`);
@@ -515,8 +513,19 @@ class World {
       this.trace.push(`close of ${name}`);
       if (name === 'socket' && !stream.destroyed)
         fail('the socket is closed, but not destroyed');
+      if (name === 'peer' && !stream.readableEnded)
+        this.#notePeerReset();
       this.#trigger(`${name} close`);
     }));
+  }
+
+  // In TLS in TLS the outer connection is closed as soon as the inner one has
+  // ended. Behind an injector the end of the outer one arrives after that and is
+  // answered by a reset, which takes from the peer what it has not read. The peer
+  // reports the reset, or is closed without a word. Both happen without a splice.
+  #notePeerReset() {
+    if (this.#injector && this.#below && this.#socket.destroyed)
+      this.#tlsFault = true;
   }
 
   #readEndpoint(stream) {
