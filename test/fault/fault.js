@@ -22,12 +22,13 @@ const net = require('net');
 const os = require('os');
 const path = require('path');
 const { Readable } = require('stream');
+const tls = require('tls');
 const { parseArgs } = require('util');
 const { Worker } = require('worker_threads');
 
 const common = path.join(__dirname, '../../out/tree/test/common');
 const {
-  MiB, Receiver, closing, fifo, isOpen, payload, pipeSocket, receive, record, send, settled, socketPair,
+  MiB, Receiver, cert, closing, fifo, isOpen, key, payload, pipeSocket, receive, record, send, settled, socketPair,
   tlsPair, turns,
 } = require(`${common}/tls-splice`);
 const tmpdir = require(`${common}/tmpdir`);
@@ -430,14 +431,14 @@ function outcomeOf(splice) {
   const outcome = Promise.all([
     new Promise((resolve) => splice.once('error', resolve)), closing(splice),
   ]);
-  return async (code, syscall) => {
+  return async (code, syscall, reason = 'error') => {
     const { 0: error, 1: stats } = await outcome;
     assert.strictEqual(error.code, code);
     assert.strictEqual(error.syscall, syscall);
     assert.strictEqual(error.errno, -os.constants.errno[code]);
     assert.match(error.message, new RegExp(`^${syscall} ${code}`));
     assert.deepStrictEqual(events, ['error', 'close']);
-    assert.strictEqual(stats.reason, 'error');
+    assert.strictEqual(stats.reason, reason);
     assert.strictEqual(stats.closeNotify, false);
     await assert.rejects(splice.finished, error);
     return stats;
@@ -913,6 +914,52 @@ for (const kind of ['fifo', 'unix', 'tcp', 'tcp fd']) {
 for (const kind of ['unix', 'tcp', 'tcp fd'])
   test(`${kind}, duplex: EPIPE of a sink that was full in the first turn`, () => fullSinkFails(kind, 'EPIPE', 'duplex'));
 
+// The connection fails between start() and the first turn: libuv reads on in a loop
+// while JavaScript, which it has called with the first bytes, starts the splices. What
+// has been read by then is held, with room in the sink, and comes before the error.
+async function failsBeforeFirstTurn(kind, code, directions) {
+  const { client, server } = await openTLS();
+  const sink = await endpoints[kind]('in');
+  const source = kind === 'fifo' ? endpoints.fifo('out') : sink;
+  const receiver = new Receiver();
+  const splices = directions.map((direction) => {
+    const { target } = direction === 'out' ? source : sink;
+    return server.spliceTo({ ...target, direction });
+  });
+  const outcomes = splices.map(outcomeOf);
+  const failing = new Promise((resolve) => server.once('error', resolve));
+  // What JavaScript itself gets is the first chunk.
+  let atStart = 0;
+  server.on('data', (chunk) => {
+    receiver.update(chunk);
+    if (atStart === 0) {
+      inject(server._handle.fd, 'read', code, { times: 1 });
+      splices.forEach((splice) => splice.start());
+    }
+    atStart += chunk.length;
+  });
+  sink.other.on('data', (chunk) => receiver.update(chunk));
+  send(client, kSize, { seed: kSeedIn, end: false }).catch(() => {});
+  const all = await Promise.all(outcomes.map((outcome) => outcome(code, 'read')));
+  assert.strictEqual((await failing).code, code);
+  const { bytesIn } = all.reduce(maxOf);
+  assert(bytesIn > 0);
+  // Every byte of the records that had come whole.
+  await receiver.reached(atStart + bytesIn);
+  await turns();
+  receiver.check(atStart + bytesIn, kSeedIn);
+  assert(sink.isOpen());
+}
+
+for (const kind of ['fifo', 'unix', 'tcp', 'tcp fd']) {
+  for (const [name, directions] of Object.entries(kHandles)) {
+    if (kind !== 'fifo' || directions[0] !== 'duplex') {
+      test(`${kind}, ${name}: ECONNRESET under TLS, read, before the first turn`,
+           () => failsBeforeFirstTurn(kind, 'ECONNRESET', directions));
+    }
+  }
+}
+
 // --- The byte that libuv has ------------------------------------------------------------
 
 // It has written that at once, in the first turn of the splice, and says so after
@@ -995,6 +1042,44 @@ async function emptyWriteFails(kind, code, direction, { stalls }) {
   assert(endpoint.isOpen());
 }
 
+// The same before the splice has begun, which then finds an empty write that is under
+// way. Its end destroys the socket from inside of the splice's own callback. The socket
+// is a client of TLS 1.2, since that one has nothing more to send when it is secure:
+// then an empty write is one to the stream below as well.
+async function earlyEmptyWriteFails(kind, code, direction) {
+  const endpoint = await endpoints[kind](direction);
+  endpoint.other?.on('error', () => {});
+  const listener = tls.createServer({ key, cert, maxVersion: 'TLSv1.2', allowHalfOpen: true });
+  listener.on('secureConnection', (peer) => {
+    defer(() => peer.destroy());
+    peer.on('error', () => {});
+    peer.resume();
+  });
+  listener.listen(0);
+  await once(listener, 'listening');
+  const { port } = listener.address();
+  const socket = tls.connect({ port, rejectUnauthorized: false, allowHalfOpen: true });
+  defer(() => { socket.destroy(); listener.close(); });
+  const splice = socket.spliceTo({ ...endpoint.target, direction }).start();
+  const outcome = outcomeOf(splice);
+  const events = record(socket, ['error', 'close']);
+  const closed = closing(socket);
+  let seen = null;
+  socket.once('secure', () => {
+    // libuv tries to write at once, and then once more.
+    inject(socket._handle.fd, 'write', 'EAGAIN', { times: 1 });
+    inject(socket._handle.fd, 'write', code, { times: 1 });
+    socket.write('', (err) => { seen = err; });
+  });
+  // JavaScript's own write has failed, and so it is JavaScript that destroys the socket.
+  await outcome(code, 'write', 'destroyed');
+  await closed;
+  assert.deepStrictEqual(events, ['error', 'close']);
+  assert.strictEqual(socket.errored.code, code);
+  assert.strictEqual(seen, socket.errored);
+  assert(endpoint.isOpen());
+}
+
 // renegotiate() writes nothing, twice, around what OpenSSL has to send.
 async function renegotiationFails(kind, code, direction, ofServer) {
   const { client, server } = await openTLS({ minVersion: 'TLSv1.2', maxVersion: 'TLSv1.2' });
@@ -1022,6 +1107,8 @@ for (const kind of Object.keys(endpoints)) {
              () => emptyWriteFails(kind, code, direction, { stalls }));
       }
     }
+    test(`${kind}, ${direction}: ECONNRESET of an empty write from before the splice`,
+         () => earlyEmptyWriteFails(kind, 'ECONNRESET', direction));
     for (const ofServer of [false, true]) {
       test(`${kind}, ${direction}: ECONNRESET in renegotiate() of the ${ofServer ? 'server' : 'client'}`,
            () => renegotiationFails(kind, 'ECONNRESET', direction, ofServer));
@@ -1070,8 +1157,9 @@ async function lies(kind, direction, access, { underTLS = false, autoClose = fal
     await checkOpen(endpoint, !autoClose);
 }
 
-// A stream and a file are written by libuv, which believes the kernel: of more than
-// it asked for it walks past the end of its own buffers. test/abi has that case.
+// Streams and files are not among these: libuv writes them and believes the kernel.
+// If a write reports more bytes than libuv asked for, libuv walks past the end of its
+// own buffers. test/abi has the case of a file.
 for (const kind of ['fifo', 'blocking', 'tcp fd']) {
   test(`${kind}, in: a panic`, () => lies(kind, 'in', 'write'));
   if (kind !== 'tcp fd')

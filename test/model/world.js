@@ -21,10 +21,10 @@ const { errorOfTwin } = require('./twin');
 // What is above the kernel of a connection, at most, and belongs to Node: that
 // of one read, of a Duplex and of a net.Socket, and TLS in TLS.
 const kAbove = 400_000;
-// How a stream that fails under TLS may say it.
-// Chunks of 64 KiB that what is under the TLSSocket may hand over after it has been
-// stopped.
+// How many chunks of 64 KiB a stream under the TLSSocket may hand over after it has
+// been stopped.
 const kReadAhead = { tcp: 2, unix: 2, tls: 4, js: 6 };
+// How a stream that fails under TLS may say it.
 const kLost = ['ECONNRESET', 'EPIPE'];
 const kTurnsToClose = 100;
 // What an injector does: an end, and what takes more than the bytes of a record.
@@ -503,10 +503,8 @@ class World {
       // s_client closes its pipes as it exits.
       if (stream.child && this.#socketEnded)
         return;
-      // TLS in TLS is closed with the end of the inner one. Behind an injector that of
-      // the outer one comes later, and is answered by a reset.
-      if (name === 'peer' && this.#injector && this.#below && this.#socket.destroyed)
-        this.#tlsFault = true;
+      if (name === 'peer')
+        this.#notePeerReset();
       if (!(ofTLS ? this.#tlsFault : this.#endpointMayFail()))
         fail(`${name} fails: ${err.stack}`);
       this.#trigger(`${name} error`);
@@ -515,8 +513,19 @@ class World {
       this.trace.push(`close of ${name}`);
       if (name === 'socket' && !stream.destroyed)
         fail('the socket is closed, but not destroyed');
+      if (name === 'peer' && !stream.readableEnded)
+        this.#notePeerReset();
       this.#trigger(`${name} close`);
     }));
+  }
+
+  // In TLS in TLS the outer connection is closed as soon as the inner one has
+  // ended. Behind an injector the end of the outer one arrives after that and is
+  // answered by a reset, which takes from the peer what it has not read. The peer
+  // reports the reset, or is closed without a word. Both happen without a splice.
+  #notePeerReset() {
+    if (this.#injector && this.#below && this.#socket.destroyed)
+      this.#tlsFault = true;
   }
 
   #readEndpoint(stream) {
@@ -795,8 +804,9 @@ class World {
       case 's.write': return this.#socketWrite(args[0]);
       case 'e.write': this.#endpointWrite(endpoint, args[0]); return;
       case 'p.end':
-        // Before its handshake is done it would cut that off.
-        if (this.#peerSecure)
+        // Before its handshake is done it would cut that off. And it does not know of
+        // an end that was injected in its place.
+        if (this.#peerSecure && this.#injected === null)
           this.#end(this.#P, this.#peer);
         return;
       case 'f.end':

@@ -323,9 +323,11 @@ each(versions, kinds, [...handles, ['in'], ['out']], failures,
 // The splice is stopped, two handles in either order, when it holds what the failure
 // is behind, or has just read it, and is about to encrypt. The socket gets what is
 // held, and then the failure.
-each(versions, ['fd', 'stream', 'tls'], [...failures, { code: /^(ECONNRESET|EPIPE)$/ }], [false, true],
-     [0, 1, 2], ['data', 'readable'], handles,
-     async (version, kind, { make, code }, isLate, wait, event, directions) => {
+each(versions, ['fd', 'stream', 'tls'], [...failures, { code: /^(ECONNRESET|EPIPE)$/ }],
+     ['data', 'readable'], handles,
+     async (version, kind, { make, code }, event, directions) => {
+       const isLate = either(false, true);
+       const wait = either(0, 1, 2);
        const all = await connect(version);
        const { socket, tap, peer, raw } = all;
        const { endpoint, other } = kind === 'tls' ? await tlsEndpoint() : all;

@@ -23,7 +23,10 @@ async function transfer({ client, server }) {
   const { 0: endpoint, 1: other } = await socketPair();
   const inward = receive(other);
   const outward = receive(client);
-  const sending = [send(client, kSize, { seed: 1 }), send(other, kSize, { seed: 2 })];
+  // Neither ends before the second splice has started.
+  const sending = [
+    send(client, kSize, { seed: 1, end: false }), send(other, kSize, { seed: 2, end: false }),
+  ];
   const options = { stream: endpoint, highWaterMark: 20000 };
   let splice = server.spliceTo(options).start();
   await Promise.race([
@@ -39,6 +42,8 @@ async function transfer({ client, server }) {
   server.unshift(rest);
   splice = server.spliceTo(options).start();
   await Promise.all(sending);
+  client.end();
+  other.end();
   (await inward).check(kSize, 1);
   (await outward).check(kSize, 2);
   const stats = await splice.finished;

@@ -158,8 +158,8 @@ for (const { 0: under, 1: makeStream } of Object.entries(streams)) {
   }
 }
 
-// The same when all that the peer can send comes with the end of the handshake, in
-// which the splice begins: libuv reads two MiB at once before it has its first turn.
+// The same when the splice begins with the end of the handshake, and all that the peer
+// can send comes right behind that.
 for (const { 0: under, 1: makeStream } of Object.entries(streams)) {
   for (const { 0: kind, 1: makeSink } of Object.entries(sinks)) {
     for (const version of ['TLSv1.2', 'TLSv1.3']) {

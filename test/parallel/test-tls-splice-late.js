@@ -252,3 +252,32 @@ for (const version of ['TLSv1.2', 'TLSv1.3']) {
     }
   }
 }
+
+// The endpoint is a TLSSocket whose peer goes in the middle of the handshake: the
+// splice ends, and so does the endpoint.
+for (const direction of ['in', 'out', 'duplex']) {
+  for (const allowHalfOpen of [false, true]) {
+    run(async () => {
+      const { client, server } = await tlsPair();
+      client.on('error', () => {});
+      server.on('error', () => {});
+      const { 0: a, 1: b } = await socketPair('unix');
+      const { client: other, server: endpoint } = tlsOver(a, b);
+      endpoint.allowHalfOpen = allowHalfOpen;
+      endpoint.on('error', () => {});
+      other.on('error', () => {});
+      const splice = server.spliceTo({ stream: endpoint, direction });
+      const closed = Promise.all([closing(splice), closing(endpoint)]);
+      splice.on('error', () => {});
+      splice.start();
+      client.write('nobody reads this');
+      a.destroy();
+      if (allowHalfOpen)
+        endpoint.once('end', () => endpoint.end());
+      endpoint.resume();
+      await closed;
+      client.destroy();
+      server.destroy();
+    });
+  }
+}

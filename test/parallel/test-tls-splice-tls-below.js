@@ -130,9 +130,10 @@ for (const version of kVersions) {
   }
 
   run(async () => {
+    const { 0: far, 1: endpoint } = await socketPair('unix');
+    // In this very turn the handshake cannot be done.
     const tlsSockets = await nested(version, { handshake: false });
     const { server } = tlsSockets;
-    const { 0: far, 1: endpoint } = await socketPair('unix');
     const splice = server.spliceTo({ stream: endpoint });
     const end = watch(splice);
     splice.start();

@@ -244,7 +244,7 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   if ((directions & TLS_SPLICE_DECRYPT) != 0)
     splice->Check(tls_splice_undelivered(splice->pump_, &len));
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
-    // JS has seen the end, and the pump may not have had its turn.
+    // JS may have seen the peer's close_notify before the pump's first turn.
     splice->has_close_notify_ =
         splice->tls_wrap_->eof_ && splice->tls_wrap_->ssl_ &&
         (SSL_get_shutdown(splice->tls_wrap_->ssl_.get()) &
@@ -350,8 +350,9 @@ void TLSSplice::LeaveResuming() {
   resuming_.reset();
 }
 
-// failBelow(): the stream below is another TLSWrap, whose TLS has failed. It
-// tells only its own socket. For who reads from it this is an error of that.
+// failBelow(): the stream below is another TLSWrap, whose TLS session has
+// failed. That TLSWrap tells only its own socket. To the splice, which reads
+// from that TLSWrap, the failure is a read error.
 void TLSSplice::FailBelow(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());

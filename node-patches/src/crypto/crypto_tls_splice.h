@@ -277,7 +277,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // Called by the event loop, and so from inside of no other call.
   bool on_top_ = false;
   bool notify_scheduled_ = false;
-  // The peer's close_notify, which the pump may not have come to.
+  // JS has seen the peer's close_notify, which the pump may not have read.
   bool has_close_notify_ = false;
   // The TLSWrap that JS has again, until JS has had a turn to read what release()
   // returned.

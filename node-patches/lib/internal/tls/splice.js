@@ -580,7 +580,7 @@ function unwatch(socket, splice) {
     socket[kSplices] = undefined;
 }
 
-// Calls it for the TLSSockets that the socket runs over.
+// Calls `callback` with each TLSSocket that the socket runs over, and the splice.
 function forEachBelow(socket, callback, splice) {
   for (let below = socket._parent; below?.encrypted; below = below._parent)
     callback(below, splice);
@@ -996,10 +996,10 @@ class TLSSplice extends EventEmitter {
     });
   }
 
-  // TLS runs over TLS, and that has failed. Node tells nobody but the TLSSocket of
-  // that, which may stay open.
+  // A TLSSocket that the spliced one runs over has failed. Node tells only that
+  // TLSSocket, and may leave it open.
   #onBelowFailed(err) {
-    // Not inside of its call of OpenSSL.
+    // The TLSSocket below is still inside a call to OpenSSL.
     setImmediate(() => {
       if (this.#state !== 'running')
         return;
@@ -1505,7 +1505,7 @@ class TLSSplice extends EventEmitter {
     const outOver = (state & kOutOver) || !(this.#directions & kOut) ||
                     (!this.#outBegun && socket.writableFinished);
     if (!err && inOver && outOver) {
-      // It waits for nothing any more, and so does not fail with the TLSWrap.
+      // The splice is over, so the end of the TLSWrap is not a failure of the splice.
       this.#native.release(kIn | kOut);
       this.#outOver = true;
       if (this.#directions & kIn)
@@ -1518,7 +1518,9 @@ class TLSSplice extends EventEmitter {
 
   // From tlsSocket._final(): send what is held, then `callback`.
   [kOnFinal](callback) {
-    if (this.#outOver || this.#native.getState() & kOutOver)
+    // A handshake that the peer has ended in is never done: nothing can be sent.
+    const isCutOff = !this.#hasBegun && this.#socket.readableEnded;
+    if (isCutOff || this.#outOver || this.#native.getState() & kOutOver)
       return callback();
     this.#onFinal = callback;
     if (this.#outBegun)
