@@ -279,7 +279,7 @@ class TLSSplice extends EventEmitter {
     if (this.#state === 'running')
       return this;
     if (this.#state !== 'idle')
-      throw new ERR_INVALID_STATE('The splice has already ended');
+      throw new ERR_INVALID_STATE('The splice has already been stopped or has ended');
     this.#check();
     // The signal can run code of the user, which may even start or stop this splice.
     const listener = this.#signal === undefined ? undefined :
@@ -311,9 +311,9 @@ class TLSSplice extends EventEmitter {
     const wantsOut = this.#directions & kOut;
     const takeover = socket[kTakeover];
     if ((wantsIn && takeover?.reader) || (wantsOut && takeover?.writer))
-      throw new ERR_INVALID_STATE(`This direction of the ${name} is spliced`);
+      throw new ERR_INVALID_STATE(`This direction of the ${name} is already spliced`);
     if (wantsIn && socket.readableEncoding !== null)
-      throw new ERR_INVALID_STATE(`The ${name} decodes what it reads`);
+      throw new ERR_INVALID_STATE(`setEncoding() has been called on the ${name}`);
     if (wantsOut && socket.writableEnded)
       throw new ERR_INVALID_STATE(`The ${name} has been ended`);
     this.#endpoint.check();
@@ -376,7 +376,7 @@ class TLSSplice extends EventEmitter {
     }
     // Much may have changed during the handshake.
     if (this.#directions & kIn && this.#socket.readableEncoding !== null) {
-      const err = new ERR_INVALID_STATE('The socket decodes what it reads');
+      const err = new ERR_INVALID_STATE('setEncoding() has been called on the socket');
       return this.#fail(err, 'tls');
     }
     try {

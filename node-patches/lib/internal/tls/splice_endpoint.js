@@ -87,12 +87,12 @@ function errorOf(err, syscall) {
 // properties of its own on it.
 function checkIsFree(socket, name) {
   if (socket[kSession] || socket[kBoundSession])
-    throw new ERR_INVALID_STATE(`The ${name} belongs to an HTTP/2 session`);
+    throw new ERR_INVALID_STATE(`The ${name} is in use by an HTTP/2 session`);
   if (socket.parser)
-    throw new ERR_INVALID_STATE(`The ${name} belongs to an HTTP parser`);
+    throw new ERR_INVALID_STATE(`The ${name} is in use by an HTTP parser`);
   // The bytes of the socket are then those of another TLS connection.
   if (below.has(socket._handle) || below.has(socket))
-    throw new ERR_INVALID_STATE(`A TLSSocket has been made over the ${name}`);
+    throw new ERR_INVALID_STATE(`The ${name} is the transport of another TLSSocket`);
   if (!ObjectIsExtensible(socket))
     throw new ERR_INVALID_STATE(`The ${name} is not extensible`);
 }
@@ -117,7 +117,7 @@ function checkStream(stream) {
   if (!(handle instanceof TCP || handle instanceof Pipe || handle instanceof TTY))
     throw new ERR_INVALID_ARG_VALUE('options.stream', stream, kNoNativeHandle);
   if (stream.readableEncoding !== null)
-    throw new ERR_INVALID_STATE('The stream decodes what it reads');
+    throw new ERR_INVALID_STATE('setEncoding() has been called on the stream');
   checkIsFree(stream, 'stream');
 }
 
@@ -157,7 +157,7 @@ function checkIsOther(socket, { fd, stream }) {
       (stream !== undefined && (runsOver(socket, stream._handle) ||
                                 runsOver(stream, socket._handle)))) {
     throw new ERR_INVALID_ARG_VALUE(name, stream ?? fd,
-                                    'is what the TLS connection runs over');
+                                    'is the transport of the TLS connection');
   }
 }
 
@@ -226,10 +226,10 @@ function openNative({ fd, stream, direction, framing, highWaterMark, autoClose }
     __proto__: null,
     [TLS_SPLICE_EACCMODE]: isNotOpenFor(direction),
     [TLS_SPLICE_ENOTSUP]: 'is not a pipe, socket, terminal, file, or TUN device',
-    [TLS_SPLICE_EVNETHDR]: 'is a device with IFF_VNET_HDR',
+    [TLS_SPLICE_EVNETHDR]: 'is a device with IFF_VNET_HDR, which is not supported',
   }[err];
   if (reason === undefined)
-    throw new ERR_INVALID_STATE(`The splice cannot be made (${err})`);
+    throw new ERR_INVALID_STATE(`The endpoint cannot be opened (error ${err})`);
   throw new ERR_INVALID_ARG_VALUE(isStream ? 'options.stream' : 'options.fd',
                                   stream ?? fd, reason);
 }
@@ -348,9 +348,9 @@ class SocketEndpoint extends Endpoint {
     const takeover = this.stream[kTakeover];
     this.#checkOpen();
     if (this.#directions & kIn && takeover?.writer)
-      throw new ERR_INVALID_STATE('The stream is written to by another splice');
+      throw new ERR_INVALID_STATE('Another splice writes to the stream');
     if (this.#directions & kOut && takeover?.reader)
-      throw new ERR_INVALID_STATE('The stream is read by another splice');
+      throw new ERR_INVALID_STATE('Another splice reads the stream');
   }
 
   #checkOpen() {

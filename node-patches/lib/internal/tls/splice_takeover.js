@@ -31,7 +31,7 @@ const { UV_ENOBUFS } = internalBinding('uv');
 // come to it.
 const kTurn = Symbol('kTurn');
 
-// On a TLSSplice: what its sockets tell and ask it. Each of them is optional.
+// On a TLSSplice, and in part on its endpoint: what their sockets tell and ask them.
 const kLastMove = Symbol('kLastMove');
 const kOnClose = Symbol('kOnClose');
 const kOnDestroy = Symbol('kOnDestroy');
@@ -54,8 +54,9 @@ function guarded(callback) {
   }
 }
 
-// What splices have to do with one socket, as long as there is such a splice. The
-// socket's own methods call it, since anybody can remove a listener.
+// All that splices have to do with one socket. There is none before the first splice
+// and after the last one. The socket's own methods call it, and tell it what happens,
+// since anybody can remove a listener.
 class Takeover {
   reader = null;  // The Reader of the splice that reads the socket.
   writer = null;  // The Writer of the splice that writes to it.
@@ -92,6 +93,7 @@ class Takeover {
       socket._unrefTimer();
   }
 
+  // A Reader or a Writer does not use the socket any more. Returns whether it did.
   detach(user) {
     const side = this.reader === user ? 'reader' : 'writer';
     if (this[side] !== user)
@@ -302,7 +304,7 @@ class WriteGuard {
   // Throws if JavaScript must not write.
   check() {
     if (this.#writer !== null)
-      throw new ERR_INVALID_STATE('The socket is being written to by a splice');
+      throw new ERR_INVALID_STATE('A splice is writing to the socket');
   }
 
   // The Writable has come to a chunk. Returns false if the chunk is to be written.
@@ -479,7 +481,7 @@ class Writer {
     this.#socket[kTakeover]?.guard?.giveBack(this, unflushed);
   }
 
-  // Lets other splices write. Returns whether none could before.
+  // Lets other splices write. Returns false if that was done before.
   detach() {
     return this.#socket[kTakeover]?.detach(this);
   }
@@ -542,7 +544,7 @@ class Reader {
     });
   }
 
-  // Lets other splices read. Returns whether none could before.
+  // Lets other splices read. Returns false if that was done before.
   detach() {
     return this.#socket[kTakeover]?.detach(this);
   }
