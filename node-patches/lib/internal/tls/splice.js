@@ -108,7 +108,7 @@ class Outcome {
   error = null;
   isAwaited = false;  // The user has the promise: 'error' needs no listener.
   #side = null;       // Which side has failed: 'tls' or 'endpoint'.
-  #stats = null;      // Not before the outcome is final.
+  #stats = null;      // Those that are final, or null before that.
   #deferred = null;
 
   set(reason, error, side) {
@@ -186,8 +186,8 @@ class TLSSplice extends EventEmitter {
   #isSecure = false;  // The handshake is done.
   #begun = 0;        // The directions that have begun,
   #ended = 0;        // and those that have ended.
-  #reader = null;    // Of the socket, if 'in' is spliced.
-  #writer = null;    // Of the socket, if 'out' is spliced.
+  #reader = null;    // The Reader of the socket, if 'in' is spliced.
+  #writer = null;    // The Writer of the socket, if 'out' is spliced.
   #waitsForFlush = false;  // 'out' begins when the writer has been flushed.
   #isEnding = false;  // The splice has called socket.end().
   #onFinal = null;   // The socket's _final() waits for this to be called.
@@ -326,10 +326,7 @@ class TLSSplice extends EventEmitter {
     debug('splice start, direction %s', kNames[this.#directions]);
     this.#state = 'running';
     forEachLayer(socket, Takeover.watch, this);
-    this.#endpoint.take(() => {
-      if (this.#state === 'running')
-        this.#native.holdSink(false);
-    });
+    this.#endpoint.take();
     if (this.#directions & kIn)
       this.#reader = new Reader(socket, this);
     if (this.#directions & kOut) {
@@ -403,8 +400,6 @@ class TLSSplice extends EventEmitter {
     if (this.#state !== 'running')
       return;
     const chunks = this.#reader.take();
-    if (!this.#endpoint.isFlushed)
-      this.#native.holdSink(true);
     if (!this.#native.start(socket._handle, kIn, chunks, this.#endpoint.handle))
       return this.#fail(new ERR_SOCKET_CLOSED(), 'tls');
     this.#begun |= kIn;
@@ -479,7 +474,7 @@ class TLSSplice extends EventEmitter {
       return;
     this.#ended |= kIn;
     this.#reader.giveEnd();
-    // Of two splices that are joined, the other one has an `end` option of its own.
+    // Two joined splices tell each other in any case: each has an `end` option.
     this.#endpoint.shutdown(this.#endsOther || this.#first !== null || this.#second !== null);
     this.#giveBackIfEnded();
   }
@@ -538,7 +533,7 @@ class TLSSplice extends EventEmitter {
     this.#closeIfReady();
   }
 
-  // The endpoint does not exist any more.
+  // The endpoint is gone, which is a failure unless both directions have ended.
   #stopUnlessEnded() {
     const ended = this.#ended | directionsOf(this.#native.getState(), 0, kOutEnded);
     if (this.#state === 'running' && this.#directions & ~ended)
@@ -575,7 +570,7 @@ class TLSSplice extends EventEmitter {
       return this.#giveBack();
     this.#native.stop();
     this.#closeEndpointNow();
-    // Not now: the caller does not expect 'data' from inside this call.
+    // The caller does not expect 'data' from inside this call.
     process.nextTick(() => this.#update());
   }
 
@@ -617,8 +612,8 @@ class TLSSplice extends EventEmitter {
     let unflushed = 0;
     if (this.#begun & kOut) {
       this.#native.release(kOut);
-      // What cannot be sent any more is not waited for: the reason is reported behind
-      // what was read before.
+      // Bytes that cannot be sent any more are not waited for. The reason is reported
+      // behind the bytes that were read before.
       if (handle && NativeSplice.writeError(handle) === 0)
         unflushed = NativeSplice.unflushed(handle);
     }
@@ -629,7 +624,7 @@ class TLSSplice extends EventEmitter {
   // it has emitted it, and that ends the splice, see kOnDestroy.
   #failTLS() {
     const socket = this.#socket;
-    // The splice did not end then, since it waited for the other TLSSocket.
+    // When the socket was destroyed, the splice waited for the other TLSSocket.
     if (socket.destroyed) {
       if (this.#state === 'stopping')
         this.#giveBack();
@@ -667,8 +662,8 @@ class TLSSplice extends EventEmitter {
       });
       return;
     }
-    // It is a TLSSocket that this one runs over, and nobody else is told. The next turn
-    // of the event loop is outside of its call of OpenSSL.
+    // A TLSSocket that this socket runs over has failed, and Node.js tells nobody else.
+    // The next turn of the event loop is outside of that TLSSocket's call of OpenSSL.
     setImmediate(() => {
       if (this.#state !== 'running')
         return;
@@ -698,8 +693,8 @@ class TLSSplice extends EventEmitter {
       return this.#fail(this.#tlsError ?? err ?? (this.#first ?
         new ERR_STREAM_PREMATURE_CLOSE() : new ERR_SOCKET_CLOSED()), 'tls');
     }
-    // What JavaScript has seen the end of has ended, even if the pump has not had its
-    // turn.
+    // A direction has ended if JavaScript has seen the end of it, even if the pump has
+    // not had its turn.
     let ended = directionsOf(state, kInEnded, kOutEnded);
     if (socket.readableEnded)
       ended |= kIn;
@@ -748,8 +743,8 @@ class TLSSplice extends EventEmitter {
     this.#state = 'returning';
     this.#outcome.set(reason, error, side);
     this.#counters = new Float64Array(this.#readStats());
-    // First: what the endpoint does not write any more does not count, and is given
-    // back.
+    // This comes first: bytes that the endpoint does not write any more do not count,
+    // and are given back.
     if (reason !== 'end')
       this.#closeEndpointNow();
     if (socket.destroyed) {
@@ -806,7 +801,7 @@ class TLSSplice extends EventEmitter {
     clearTimeout(this.#stopTimer);
     forEachLayer(this.#socket, Takeover.unwatch, this);
     this.#endpoint.unwatch();
-    // Last, since the signal can run code of the user.
+    // This comes last, since the signal can run code of the user.
     this.#removeAbortListener?.();
     process.nextTick(() => this.#emitClose());
     this.#first?.#closeIfReady();
@@ -819,24 +814,24 @@ class TLSSplice extends EventEmitter {
     }, kStopTimeout);
   }
 
-  // What the splice waits for may never come.
+  // The splice has waited for something that may never come.
   #onStopTimeout() {
     this.#update();
     if (this.#state === 'closed')
       return;
     this.#isLate = true;
     const state = this.#native.getState();
-    // The thread of a transfer keeps what it needs.
+    // The thread of a transfer keeps the memory and the descriptor that it needs.
     this.#native.abandon();
     if (this.#state === 'closing')
       return this.#closeIfReady();
-    // Nobody knows how much a file that is written will have got. The peer can
-    // neither get the bytes that are held for it, nor do without them.
+    // Nobody knows how much of a write a file will get. The peer can neither get the
+    // bytes that are held for it, nor do without them. A read can be given up.
     if (state & kWriting || !(state & kTransferring)) {
       this.#socket.destroy(state & kWantsTLS && !(state & kWriting) ?
         new ERR_TLS_HANDSHAKE_TIMEOUT() : new ErrnoException(UV_ETIMEDOUT, 'write'));
     }
-    // If the socket was destroyed just now, it has told the splice.
+    // A socket that is destroyed tells the splice, which has given it back then.
     this.#giveBack();
   }
 

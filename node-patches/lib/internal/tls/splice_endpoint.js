@@ -101,7 +101,7 @@ function checkIsFree(socket, name) {
 function checkSocket(socket, name) {
   if (socket.destroyed || !socket._handle)
     throw new ERR_SOCKET_CLOSED();
-  // It may have been destroyed, and connected again without TLS.
+  // The socket may have been destroyed, and connected again without TLS.
   if (!(socket._handle instanceof TLSWrap))
     throw new ERR_INVALID_STATE(`The ${name} does not use TLS`);
   checkIsFree(socket, name);
@@ -234,8 +234,8 @@ function openNative({ fd, stream, direction, framing, highWaterMark, autoClose }
                                   stream ?? fd, reason);
 }
 
-// The endpoint of a splice. A file descriptor is dealt with by the native side, and a
-// TLSSocket has a splice of its own, so that there is little to do for them here.
+// The endpoint of a splice. The native side deals with a file descriptor, and a TLSSocket
+// has a splice of its own, so that there is little to do for those two here.
 class Endpoint {
   stream;            // The socket of the `stream` option, or undefined.
   autoClose;         // The stream is closed by close() or closeNow().
@@ -260,11 +260,6 @@ class Endpoint {
     return undefined;
   }
 
-  // Whether everything is written that JavaScript has written to the stream.
-  get isFlushed() {
-    return true;
-  }
-
   // check() is called before the splice starts, and begin() when the handshake is done:
   // both throw if the endpoint cannot be spliced. After unguard() JavaScript may write
   // to the stream again, and after giveBack() it has the stream again.
@@ -273,8 +268,8 @@ class Endpoint {
   unguard() {}
   giveBack() {}
 
-  // The splice has started. `onFlushed` is called if `isFlushed` becomes true later.
-  take(onFlushed) {
+  // The splice has started.
+  take() {
     if (this.stream === undefined)
       return;
     this.#isWatched = true;
@@ -315,7 +310,7 @@ class Endpoint {
     this.#hasDestroyed = true;
     if (this.#isWatched || (!stream.destroyed && ObjectIsExtensible(stream)))
       Takeover.watch(stream, this);
-    else  // It has emitted 'close', or does so in this turn of the event loop.
+    else  // The stream has emitted 'close', or does so in this turn of the event loop.
       setImmediate(() => setImmediate(() => this[kOnClose]()));
     guarded(() => stream.destroy());
     // The destroy() of process.stdout and the like does nothing.
@@ -325,7 +320,7 @@ class Endpoint {
   }
 }
 
-// A net.Socket without TLS.
+// The endpoint that is a net.Socket without TLS. The native side uses its handle.
 class SocketEndpoint extends Endpoint {
   #directions;
   #reader = null;
@@ -338,10 +333,6 @@ class SocketEndpoint extends Endpoint {
 
   get handle() {
     return this.stream._handle;
-  }
-
-  get isFlushed() {
-    return this.#writer === null || this.#writer.isFlushed;
   }
 
   check() {
@@ -359,10 +350,14 @@ class SocketEndpoint extends Endpoint {
       throw new ERR_INVALID_STATE('The stream has been ended');
   }
 
-  take(onFlushed) {
-    super.take(onFlushed);
-    if (this.#directions & kIn)
-      this.#writer = new Writer(this.stream, this.splice, onFlushed);
+  take() {
+    super.take();
+    if (this.#directions & kIn) {
+      this.#writer = new Writer(this.stream, this.splice, () => {
+        if (this.splice.state === 'running')
+          this.native.holdSink(false);
+      });
+    }
     if (this.#directions & kOut)
       this.#reader = new Reader(this.stream, this.splice);
   }
@@ -371,6 +366,9 @@ class SocketEndpoint extends Endpoint {
     if (this.stream.destroyed || !this.stream._handle)
       throw new ERR_STREAM_PREMATURE_CLOSE();
     this.#checkOpen();
+    // What JavaScript has written to the stream goes before what the peer sends.
+    if (this.#writer?.isFlushed === false)
+      this.native.holdSink(true);
     if (this.#reader !== null)
       this.chunks = this.#reader.take();
   }
@@ -421,7 +419,7 @@ async function closeTarget(socket, target) {
       try {
         closeSync(target);
       } catch {
-        // It had been closed before, or it is closed in spite of the error.
+        // The descriptor had been closed before, or is closed in spite of the error.
       }
     }
   }

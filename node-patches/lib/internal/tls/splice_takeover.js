@@ -522,8 +522,8 @@ class Reader {
     state.buffer.length = 0;
     state.bufferIndex = 0;
     state.length = 0;
-    // As after the read() that takes the last byte: 'readable' is emitted for the next
-    // one, although nobody has called read() since it was emitted last.
+    // This is the state after a read() that has taken the last byte: 'readable' is
+    // emitted for the next byte, although nobody has called read().
     state.emittedReadable = false;
     state.needReadable = true;
     if (state.ended && chunks.length > 0) {
@@ -589,7 +589,7 @@ class Reader {
     for (let offset = 0; offset < bytes.length && !socket.destroyed;) {
       const buffer = socket[kBuffer];
       let n = bytes.length - offset;
-      // It is `true` before the first buffer was asked for.
+      // The socket has `true` in its place before it has asked for the first buffer.
       if (isUint8Array(buffer)) {
         n = MathMin(buffer.length, n);
         if (n === 0) {
