@@ -1,0 +1,454 @@
+'use strict';
+
+// The endpoint of a splice: what may be one, and how it begins, is shut down, is given
+// back and is closed. A file descriptor, a net.Socket and a TLSSocket have a class
+// each, with the same methods. The words of the comments are explained in
+// internal/tls/splice.
+
+const {
+  Error, ObjectAssign, ObjectIsExtensible, PromiseWithResolvers, SafeWeakSet, Symbol,
+} = primordials;
+
+const { closeSync } = require('fs');
+const { Stream } = require('stream');
+const net = require('net');
+const { Buffer } = require('buffer');
+const { clearTimeout, setImmediate, setTimeout } = require('timers');
+const { getValidatedFd } = require('internal/fs/utils');
+const { kTakeover } = require('internal/net');
+const { kEmptyObject } = require('internal/util');
+const { kBoundSession, kSession } = require('internal/stream_base_commons');
+const { Reader, Takeover, Writer, guarded, kOnClose } = require('internal/tls/splice_takeover');
+const {
+  ErrnoException,
+  codes: {
+    ERR_INVALID_ARG_TYPE, ERR_INVALID_ARG_VALUE, ERR_INVALID_STATE, ERR_SOCKET_CLOSED,
+    ERR_STREAM_PREMATURE_CLOSE,
+  },
+} = require('internal/errors');
+const {
+  isInt32,
+  validateAbortSignal, validateBoolean, validateInteger,
+  validateObject, validateOneOf, validateString,
+} = require('internal/validators');
+const {
+  // Windows has neither this class nor the constants.
+  TLSSplice: NativeSplice,
+  TLSWrap,
+  spliceConstants: {
+    TLS_SPLICE_DECRYPT: kIn,
+    TLS_SPLICE_ENCRYPT: kOut,
+    TLS_SPLICE_FRAMING_AUTO: auto,
+    TLS_SPLICE_FRAMING_RAW: raw,
+    TLS_SPLICE_FRAMING_IP: ip,
+    TLS_SPLICE_FRAMING_U16BE: u16be,
+    TLS_SPLICE_FD_NONE,
+    TLS_SPLICE_EACCMODE,
+    TLS_SPLICE_ENOTSUP,
+    TLS_SPLICE_EFRAMING,
+    TLS_SPLICE_EVNETHDR,
+    kEBADFD,
+  } = kEmptyObject,
+} = internalBinding('tls_wrap');
+const { Pipe } = internalBinding('pipe_wrap');
+const { TCP } = internalBinding('tcp_wrap');
+const { TTY } = internalBinding('tty_wrap');
+
+const kDirections = { __proto__: null, in: kIn, out: kOut, duplex: kIn | kOut };
+const kFramings = { __proto__: null, auto, raw, ip, u16be };
+const kDefaultHighWaterMark = 256 * 1024;
+
+// How long to wait for what may never come, in milliseconds.
+const kStopTimeout = 2000;
+
+const kNoNativeHandle = 'has no native handle; use pipe()';
+
+// On a TLSSplice: what its endpoint tells it.
+const kOnEndpointClose = Symbol('kOnEndpointClose');
+
+// What TLSSockets run over: the handles of sockets, and streams that JavaScript reads
+// and writes.
+const below = new SafeWeakSet();
+
+function isNotOpenFor(direction) {
+  return `is not open for direction '${direction}'`;
+}
+
+// Makes the error for a libuv error code of the endpoint. A device can have an error
+// that libuv does not know.
+function errorOf(err, syscall) {
+  if (err !== kEBADFD)
+    return new ErrnoException(err, syscall);
+  const error = new Error(`EBADFD: file descriptor in bad state, ${syscall}`);
+  return ObjectAssign(error, { errno: err, code: 'EBADFD', syscall });
+}
+
+// Checks that nobody but the user reads and writes a socket, and that a splice can put
+// properties of its own on it.
+function checkIsFree(socket, name) {
+  if (socket[kSession] || socket[kBoundSession])
+    throw new ERR_INVALID_STATE(`The ${name} is in use by an HTTP/2 session`);
+  if (socket.parser)
+    throw new ERR_INVALID_STATE(`The ${name} is in use by an HTTP parser`);
+  // The bytes of the socket are then those of another TLS connection.
+  if (below.has(socket._handle) || below.has(socket))
+    throw new ERR_INVALID_STATE(`The ${name} is the transport of another TLSSocket`);
+  if (!ObjectIsExtensible(socket))
+    throw new ERR_INVALID_STATE(`The ${name} is not extensible`);
+}
+
+// Checks that a TLSSocket can be spliced, which error messages call by the name.
+function checkSocket(socket, name) {
+  if (socket.destroyed || !socket._handle)
+    throw new ERR_SOCKET_CLOSED();
+  // The socket may have been destroyed, and connected again without TLS.
+  if (!(socket._handle instanceof TLSWrap))
+    throw new ERR_INVALID_STATE(`The ${name} does not use TLS`);
+  checkIsFree(socket, name);
+}
+
+// Checks that a stream without TLS can be an endpoint.
+function checkStream(stream) {
+  if (stream.destroyed)
+    throw new ERR_SOCKET_CLOSED();
+  if (stream.connecting || !stream._handle)
+    throw new ERR_INVALID_STATE('The stream is not connected');
+  const { _handle: handle } = stream;
+  if (!(handle instanceof TCP || handle instanceof Pipe || handle instanceof TTY))
+    throw new ERR_INVALID_ARG_VALUE('options.stream', stream, kNoNativeHandle);
+  if (stream.readableEncoding !== null)
+    throw new ERR_INVALID_STATE('setEncoding() has been called on the stream');
+  checkIsFree(stream, 'stream');
+}
+
+// Checks that a stream is open for the direction. It may be only readable or only
+// writable: process.stdout is, and a socket made with `readable: false`, or one whose
+// descriptor is an end of a pipe.
+function checkDirection(stream, direction) {
+  let able = kIn | kOut;
+  if (stream._writableState.writable === false)
+    able &= ~kIn;
+  if (stream._readableState.readable === false)
+    able &= ~kOut;
+  const { fd } = stream._handle;
+  // A TLSSocket over a stream of JavaScript has no descriptor.
+  if (isInt32(fd) && fd >= 0) {
+    const mode = NativeSplice.accessMode(fd);
+    if (mode >= 0)
+      able &= mode;
+  }
+  if (kDirections[direction] & ~able)
+    throw new ERR_INVALID_ARG_VALUE('options.stream', stream, isNotOpenFor(direction));
+}
+
+// Checks that the endpoint is not the TLS connection itself. Cleartext would be sent in
+// place of ciphertext, or go round in circles.
+function checkIsOther(socket, { fd, stream }) {
+  const name = stream === undefined ? 'options.fd' : 'options.stream';
+  if (stream === socket)
+    throw new ERR_INVALID_ARG_VALUE(name, stream, 'is the socket itself');
+  const runsOver = (stream, handle) => {
+    let { _handle: below } = stream;
+    while (below && below !== handle)
+      below = below._parent;
+    return !!below;
+  };
+  if (fd === socket._handle.fd ||
+      (stream !== undefined && (runsOver(socket, stream._handle) ||
+                                runsOver(stream, socket._handle)))) {
+    throw new ERR_INVALID_ARG_VALUE(name, stream ?? fd,
+                                    'is the transport of the TLS connection');
+  }
+}
+
+// Validates the options of spliceTo(), and returns them with their defaults. Either
+// `fd` or `stream` is undefined.
+function validateOptions(socket, options) {
+  validateObject(options, 'options');
+  let { fd } = options;
+  const {
+    stream,
+    direction = 'duplex',
+    autoClose = false,
+    end = true,
+    framing = 'auto',
+    highWaterMark = kDefaultHighWaterMark,
+    signal,
+  } = options;
+  validateString(direction, 'options.direction');
+  validateOneOf(direction, 'options.direction', ['in', 'out', 'duplex']);
+  validateBoolean(autoClose, 'options.autoClose');
+  validateBoolean(end, 'options.end');
+  validateString(framing, 'options.framing');
+  validateOneOf(framing, 'options.framing', ['auto', 'raw', 'ip', 'u16be']);
+  validateInteger(highWaterMark, 'options.highWaterMark', 1);
+  if (signal !== undefined)
+    validateAbortSignal(signal, 'options.signal');
+  if (stream === undefined) {
+    fd = getValidatedFd(fd, 'options.fd');
+  } else if (fd !== undefined) {
+    throw new ERR_INVALID_ARG_VALUE('options.fd', fd, 'cannot be combined with a stream');
+  } else if (!(stream instanceof net.Socket)) {
+    throw stream instanceof Stream ?
+      new ERR_INVALID_ARG_VALUE('options.stream', stream, kNoNativeHandle) :
+      new ERR_INVALID_ARG_TYPE('options.stream', 'net.Socket', stream);
+  }
+  const validated = {
+    fd, stream, direction, autoClose, end, framing, highWaterMark, signal,
+  };
+  if (socket._handle)
+    checkIsOther(socket, validated);
+  checkSocket(socket, 'socket');
+  if (stream !== undefined) {
+    if (stream.encrypted)
+      checkSocket(stream, 'stream');
+    else
+      checkStream(stream);
+    checkDirection(stream, direction);
+  }
+  return validated;
+}
+
+// Opens the native side of a splice, which owns a duplicate of the descriptor, and with
+// `autoClose` the descriptor itself.
+function openNative({ fd, stream, direction, framing, highWaterMark, autoClose }) {
+  const isStream = stream !== undefined;
+  const native = new NativeSplice();
+  const err = native.open(isStream ? TLS_SPLICE_FD_NONE : fd, kDirections[direction],
+                          highWaterMark, kFramings[framing], !isStream && autoClose);
+  if (err === 0)
+    return native;
+  if (err < 0)
+    throw errorOf(err, 'open');
+  if (err === TLS_SPLICE_EFRAMING)
+    throw new ERR_INVALID_ARG_VALUE('options.framing', framing, 'does not fit the endpoint');
+  const reason = {
+    __proto__: null,
+    [TLS_SPLICE_EACCMODE]: isNotOpenFor(direction),
+    [TLS_SPLICE_ENOTSUP]: 'is not a pipe, socket, terminal, file, or TUN device',
+    [TLS_SPLICE_EVNETHDR]: 'is a device with IFF_VNET_HDR, which is not supported',
+  }[err];
+  if (reason === undefined)
+    throw new ERR_INVALID_STATE(`The endpoint cannot be opened (error ${err})`);
+  throw new ERR_INVALID_ARG_VALUE(isStream ? 'options.stream' : 'options.fd',
+                                  stream ?? fd, reason);
+}
+
+// The endpoint of a splice. The native side deals with a file descriptor, and a TLSSocket
+// has a splice of its own, so that there is little to do for those two here.
+class Endpoint {
+  stream;            // The socket of the `stream` option, or undefined.
+  autoClose;         // The stream is closed by close() or closeNow().
+  isClosed = false;  // The stream has emitted 'close', or never will.
+  isDead = false;    // The operating system cannot read the stream any more.
+  chunks = null;     // What JavaScript has read from it, until 'out' begins.
+  splice;
+  native;
+  #isWatched = false;
+  #hasEnded = false;      // close() was called.
+  #hasDestroyed = false;  // closeNow() was called.
+
+  constructor(native, splice, { stream, autoClose }) {
+    this.native = native;
+    this.splice = splice;
+    this.stream = stream;
+    this.autoClose = autoClose && stream !== undefined;
+  }
+
+  // The handle of a net.Socket, which the native side reads and writes.
+  get handle() {
+    return undefined;
+  }
+
+  // check() is called before the splice starts, and begin() when the handshake is done:
+  // both throw if the endpoint cannot be spliced. After unguard() JavaScript may write
+  // to the stream again, and after giveBack() it has the stream again.
+  check() {}
+  begin() {}
+  unguard() {}
+  giveBack() {}
+
+  // The splice has started.
+  take() {
+    if (this.stream === undefined)
+      return;
+    this.#isWatched = true;
+    Takeover.watch(this.stream, this);
+  }
+
+  // The endpoint has all that the peer has sent. With `end` that is its end.
+  shutdown(end) {
+    if (end)
+      this.native.shutdownEndpoint();
+  }
+
+  // The splice has closed.
+  unwatch() {
+    if (this.stream !== undefined)
+      Takeover.unwatch(this.stream, this);
+  }
+
+  [kOnClose]() {
+    this.isClosed = true;
+    this.splice[kOnEndpointClose]();
+  }
+
+  // With `autoClose`: calls back when the stream has written everything.
+  close(callback) {
+    if (this.#hasEnded || this.#hasDestroyed)
+      return;
+    this.#hasEnded = true;
+    guarded(() => this.stream.end(callback));
+  }
+
+  // With `autoClose`: closes the stream whatever it still has to write. Returns whether
+  // its 'close' has to be waited for.
+  closeNow() {
+    const { stream } = this;
+    if (!this.autoClose || this.#hasDestroyed)
+      return false;
+    this.#hasDestroyed = true;
+    if (this.#isWatched || (!stream.destroyed && ObjectIsExtensible(stream)))
+      Takeover.watch(stream, this);
+    else  // The stream has emitted 'close', or does so in this turn of the event loop.
+      setImmediate(() => setImmediate(() => this[kOnClose]()));
+    guarded(() => stream.destroy());
+    // The destroy() of process.stdout and the like does nothing.
+    if (!stream.destroyed)
+      this[kOnClose]();
+    return !this.isClosed;
+  }
+}
+
+// The endpoint that is a net.Socket without TLS. The native side uses its handle.
+class SocketEndpoint extends Endpoint {
+  #directions;
+  #reader = null;
+  #writer = null;
+
+  constructor(native, splice, options) {
+    super(native, splice, options);
+    this.#directions = kDirections[options.direction];
+  }
+
+  get handle() {
+    return this.stream._handle;
+  }
+
+  check() {
+    const takeover = this.stream[kTakeover];
+    this.#checkOpen();
+    if (this.#directions & kIn && takeover?.writer)
+      throw new ERR_INVALID_STATE('Another splice writes to the stream');
+    if (this.#directions & kOut && takeover?.reader)
+      throw new ERR_INVALID_STATE('Another splice reads the stream');
+  }
+
+  #checkOpen() {
+    checkStream(this.stream);
+    if (this.#directions & kIn && this.stream.writableEnded)
+      throw new ERR_INVALID_STATE('The stream has been ended');
+  }
+
+  take() {
+    super.take();
+    if (this.#directions & kIn) {
+      this.#writer = new Writer(this.stream, this.splice, () => {
+        if (this.splice.state === 'running')
+          this.native.holdSink(false);
+      });
+    }
+    if (this.#directions & kOut)
+      this.#reader = new Reader(this.stream, this.splice);
+  }
+
+  begin() {
+    if (this.stream.destroyed || !this.stream._handle)
+      throw new ERR_STREAM_PREMATURE_CLOSE();
+    this.#checkOpen();
+    // What JavaScript has written to the stream goes before what the peer sends.
+    if (this.#writer?.isFlushed === false)
+      this.native.holdSink(true);
+    if (this.#reader !== null)
+      this.chunks = this.#reader.take();
+  }
+
+  shutdown(end) {
+    this.unguard();
+    if (end)
+      this.stream.end();
+  }
+
+  unguard() {
+    this.#writer?.unguard();
+  }
+
+  // Both directions at once: a stream that sees its own end may close itself, and the
+  // other direction with it.
+  giveBack() {
+    this.#reader?.detach();
+    this.#writer?.detach();
+    this.unguard();
+    Takeover.restartIdleTime(this.stream);
+    if (!this.#reader?.hasTaken)
+      return;
+    const chunks = this.chunks ?? [];
+    const bytes = chunks.length > 1 ? Buffer.concat(chunks) : chunks[0];
+    this.#reader.giveBack(bytes, () => {
+      // The splice has failed with the reason.
+      if (this.isDead)
+        this.stream.destroy();
+    });
+  }
+}
+
+function createEndpoint(native, splice, options) {
+  const { stream } = options;
+  return stream === undefined || stream.encrypted ?
+    new Endpoint(native, splice, options) : new SocketEndpoint(native, splice, options);
+}
+
+// Closes the argument of pipeToNative() when there is no splice that does it. Resolves
+// when it is closed, or that cannot be expected; never rejects.
+async function closeTarget(socket, target) {
+  if (typeof target === 'number' && isInt32(target) && target >= 0) {
+    // libuv has a handle for the descriptor of the socket itself.
+    if (socket instanceof net.Socket && socket._handle?.fd === target) {
+      target = socket;
+    } else {
+      try {
+        closeSync(target);
+      } catch {
+        // The descriptor had been closed before, or is closed in spite of the error.
+      }
+    }
+  }
+  if (!(target instanceof net.Socket))
+    return;
+  const { promise, resolve } = PromiseWithResolvers();
+  const splice = { [kOnEndpointClose]: resolve };
+  const endpoint = new Endpoint(null, splice, { stream: target, autoClose: true });
+  endpoint.closeNow();
+  const timer = setTimeout(resolve, kStopTimeout);
+  await promise;
+  clearTimeout(timer);
+  endpoint.unwatch();
+}
+
+// A TLSSocket is about to be made over a stream.
+function beforeWrap(stream) {
+  const takeover = stream[kTakeover];
+  if (takeover?.reader || takeover?.writer)
+    throw new ERR_INVALID_STATE('The socket is spliced');
+}
+
+// A TLSSocket has been made over a stream. `wrap` is the stream itself, or what makes a
+// stream of JavaScript look like a net.Socket.
+function afterWrap(stream, wrap) {
+  below.add(wrap === stream ? wrap._handle : stream);
+}
+
+module.exports = {
+  afterWrap, beforeWrap, checkSocket, closeTarget, createEndpoint, errorOf,
+  kDirections, kOnEndpointClose, kStopTimeout, openNative, validateOptions,
+};

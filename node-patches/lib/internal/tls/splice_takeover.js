@@ -1,0 +1,634 @@
+'use strict';
+
+// Takes a direction of a socket over from JavaScript, and gives it back. A TLSSocket,
+// and a net.Socket that is the endpoint of a splice, are treated alike: a Reader takes
+// the place of JavaScript in reading the socket, a Writer in writing to it, and a
+// Takeover is all that splices have to do with the socket. The words of the comments
+// are explained in internal/tls/splice.
+
+const {
+  ArrayPrototypeEvery, ArrayPrototypeFindIndex, ArrayPrototypeSlice,
+  FunctionPrototypeCall, MathMax, MathMin, ObjectDefineProperty,
+  ObjectGetOwnPropertyDescriptor, ObjectGetPrototypeOf, ReflectApply,
+  SafeArrayIterator, SafeSet, Symbol, TypedArrayPrototypeSet,
+} = primordials;
+
+const { Writable: { prototype: { write: writableWrite } } } = require('stream');
+const { Socket } = require('net');
+const { FastBuffer } = require('internal/buffer');
+const { clearTimeout, setTimeout } = require('timers');
+const { kTakeover } = require('internal/net');
+const { kTimeout } = require('internal/timers');
+const { isUint8Array } = require('internal/util/types');
+const { kBuffer, kBufferCb, kBufferGen } = require('internal/stream_base_commons');
+const { ErrnoException, codes: { ERR_INVALID_STATE } } = require('internal/errors');
+const { TLSSplice: NativeSplice } = internalBinding('tls_wrap');
+const { WriteWrap } = internalBinding('stream_wrap');
+const { getLibuvNow } = internalBinding('timers');
+const { UV_ENOBUFS } = internalBinding('uv');
+
+// On a chunk that a WriteGuard has written: the function to call when the Writable has
+// come to it.
+const kTurn = Symbol('kTurn');
+
+// On a TLSSplice, and in part on its endpoint: what their sockets tell and ask them.
+const kLastMove = Symbol('kLastMove');
+const kOnClose = Symbol('kOnClose');
+const kOnDestroy = Symbol('kOnDestroy');
+const kOnEmptyWrite = Symbol('kOnEmptyWrite');
+const kOnFinal = Symbol('kOnFinal');
+const kOnSecure = Symbol('kOnSecure');
+const kOnTLSError = Symbol('kOnTLSError');
+
+function ignore() {
+  return 0;
+}
+
+// Calls a function that runs code of the user. An exception of that code is reported as
+// uncaught and does not reach the splice.
+function guarded(callback) {
+  try {
+    return callback();
+  } catch (err) {
+    process.nextTick(() => { throw err; });
+  }
+}
+
+// All that splices have to do with one socket. There is none before the first splice
+// and after the last one. The socket's own methods call it, and tell it what happens,
+// since anybody can remove a listener.
+class Takeover {
+  reader = null;  // The Reader of the splice that reads the socket.
+  writer = null;  // The Writer of the splice that writes to it.
+  guard = null;   // The WriteGuard, which may outlive the Writer.
+  #socket;
+  #watchers = new SafeSet();
+  #idleTimer;     // Runs for the rest of the socket's idle time.
+
+  constructor(socket) {
+    this.#socket = socket;
+  }
+
+  // Returns the one of the socket, which is made if there is none.
+  static of(socket) {
+    socket[kTakeover] ??= new Takeover(socket);
+    return socket[kTakeover];
+  }
+
+  // Tells a splice or an endpoint from now on what happens to the socket.
+  static watch(socket, watcher) {
+    Takeover.of(socket).#watchers.add(watcher);
+  }
+
+  static unwatch(socket, watcher) {
+    const takeover = socket[kTakeover];
+    takeover?.#watchers.delete(watcher);
+    takeover?.removeIfUnused();
+  }
+
+  // The time that counts as idle starts over when JavaScript has the socket again.
+  static restartIdleTime(socket) {
+    clearTimeout(socket[kTakeover]?.#idleTimer);
+    if (!socket.destroyed)
+      socket._unrefTimer();
+  }
+
+  // A Reader or a Writer does not use the socket any more. Returns whether it did.
+  detach(user) {
+    const side = this.reader === user ? 'reader' : 'writer';
+    if (this[side] !== user)
+      return false;
+    this[side] = null;
+    return true;
+  }
+
+  removeIfUnused() {
+    if (this.#watchers.size === 0 && this.guard === null)
+      this.#socket[kTakeover] = undefined;
+  }
+
+  #tell(name, ...args) {
+    // A copy, since a splice that closes may start the next one.
+    for (const watcher of new SafeSet(this.#watchers))
+      guarded(() => watcher[name]?.(this.#socket, ...args));
+  }
+
+  // The socket is about to emit 'close'.
+  onClose() {
+    this.#tell(kOnClose);
+  }
+
+  // A TLSSocket has emitted 'secure'. `checks`: a client or a server should have
+  // verified the certificate of the peer by then.
+  onSecure(checks) {
+    const { secureConnecting, _requestCert, _rejectUnauthorized } = this.#socket;
+    this.#tell(kOnSecure, checks && secureConnecting && _requestCert && _rejectUnauthorized);
+  }
+
+  // TLS has failed, whether the socket is destroyed for that or not.
+  onTLSError(err) {
+    this.#tell(kOnTLSError, err);
+  }
+
+  // Called by socket._destroy().
+  beforeDestroy(err) {
+    this.#tell(kOnDestroy, err);
+    clearTimeout(this.#idleTimer);
+  }
+
+  // Called by socket._final(). Returns whether that has to wait: a TLSSocket ends when
+  // its splice has sent what it holds. Then _final() is called again.
+  beforeFinal(callback) {
+    const { writer } = this;
+    const socket = this.#socket;
+    if (!socket.encrypted || writer === null || writer.hasHeldFinal)
+      return false;
+    writer.hasHeldFinal = true;
+    const { _final } = Socket.prototype;
+    const unlessFailed = (next) => (err) => { err ? callback(err) : next(); };
+    writer.splice[kOnFinal](unlessFailed(() => flush(
+      socket, unlessFailed(() => FunctionPrototypeCall(_final, socket, callback)))));
+    return true;
+  }
+
+  // The idle time of the socket has passed as far as JavaScript can tell, which does
+  // not see the bytes that a splice moves. Emits 'timeout', now or when it has really
+  // passed. `reported`: when bytes had last moved at the 'timeout' before. Returns
+  // false if no splice reads the socket or writes to it.
+  onIdle(reported) {
+    clearTimeout(this.#idleTimer);
+    const { reader, writer } = this;
+    if (reader === null && writer === null)
+      return false;
+    const socket = this.#socket;
+    const { timeout, [kTimeout]: timer } = socket;
+    const begun = timer?._idleStart;
+    const isUnchanged = () => socket.timeout === timeout && timer?._idleStart === begun;
+    const last = MathMax(reader?.splice[kLastMove] ?? 0, writer?.splice[kLastMove] ?? 0);
+    const rest = last + timeout - getLibuvNow();
+    if (rest <= 0 && last !== reported) {
+      reported = last;
+      socket.emit('timeout');
+      // Another timer would keep a destroyed socket for as long again.
+      if (socket.destroyed || !isUnchanged())
+        return true;
+    }
+    this.#idleTimer = setTimeout(() => {
+      if (isUnchanged())
+        this.onIdle(reported);
+    }, rest > 0 ? rest : timeout);
+    this.#idleTimer.unref();
+    return true;
+  }
+}
+
+// Calls back once all ciphertext is written to the stream below a TLSSocket, with the
+// error or null. Writes of JavaScript wait for that by themselves, so that the shutdown
+// after them does not have to.
+function flush(socket, callback) {
+  const handle = socket._handle;
+  const onWritten = (status, err) => {
+    if (status === 0 && !socket.destroyed)
+      socket._unrefTimer();
+    callback(status < 0 ? new ErrnoException(status, 'write', err) : null);
+  };
+  const req = new WriteWrap();
+  req.handle = handle;
+  req.oncomplete = (status, handle, err) => onWritten(status, err);
+  const status = handle ? NativeSplice.flush(handle, req) : 0;
+  if (status <= 0)
+    onWritten(status);
+}
+
+function isEmpty(chunk) {
+  return chunk === '' || chunk?.length === 0;
+}
+
+// Returns the method that a guard stands in front of. `own` is the descriptor of the
+// property that the socket had before it was guarded; without one it is the method that
+// the prototypes of the socket have now.
+function methodBelow(socket, own, name) {
+  if (own === undefined)
+    return ObjectGetPrototypeOf(socket)[name];
+  return own.get ? FunctionPrototypeCall(own.get, socket) : own.value;
+}
+
+// Makes the methods of a guarded socket. The user can keep a method and call it after
+// the splice.
+const guardMakers = {
+  __proto__: null,
+  write: (own) => function write(chunk, ...args) {
+    // An empty write only lets TLS send its own messages, see renegotiate().
+    if (!isEmpty(chunk))
+      this[kTakeover]?.guard?.check();
+    return ReflectApply(methodBelow(this, own, 'write'), this, [chunk, ...args]);
+  },
+  end: (own) => function end(chunk, ...args) {
+    if (chunk != null && typeof chunk !== 'function' && !isEmpty(chunk))
+      this[kTakeover]?.guard?.check();
+    return ReflectApply(methodBelow(this, own, 'end'), this, [chunk, ...args]);
+  },
+  _write: (own) => function _write(chunk, encoding, callback) {
+    if (!this[kTakeover]?.guard?.onChunk(chunk, callback)) {
+      ReflectApply(methodBelow(this, own, '_write'), this, [chunk, encoding, callback]);
+    }
+  },
+  _writev: (own) => function _writev(chunks, callback) {
+    const writev = (chunks, callback) =>
+      ReflectApply(methodBelow(this, own, '_writev'), this, [chunks, callback]);
+    const guard = this[kTakeover]?.guard;
+    if (guard)
+      guard.onChunks(chunks, callback, writev);
+    else
+      writev(chunks, callback);
+  },
+};
+
+// The methods of a guarded socket that had no such methods of its own.
+const guardMethods = { __proto__: null };
+for (const name in guardMakers)
+  guardMethods[name] = guardMakers[name]();
+
+// Keeps JavaScript from writing to a socket while a splice does. What JavaScript has
+// written before the splice goes out before the bytes of the splice, and what it writes
+// afterwards goes out behind them. For that time the socket has write(), end(),
+// _write() and _writev() of its own: those of the prototypes belong to all sockets.
+class WriteGuard {
+  #socket;
+  #writer = null;  // The Writer that the socket is guarded for.
+  #marks = 0;      // How many chunks of the guard the Writable has yet to write.
+  #hasOuter = false;  // write() and end() are those of the guard.
+  #hasInner = false;  // _write() and _writev() are.
+  // For each method that the socket had of its own: the descriptor of the property, and
+  // the method that has replaced it.
+  #replaced = null;
+
+  constructor(socket) {
+    this.#socket = socket;
+  }
+
+  // Guards the socket. Returns true, or false if JavaScript has written something
+  // before that is still on its way; `onFlushed` is called when that is written.
+  take(writer, onFlushed) {
+    this.#writer = writer;
+    this.#hasOuter ||= this.#install('write', 'end');
+    this.#hasInner ||= this.#install('_write', '_writev');
+    const { length, corked, writing } = this.#socket._writableState;
+    if (length === 0 && corked === 0 && !writing)
+      return true;
+    this.#mark(0, (callback) => callback(), (err) => { if (!err) onFlushed(); });
+    return false;
+  }
+
+  // Undoes take(). The splice has written `unflushed` bytes that are still on their
+  // way: the next write of JavaScript waits for them.
+  giveBack(writer, unflushed) {
+    if (this.#writer !== writer)
+      return;
+    this.#writer = null;
+    const { destroyed, writableEnded, _writableState: state } = this.#socket;
+    if (destroyed) {
+      this.#marks = 0;
+    } else if (unflushed > 0 && !writableEnded && !state.errored) {
+      // Those bytes are not held back by cork() any more.
+      const { corked } = state;
+      for (let i = 0; i < corked; i++)
+        this.#socket.uncork();
+      this.#mark(unflushed, (callback) => flush(this.#socket, callback));
+      for (let i = 0; i < corked; i++)
+        this.#socket.cork();
+    }
+    this.#remove();
+  }
+
+  // Throws if JavaScript must not write.
+  check() {
+    if (this.#writer !== null)
+      throw new ERR_INVALID_STATE('A splice is writing to the socket');
+  }
+
+  // The Writable has come to a chunk. Returns false if the chunk is to be written.
+  onChunk(chunk, callback) {
+    const turn = chunk[kTurn];
+    if (turn !== undefined) {
+      this.#marks--;
+      if (this.#writer === null)
+        this.#remove();
+      turn(callback);
+      return true;
+    }
+    if (!this.#isRefusing)
+      return false;
+    if (isEmpty(chunk))
+      return this.#onEmpty(callback);
+    this.#refuse(callback);
+    return true;
+  }
+
+  // The Writable has come to several chunks. `writev` writes those that are to be
+  // written.
+  onChunks(chunks, callback, writev) {
+    const { length, allBuffers } = chunks;
+    const part = (from, to) => {
+      const part = ArrayPrototypeSlice(chunks, from, to);
+      part.allBuffers = allBuffers;
+      return part;
+    };
+    const goOnAt = (index) => (err) => {
+      if (err || index === length)
+        callback(err);
+      else
+        this.onChunks(part(index), callback, writev);
+    };
+    const mark = ArrayPrototypeFindIndex(chunks, ({ chunk }) => chunk[kTurn] !== undefined);
+    if (mark === 0) {
+      this.onChunk(chunks[0].chunk, goOnAt(1));
+    } else if (mark > 0) {
+      writev(part(0, mark), goOnAt(mark));
+    } else if (!this.#isRefusing) {
+      writev(chunks, callback);
+    } else if (!ArrayPrototypeEvery(chunks, ({ chunk }) => isEmpty(chunk))) {
+      this.#refuse(callback);
+    } else if (!this.#onEmpty(callback)) {
+      writev(chunks, callback);
+    }
+  }
+
+  // Invariant: all that JavaScript wrote before the splice is in front of the last
+  // mark. So chunks behind it are refused, and chunks in front of it are not.
+  get #isRefusing() {
+    return this.#writer !== null && this.#marks === 0;
+  }
+
+  #onEmpty(callback) {
+    if (!this.#writer.splice[kOnEmptyWrite](this.#socket))
+      return false;
+    callback();
+    return true;
+  }
+
+  // Refuses what was written by a write() that the user got before the socket was
+  // guarded. If that has not returned yet, it throws, and the Writable is as if it had
+  // not been called.
+  #refuse(callback) {
+    const state = this.#socket._writableState;
+    if (state.writing && state.sync && !state.bufferProcessing) {
+      state.pendingcb--;
+      state.length -= state.writelen;
+      state.writelen = 0;
+      state.writecb = null;
+      state.writing = false;
+      state.sync = false;
+      this.check();
+    }
+    try {
+      this.check();
+    } catch (err) {
+      callback(err);
+    }
+  }
+
+  // Writes a chunk that is empty but counts as `length` bytes. When the Writable has
+  // come to it, `turn` is called in place of _write().
+  #mark(length, turn, callback) {
+    const chunk = new FastBuffer();
+    ObjectDefineProperty(chunk, 'length', { __proto__: null, value: length });
+    chunk[kTurn] = turn;
+    this.#marks++;
+    // The write() of the socket or of a prototype may be the user's.
+    FunctionPrototypeCall(writableWrite, this.#socket, chunk, callback);
+  }
+
+  #install(...names) {
+    for (const name of new SafeArrayIterator(names)) {
+      const own = ObjectGetOwnPropertyDescriptor(this.#socket, name);
+      let method = guardMethods[name];
+      if (own !== undefined) {
+        if (!own.configurable)
+          continue;
+        method = guardMakers[name](own);
+        this.#replaced ??= { __proto__: null };
+        this.#replaced[name] = { own, method };
+      }
+      ObjectDefineProperty(this.#socket, name, {
+        __proto__: null, configurable: true, enumerable: false, value: method, writable: true,
+      });
+    }
+    return true;
+  }
+
+  // Takes the methods off the socket; _write() and _writev() only when no mark is left,
+  // since marks must not reach the handle of the socket.
+  #remove() {
+    if (this.#hasOuter) {
+      this.#hasOuter = false;
+      this.#uninstall('end');
+      this.#uninstall('write');
+    }
+    if (this.#hasInner && this.#marks === 0) {
+      this.#hasInner = false;
+      this.#uninstall('_writev');
+      this.#uninstall('_write');
+      const takeover = this.#socket[kTakeover];
+      takeover.guard = null;
+      takeover.removeIfUnused();
+    }
+  }
+
+  #uninstall(name) {
+    const replaced = this.#replaced?.[name];
+    delete this.#replaced?.[name];
+    const now = ObjectGetOwnPropertyDescriptor(this.#socket, name);
+    if (now === undefined || !now.configurable)
+      return;
+    if (now.value !== (replaced?.method ?? guardMethods[name])) {
+      // The user has set another method meanwhile. It stays, and does not show that
+      // there was one of the guard.
+      now.enumerable = replaced?.own.enumerable ?? true;
+      ObjectDefineProperty(this.#socket, name, { __proto__: null, ...now });
+    } else if (replaced !== undefined) {
+      ObjectDefineProperty(this.#socket, name, { __proto__: null, ...replaced.own });
+    } else {
+      delete this.#socket[name];
+    }
+  }
+}
+
+// Writes to a socket in the place of JavaScript, from its construction on. When the
+// socket is `isFlushed`, what JavaScript has written before is written; if that comes
+// later, `onFlushed` is called.
+class Writer {
+  splice;
+  isFlushed;
+  hasHeldFinal = false;  // The _final() of the socket has waited for the splice.
+  #socket;
+
+  constructor(socket, splice, onFlushed) {
+    this.#socket = socket;
+    this.splice = splice;
+    const takeover = Takeover.of(socket);
+    takeover.writer = this;
+    takeover.guard ??= new WriteGuard(socket);
+    this.isFlushed = takeover.guard.take(this, () => {
+      this.isFlushed = true;
+      onFlushed();
+    });
+  }
+
+  // Lets JavaScript write again, but no other splice yet. `unflushed` bytes that the
+  // splice has written are still on their way.
+  unguard(unflushed = 0) {
+    this.#socket[kTakeover]?.guard?.giveBack(this, unflushed);
+  }
+
+  // Lets other splices write. Returns false if that was done before.
+  detach() {
+    return this.#socket[kTakeover]?.detach(this);
+  }
+}
+
+// Reads a socket in the place of JavaScript, from take() on.
+class Reader {
+  splice;
+  hasTaken = false;
+  #socket;
+  #wasReading = true;  // JavaScript was reading the handle.
+  // JavaScript has read the end of the socket, but not the bytes before it, which the
+  // splice has taken.
+  #holdsEnd = false;
+
+  constructor(socket, splice) {
+    this.#socket = socket;
+    this.splice = splice;
+    Takeover.of(socket).reader = this;
+  }
+
+  // Stops JavaScript from reading. Returns what it has read and not consumed; the
+  // caller owns that.
+  take() {
+    const { _handle: handle, _readableState: state } = this.#socket;
+    this.hasTaken = true;
+    // The splice of a TLSSocket reads what is below its handle.
+    if (!this.#socket.encrypted) {
+      this.#wasReading = handle.reading;
+      handle.readStop();
+      handle.readStart = handle.readStop = ignore;
+    }
+    // JavaScript leaves a handle alone that it believes to be read, unless there is an
+    // `onread` buffer: then pause() and resume() act on the handle.
+    handle.reading ||= !this.#socket[kBuffer];
+    // Readable.read() would emit 'data'.
+    const chunks = ArrayPrototypeSlice(state.buffer, state.bufferIndex);
+    state.buffer.length = 0;
+    state.bufferIndex = 0;
+    state.length = 0;
+    // This is the state after a read() that has taken the last byte: 'readable' is
+    // emitted for the next byte, although nobody has called read().
+    state.emittedReadable = false;
+    state.needReadable = true;
+    if (state.ended && chunks.length > 0) {
+      state.ended = false;
+      this.#holdsEnd = true;
+    }
+    return chunks;
+  }
+
+  // Lets JavaScript see the end of the socket if take() has found one.
+  giveEnd() {
+    if (!this.#holdsEnd)
+      return;
+    this.#holdsEnd = false;
+    guarded(() => {
+      this.#socket.push(null);
+      this.#socket.read(0);
+    });
+  }
+
+  // Lets other splices read. Returns false if that was done before.
+  detach() {
+    return this.#socket[kTakeover]?.detach(this);
+  }
+
+  // Lets JavaScript read again: first `bytes`, if there are any. Its readers are called
+  // at once, since they may start the next splice, which takes what they have not
+  // consumed. After that `beforeReading` is called, and then the handle is read.
+  giveBack(bytes, beforeReading) {
+    const socket = this.#socket;
+    const { _handle: handle, _readableState: state } = socket;
+    if (socket.destroyed)
+      return;
+    let reading = false;  // Whether JavaScript wants to read.
+    if (handle) {
+      ({ reading } = handle);
+      delete handle.readStart;
+      delete handle.readStop;
+      handle.reading = false;
+    }
+    // A server with `pauseOnConnect` has made a socket that nobody has read yet.
+    if (!this.#wasReading && !state.reading && !socket.readableFlowing)
+      reading = false;
+    if (bytes !== undefined && !this.#give(bytes))
+      reading = false;
+    this.giveEnd();
+    beforeReading();
+    if (reading && !socket[kTakeover]?.reader?.hasTaken)
+      this.#resume();
+  }
+
+  // Hands bytes to the readers of the socket as if they had just arrived. Returns
+  // whether they want more.
+  #give(bytes) {
+    const socket = this.#socket;
+    if (!socket[kBuffer]) {
+      guarded(() => socket.push(bytes));
+      return true;
+    }
+    // The `onread` option of net.connect(), see onStreamRead() in
+    // internal/stream_base_commons.
+    let more = true;
+    for (let offset = 0; offset < bytes.length && !socket.destroyed;) {
+      const buffer = socket[kBuffer];
+      let n = bytes.length - offset;
+      // The socket has `true` in its place before it has asked for the first buffer.
+      if (isUint8Array(buffer)) {
+        n = MathMin(buffer.length, n);
+        if (n === 0) {
+          socket.destroy(new ErrnoException(UV_ENOBUFS, 'read'));
+          break;
+        }
+        TypedArrayPrototypeSet(buffer, bytes.subarray(offset, offset + n));
+      }
+      offset += n;
+      guarded(() => {
+        if (socket[kBufferCb](n, buffer) === false)
+          more = false;
+        const next = socket[kBufferGen]?.();
+        if (isUint8Array(next))
+          socket[kBuffer] = next;
+      });
+    }
+    return more;
+  }
+
+  #resume() {
+    const socket = this.#socket;
+    const handle = socket._handle;
+    if (socket.destroyed || !handle || socket.readableEnded)
+      return;
+    // This emits 'end' if nothing else is left, and reads on if there is room.
+    guarded(() => socket.read(0));
+    // The Readable does not ask again for what it has asked for before the splice.
+    if (socket._handle === handle && !handle.reading &&
+        socket._readableState.reading && !socket._readableState.ended) {
+      handle.reading = true;
+      const err = handle.readStart();
+      if (err)
+        socket.destroy(new ErrnoException(err, 'read'));
+    }
+  }
+}
+
+module.exports = {
+  Reader, Takeover, Writer, guarded,
+  kLastMove, kOnClose, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnSecure, kOnTLSError,
+};
