@@ -678,6 +678,7 @@ impl Lifecycle {
                     | Outbound::Stopped
                     | Outbound::Cut
                     | Outbound::Over
+                    | Outbound::Failed
             )
     }
 

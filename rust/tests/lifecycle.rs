@@ -90,6 +90,8 @@ struct World {
     lower_errors: u8,
     ends: u8,
     has_failed: bool,
+    /// The directions whose endpoint has failed, until they are stopped or given back.
+    endpoint_failed: [bool; 2],
     // What there was to be told.
     saw_write_error: bool,
 }
@@ -191,6 +193,7 @@ impl World {
             lower_errors: 0,
             ends: 0,
             has_failed: false,
+            endpoint_failed: [false; 2],
             saw_write_error: false,
         }
     }
@@ -276,7 +279,9 @@ impl World {
         if !self.taken[0] {
             self.javascript_decrypts();
         } else if self.life.moves_inbound() {
+            assert!(!self.endpoint_failed[0], "the inbound pump is run after its sink has failed");
             let (delivery, cleartext) = self.deliver();
+            self.endpoint_failed[0] = delivery == Delivery::Failed;
             self.feed(Input::Delivered(delivery, cleartext));
         }
     }
@@ -317,7 +322,9 @@ impl World {
         if self.is_gone || !self.life.can_send() {
             return;
         }
+        assert!(!self.endpoint_failed[1], "the outbound pump is run after its source has failed");
         let sending = self.send();
+        self.endpoint_failed[1] = sending == Sending::SourceFailed;
         self.feed(Input::Sent(sending));
     }
 
@@ -467,6 +474,7 @@ impl World {
                     return false;
                 }
                 self.stopped[i] = true;
+                self.endpoint_failed[i] = false;
                 self.feed(Input::Stop(direction));
             }
             Event::StopAll => {
@@ -474,6 +482,7 @@ impl World {
                 if !all || self.is_gone || self.stopped != [false; 2] {
                     return false;
                 }
+                self.endpoint_failed = [false; 2];
                 for direction in BOTH {
                     if self.taken[index(direction)] {
                         self.stopped[index(direction)] = true;
@@ -487,6 +496,7 @@ impl World {
                     return false;
                 }
                 self.taken[i] = false;
+                self.endpoint_failed[i] = false;
                 if i == 0 {
                     self.held = 0;
                     self.resume_is_due = true;
@@ -530,6 +540,10 @@ impl World {
         assert!(self.tls_errors <= 1, "an error of SSL_read is told twice");
         assert!(self.lower_errors <= 2, "an error of the stream below is told twice");
         assert!(self.ends <= 2);
+        if self.endpoint_failed != [false; 2] && !self.is_gone {
+            let failed = outcome::ENDPOINT_FAILED | outcome::TLS_FAILED;
+            assert!(self.outcome() & failed != 0, "a failure of the endpoint is lost");
+        }
         if self.life.waits_for_sink() {
             assert!(self.held > 0, "the sink is waited for with nothing to deliver");
         }

@@ -65,6 +65,33 @@ bool IsLibuvStream(StreamBase* stream) {
   }
 }
 
+// For Debug().
+const char* EventName(uint32_t event) {
+  switch (event) {
+#define V(name)                                                                \
+  case TLS_SPLICE_ON_##name:                                                   \
+    return #name;
+    V(TURN)
+    V(LOWER_READ)
+    V(LOWER_EOF)
+    V(LOWER_READ_FAILED)
+    V(LOWER_WRITE_FAILED)
+    V(LOWER_DRAINED)
+    V(SINK_READY)
+    V(SOURCE_READY)
+    V(SOURCE_GAVE)
+    V(LEAVE_SOURCE)
+    V(DECRYPT)
+    V(CYCLED)
+    V(STOP)
+    V(RELEASE)
+    V(RESUME)
+    V(GONE)
+#undef V
+  }
+  return "unknown";
+}
+
 }  // namespace
 
 TLSSplice::TLSSplice(Environment* env, Local<Object> object)
@@ -739,6 +766,14 @@ tls_splice_actions TLSSplice::Tell(uint32_t event,
   const int result =
       tls_splice_on(pump_, event, value, ssl.get(), &actions);
   depth_--;
+  Debug(this,
+        "%s %d: orders 0x%x, SSL_read %d, lower error %d; outcome 0x%x",
+        EventName(event),
+        value,
+        actions.orders,
+        actions.ssl_ret,
+        actions.lower_error,
+        GetPumpState().outcome);
   Check(result);
   if (IsHandleClosing()) FreePump();
   return actions;
