@@ -111,7 +111,8 @@
 // `tls_splice_take_undelivered` has given.
 #define TLS_SPLICE_ON_RELEASE 13
 
-// Event: JavaScript has had a turn of the loop to read what it was given back.
+// Event: JavaScript has had a turn of the loop to read what it was given back. The value
+// is not 0 if JavaScript has been told of the end of what the peer sends.
 #define TLS_SPLICE_ON_RESUME 14
 
 // Event: the `SSL` or the stream below is about to be freed.
@@ -138,6 +139,9 @@
 
 // Action: JavaScript is to be told of the end of the stream below.
 #define TLS_SPLICE_ACTION_LOWER_EOF 64
+
+// Action: tell JavaScript that a write to the stream below has failed with `lower_error`.
+#define TLS_SPLICE_ACTION_LOWER_WRITE_FAILED 128
 
 // What the stream below is to do: stay as it is.
 #define TLS_SPLICE_READING_AS_IT_IS 0
@@ -275,6 +279,11 @@ struct tls_splice_state {
   // The inbound direction was given back, and JavaScript is still to be told of an
   // error or end behind the bytes that it was given.
   bool owes;
+  // Whether a write to the stream below has failed, be it reported yet or not.
+  bool has_write_failed;
+  // The libuv error code of the write to the stream below with which the connection
+  // has failed, or 0.
+  int write_error;
 };
 
 // `struct tls_splice_stats`: plain counters, in bytes unless said otherwise.
@@ -438,7 +447,7 @@ int tls_splice_start(struct tls_splice *splice,
                      const struct tls_splice *before);
 
 // Tells the splice what has happened (`TLS_SPLICE_ON_*`). `value` is what goes with the
-// event; for a turn, a readable source, ciphertext and a stop it is whether the stream
+// event; for TLS_SPLICE_ON_CYCLED, a readable source, ciphertext and a stop it is whether the stream
 // below takes no write now. The splice moves what can be moved, and says
 // in `*actions` what is to be done. Inside of a call on `splice`, which a callback
 // of OpenSSL has left, the event is dealt with when that call returns, and there is

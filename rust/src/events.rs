@@ -79,8 +79,9 @@ pub enum Event {
     Stop,
     /// The direction goes back to JavaScript.
     Release(Direction),
-    /// JavaScript has had a turn to read what it was given back.
-    Resume,
+    /// JavaScript has had a turn to read what it was given back. `has_ended`: it has been
+    /// told of the end of what the peer sends.
+    Resume { has_ended: bool },
     /// The session or the stream below is about to be freed.
     Gone,
 }
@@ -186,7 +187,7 @@ impl Call<'_> {
             Event::SourceReady => self.connection.step(Input::SourceReady),
             Event::SourceGave => self.connection.step(Input::SourceGave),
             Event::Cycled => self.cycled(),
-            Event::Resume => self.connection.step(Input::Resume),
+            Event::Resume { has_ended } => self.connection.step(Input::Resume { has_ended }),
             Event::Gone => self.connection.step(Input::Gone),
         };
         // SAFETY: by the contract above.
@@ -225,7 +226,7 @@ impl Call<'_> {
     unsafe fn decrypt(&mut self) {
         let lifecycle = self.connection.lifecycle();
         if lifecycle.owes() && lifecycle.holds_tls_error() {
-            let orders = self.connection.step(Input::Resume);
+            let orders = self.connection.step(Input::Resume { has_ended: false });
             // SAFETY: passed on.
             return unsafe { self.carry_out(orders) };
         }
@@ -251,11 +252,8 @@ impl Call<'_> {
             InboundStep::Failed(_) => Delivery::Failed,
             InboundStep::Stopped | InboundStep::Cancelled => return,
         };
-        self.actions.deliver = delivery == Delivery::Blocked
-            && self.splice.is_endpoint_of_caller();
-        let orders = self
-            .connection
-            .step(Input::Delivered(delivery, cleartext));
+        self.actions.deliver = delivery == Delivery::Blocked && self.splice.is_endpoint_of_caller();
+        let orders = self.connection.step(Input::Delivered(delivery, cleartext));
         // SAFETY: passed on.
         unsafe { self.carry_out(orders) };
     }

@@ -479,7 +479,8 @@ pub const TLS_SPLICE_ON_STOP: u32 = 12;
 /// Event: the direction that is the value goes back to JavaScript, with what
 /// `tls_splice_take_undelivered` has given.
 pub const TLS_SPLICE_ON_RELEASE: u32 = 13;
-/// Event: JavaScript has had a turn of the loop to read what it was given back.
+/// Event: JavaScript has had a turn of the loop to read what it was given back. The value
+/// is not 0 if JavaScript has been told of the end of what the peer sends.
 pub const TLS_SPLICE_ON_RESUME: u32 = 14;
 /// Event: the `SSL` or the stream below is about to be freed.
 pub const TLS_SPLICE_ON_GONE: u32 = 15;
@@ -499,6 +500,8 @@ pub const TLS_SPLICE_ACTION_DELIVER: u32 = 16;
 pub const TLS_SPLICE_ACTION_CLOSE_NOTIFY: u32 = 32;
 /// Action: JavaScript is to be told of the end of the stream below.
 pub const TLS_SPLICE_ACTION_LOWER_EOF: u32 = 64;
+/// Action: tell JavaScript that a write to the stream below has failed with `lower_error`.
+pub const TLS_SPLICE_ACTION_LOWER_WRITE_FAILED: u32 = 128;
 
 /// What the stream below is to do: stay as it is.
 pub const TLS_SPLICE_READING_AS_IT_IS: u32 = 0;
@@ -537,6 +540,11 @@ pub struct tls_splice_state {
     /// The inbound direction was given back, and JavaScript is still to be told of an
     /// error or end behind the bytes that it was given.
     pub owes: bool,
+    /// Whether a write to the stream below has failed, be it reported yet or not.
+    pub has_write_failed: bool,
+    /// The libuv error code of the write to the stream below with which the connection
+    /// has failed, or 0.
+    pub write_error: c_int,
 }
 
 /// Outcome: everything is delivered, and JavaScript has been told of the end.
@@ -577,7 +585,9 @@ fn event_of(event: u32, value: c_int) -> Option<Event> {
             TLS_SPLICE_ENCRYPT => Direction::Outbound,
             _ => return None,
         }),
-        TLS_SPLICE_ON_RESUME => Event::Resume,
+        TLS_SPLICE_ON_RESUME => Event::Resume {
+            has_ended: value != 0,
+        },
         TLS_SPLICE_ON_GONE => Event::Gone,
         _ => return None,
     })
@@ -634,6 +644,10 @@ pub unsafe extern "C" fn tls_splice_on(
         (
             given.lower_end == Some(LowerEnd::Eof),
             TLS_SPLICE_ACTION_LOWER_EOF,
+        ),
+        (
+            matches!(given.lower_end, Some(LowerEnd::WriteFailed(_))),
+            TLS_SPLICE_ACTION_LOWER_WRITE_FAILED,
         ),
     ] {
         if is_ordered {

@@ -142,10 +142,11 @@ impl tls_splice {
     fn keep_outcome(&self, direction: Direction) {
         if self.has(direction).replace(false) {
             let outcome = self.connection().lifecycle().outcome(direction);
-            let finished = outcome & (outcome::INBOUND_OVER
-                | outcome::INBOUND_STOPPED
-                | outcome::OUTBOUND_OVER
-                | outcome::OUTBOUND_STOPPED);
+            let finished = outcome
+                & (outcome::INBOUND_OVER
+                    | outcome::INBOUND_STOPPED
+                    | outcome::OUTBOUND_OVER
+                    | outcome::OUTBOUND_STOPPED);
             self.finished.set(self.finished.get() | finished);
         }
     }
@@ -173,6 +174,8 @@ impl tls_splice {
             holds_tls_error: lifecycle.holds_tls_error(),
             holds_lower_end: lifecycle.holds_lower_end(),
             owes: lifecycle.owes(),
+            has_write_failed: lifecycle.has_write_failed(),
+            write_error: lifecycle.write_error().unwrap_or(0),
         }
     }
 

@@ -130,8 +130,9 @@ pub enum Input {
     /// The direction goes back to JavaScript, which has been given the bytes that were
     /// not delivered.
     Release(Direction),
-    /// JavaScript has had a turn of the loop to read what it was given back.
-    Resume,
+    /// JavaScript has had a turn of the loop to read what it was given back. `has_ended`:
+    /// it has been told of the end of what the peer sends.
+    Resume { has_ended: bool },
     /// The `SSL` or the stream below is about to be freed.
     Gone,
     /// A pump has panicked.
@@ -334,7 +335,7 @@ impl Lifecycle {
             Input::Sent(sending) => self.sent(sending),
             Input::Stop(direction) => self.stop(direction),
             Input::Release(direction) => self.release(direction),
-            Input::Resume => self.resume(),
+            Input::Resume { has_ended } => self.resume(has_ended),
             Input::Gone => self.gone(),
             Input::Panicked => self.panicked(),
         };
@@ -492,7 +493,8 @@ impl Lifecycle {
     fn cycled(&mut self) -> Orders {
         let orders = self.end_inbound();
         Orders {
-            encrypt: self.can_send() && !matches!(self.outbound, Outbound::Waiting | Outbound::Full),
+            encrypt: self.can_send()
+                && !matches!(self.outbound, Outbound::Waiting | Outbound::Full),
             ..orders
         }
     }
@@ -567,17 +569,19 @@ impl Lifecycle {
     fn stop(&mut self, direction: Direction) -> Orders {
         match direction {
             Direction::Inbound => {
-                if !matches!(self.inbound, Inbound::JavaScript | Inbound::Over | Inbound::Cut) {
+                if !matches!(
+                    self.inbound,
+                    Inbound::JavaScript | Inbound::Over | Inbound::Cut
+                ) {
                     self.inbound = Inbound::Stopped;
                 }
                 Orders::NONE
             }
             Direction::Outbound => {
                 self.outbound = match self.outbound {
-                    finished @ (Outbound::JavaScript
-                    | Outbound::Over
-                    | Outbound::Cut
-                    | Outbound::Stopped) => finished,
+                    finished @ (Outbound::JavaScript | Outbound::Over) => finished,
+                    // Why nothing can be sent is JavaScript's to hear of now.
+                    Outbound::Cut | Outbound::Stopped => Outbound::Stopped,
                     Outbound::StoppingWantsRead | Outbound::WantsRead => {
                         Outbound::StoppingWantsRead
                     }
@@ -599,7 +603,7 @@ impl Lifecycle {
         Orders::NONE
     }
 
-    fn resume(&mut self) -> Orders {
+    fn resume(&mut self, has_ended: bool) -> Orders {
         // Another splice has taken the direction over, and what is owed with it.
         if self.inbound != Inbound::JavaScript || self.connection != Connection::Alive {
             return Orders::NONE;
@@ -607,8 +611,22 @@ impl Lifecycle {
         if self.cleartext == Cleartext::Failed {
             return self.hand_over_tls_error();
         }
-        self.held = self.held.or(self.write_failure);
-        self.hand_over_lower_end()
+        // Rule 4. It does not hide that a write has failed.
+        if has_ended || self.cleartext == Cleartext::CloseNotify {
+            self.held = None;
+        }
+        match self.write_failure {
+            None => self.hand_over_lower_end(),
+            Some(end) => {
+                self.held = None;
+                self.fail();
+                match self.outbound {
+                    // A splice that still sends reports it.
+                    Outbound::Cut => Orders::NONE,
+                    _ => Orders::hand_over(HandOver::LowerEnd(end)),
+                }
+            }
+        }
     }
 
     fn gone(&mut self) -> Orders {
@@ -742,6 +760,19 @@ impl Lifecycle {
         self.held.is_some() || self.write_failure.is_some()
     }
 
+    /// Whether a write to the stream below has failed.
+    pub fn has_write_failed(&self) -> bool {
+        self.write_failure.is_some()
+    }
+
+    /// The libuv error code of the write with which the connection has failed.
+    pub fn write_error(&self) -> Option<c_int> {
+        match (self.connection, self.write_failure) {
+            (Connection::Failed, Some(LowerEnd::WriteFailed(status))) => Some(status),
+            _ => None,
+        }
+    }
+
     /// What has become of the direction, as bits of [`outcome`].
     pub fn outcome(&self, direction: Direction) -> u32 {
         let (own, is_finished) = match direction {
@@ -776,8 +807,8 @@ impl Lifecycle {
     }
 
     fn is_failing(&self) -> bool {
-        let has_failed_below = self.write_failure.is_some()
-            || matches!(self.held, Some(LowerEnd::ReadFailed(_)));
+        let has_failed_below =
+            self.write_failure.is_some() || matches!(self.held, Some(LowerEnd::ReadFailed(_)));
         has_failed_below || self.cleartext == Cleartext::Failed
     }
 }

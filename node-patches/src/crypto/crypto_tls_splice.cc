@@ -195,10 +195,10 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   TLSWrap::Splice*& slot = direction == TLS_SPLICE_DECRYPT
                                ? tls_wrap->splice_in_
                                : tls_wrap->splice_out_;
-  TLSSplice* before = static_cast<TLSSplice*>(
-      slot != nullptr ? slot
-                      : direction == TLS_SPLICE_DECRYPT ? tls_wrap->splice_out_
-                                                        : tls_wrap->splice_in_);
+  TLSSplice* before = static_cast<TLSSplice*>(slot != nullptr ? slot
+                                              : direction == TLS_SPLICE_DECRYPT
+                                                  ? tls_wrap->splice_out_
+                                                  : tls_wrap->splice_in_);
   // One that has given the direction back has it in name only.
   const bool is_taken = slot != nullptr && !before->resuming_;
   if (splice->IsHandleClosing() || !tls_wrap->ssl_ || is_taken ||
@@ -209,11 +209,10 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   // The pump takes no other call inside of one.
   CHECK_EQ(splice->depth_, 0);
   Environment* env = splice->env();
-  splice->Check(tls_splice_start(splice->pump_,
-                                 direction,
-                                 before != nullptr && before != splice
-                                     ? before->pump_
-                                     : nullptr));
+  splice->Check(tls_splice_start(
+      splice->pump_,
+      direction,
+      before != nullptr && before != splice ? before->pump_ : nullptr));
   Local<Array> chunks = args[2].As<Array>();
   for (uint32_t i = 0; i < chunks->Length(); i++) {
     Local<Value> chunk;
@@ -239,6 +238,12 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   splice->spliced_ |= direction;
   slot = splice;
   splice->last_activity_ = env->GetNowUint64();
+  // The new splice has taken over what the one before still had to tell.
+  if (direction == TLS_SPLICE_DECRYPT && before != nullptr &&
+      before != splice) {
+    before->resuming_.reset();
+    if (before->IsHandleClosing()) before->FreePump();
+  }
   // JS has seen it.
   if (direction == TLS_SPLICE_DECRYPT && tls_wrap->eof_)
     splice->Tell(TLS_SPLICE_ON_LOWER_EOF);
@@ -319,16 +324,6 @@ void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
       [strong_ref](Environment* env) { strong_ref->ResumeNow(); });
 }
 
-// settle(tlsWrap): what resume() has left for later comes now, before JS looks
-// at what it has read, and another splice takes that over.
-void TLSSplice::Settle(const FunctionCallbackInfo<Value>& args) {
-  CHECK(args[0]->IsObject());
-  TLSWrap* tls_wrap;
-  ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
-  if (tls_wrap->splice_in_ != nullptr)
-    static_cast<TLSSplice*>(tls_wrap->splice_in_)->ResumeNow();
-}
-
 void TLSSplice::ResumeNow() {
   if (!resuming_) return;
   BaseObjectPtr<TLSSplice> strong_ref{this};
@@ -350,9 +345,8 @@ void TLSSplice::ResumeNow() {
     tls_wrap->Cycle();
   }
   // Another splice may have taken over what is left.
-  const bool is_over =
-      resuming_ &&
-      (tls_wrap->splice_in_ == nullptr || tls_wrap->splice_in_ == this);
+  const bool is_over = resuming_ && (tls_wrap->splice_in_ == nullptr ||
+                                     tls_wrap->splice_in_ == this);
   LeaveResuming();
   if (is_over && tls_wrap->ssl_) {
     // What JS has asked of the TLSWrap in between had no effect.
@@ -364,9 +358,16 @@ void TLSSplice::ResumeNow() {
         reading->IsTrue()) {
       tls_wrap->ReadStart();
     }
-    const int nread =
-        LowerEnd(Tell(TLS_SPLICE_ON_RESUME, 0, tls_wrap.get()));
-    if (nread != 0) tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
+    const tls_splice_actions actions =
+        Tell(TLS_SPLICE_ON_RESUME, tls_wrap->eof_, tls_wrap.get());
+    if ((actions.orders & TLS_SPLICE_ACTION_LOWER_WRITE_FAILED) != 0) {
+      Local<Value> err = Integer::New(env()->isolate(), actions.lower_error);
+      MakeCallback(env()->onerror_string(), 1, &err);
+    } else if (const int nread = LowerEnd(actions); nread != 0) {
+      tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
+    }
+    if (tls_wrap->splice_out_ != nullptr)
+      static_cast<TLSSplice*>(tls_wrap->splice_out_)->NotifyOfChange();
   }
   if (IsHandleClosing()) FreePump();
 }
@@ -444,8 +445,7 @@ void TLSSplice::WaitForFlush(const FunctionCallbackInfo<Value>& args) {
   // A splice of the other direction reports the failure once its endpoint has
   // what came before. `req` completes with that.
   const TLSSplice* in = static_cast<TLSSplice*>(tls_wrap->splice_in_);
-  const bool is_held =
-      in != nullptr && in->GetPumpState().holds_lower_end;
+  const bool is_held = in != nullptr && in->GetPumpState().holds_lower_end;
   if (tls_wrap->write_error_ != 0 && !is_held)
     return args.GetReturnValue().Set(tls_wrap->write_error_);
   tls_wrap->current_write_.reset(
@@ -516,9 +516,7 @@ void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
   if (found == TLS_SPLICE_EPANIC) return;
   // A write that has failed, and waits to be reported, is not why the endpoint
   // has failed meanwhile.
-  int err = (splice->GetPumpState().outcome & kTLSFailed) != 0
-                ? splice->write_error_
-                : 0;
+  int err = splice->GetPumpState().write_error;
   bool is_write = true;
   if (err == 0 && found == TLS_SPLICE_OK) {
     if (failure.is_tls) {
@@ -650,10 +648,15 @@ uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
 void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
+  // As TLSWrap ignores what follows the end of the cleartext, so does a splice
+  // that only sends.
+  if (nread < 0 && tls_wrap->eof_ && (spliced_ & TLS_SPLICE_DECRYPT) == 0)
+    return previous_listener_->OnStreamRead(nread, buf);
   // read(2) can fail with that, too.
   const bool had_no_room = nread == UV_ENOBUFS && buf.len == 0;
   const bool is_ours = (spliced_ & TLS_SPLICE_DECRYPT) != 0;
-  if (!is_ours && (nread >= 0 || had_no_room || tls_wrap->splice_in_ != nullptr)) {
+  if (!is_ours &&
+      (nread >= 0 || had_no_room || tls_wrap->splice_in_ != nullptr)) {
     previous_listener_->OnStreamRead(nread, buf);
   } else if (had_no_room) {
     // Enough for this turn; libuv goes on in the next. Otherwise this is before
@@ -689,8 +692,7 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
       SetReading(false);
     }
   }
-  if (spliced_ != 0 && nread > 0)
-    On(TLS_SPLICE_ON_LOWER_READ, IsLowerBusy());
+  if (spliced_ != 0 && nread > 0) On(TLS_SPLICE_ON_LOWER_READ, IsLowerBusy());
 }
 
 void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
@@ -723,12 +725,6 @@ void TLSSplice::OnDrain() {
 
 void TLSSplice::FailTLS(int err) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
-  BaseObjectPtr<TLSSplice> in{
-      static_cast<TLSSplice*>(tls_wrap_->splice_in_)};
-  for (TLSSplice* splice : {this, in.get()}) {
-    if (splice != nullptr && splice->write_error_ == 0)
-      splice->write_error_ = err;
-  }
   On(TLS_SPLICE_ON_LOWER_WRITE_FAILED, err);
 }
 
@@ -757,14 +753,15 @@ void TLSSplice::On(uint32_t event, int value) {
 tls_splice_actions TLSSplice::Tell(uint32_t event,
                                    int value,
                                    TLSWrap* tls_wrap) {
-  tls_splice_actions actions{
-      .struct_size = sizeof(actions), .orders = 0, .ssl_ret = 1, .lower_error = 0};
+  tls_splice_actions actions{.struct_size = sizeof(actions),
+                             .orders = 0,
+                             .ssl_ret = 1,
+                             .lower_error = 0};
   if (tls_wrap == nullptr) tls_wrap = tls_wrap_.get();
   if (pump_ == nullptr || !tls_wrap->ssl_) return actions;
   SSLPointer ssl = KeepAlive(tls_wrap->ssl_);
   depth_++;
-  const int result =
-      tls_splice_on(pump_, event, value, ssl.get(), &actions);
+  const int result = tls_splice_on(pump_, event, value, ssl.get(), &actions);
   depth_--;
   Debug(this,
         "%s %d: orders 0x%x, SSL_read %d, lower error %d; outcome 0x%x",
@@ -779,14 +776,14 @@ tls_splice_actions TLSSplice::Tell(uint32_t event,
   return actions;
 }
 
-// Carries out the orders, in the order of their bits. Each may run JS, which may
-// end the splice.
+// Carries out the orders, in the order of their bits. Each may run JS, which
+// may end the splice.
 void TLSSplice::Apply(const tls_splice_actions& actions) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
   if (spliced_ != 0 && depth_ == 0) CountBytes();
   // A write that was not the splice's, and of which JS does not hear either.
   if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0 && depth_ == 0 &&
-      tls_wrap_->write_error_ != 0 && write_error_ == 0) {
+      tls_wrap_->write_error_ != 0 && !GetPumpState().has_write_failed) {
     FailTLS(tls_wrap_->write_error_);
   }
   if ((actions.orders & TLS_SPLICE_ACTION_FLUSH) != 0) Flush();
@@ -794,7 +791,8 @@ void TLSSplice::Apply(const tls_splice_actions& actions) {
   if (const int nread = LowerEnd(actions); nread != 0) HandOver(nread);
   if (spliced_ == 0) return NotifyOfChange();
   if ((actions.orders & TLS_SPLICE_ACTION_NEXT_TURN) != 0) ScheduleTurn();
-  for (TLSWrap::Splice* other : {tls_wrap_->splice_in_, tls_wrap_->splice_out_}) {
+  for (TLSWrap::Splice* other :
+       {tls_wrap_->splice_in_, tls_wrap_->splice_out_}) {
     if (other == nullptr || other == this) continue;
     TLSSplice* splice = static_cast<TLSSplice*>(other);
     if ((actions.orders & TLS_SPLICE_ACTION_WAKE_OTHER) != 0)
@@ -1060,7 +1058,6 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   SetMethodNoSideEffect(isolate, t, "accessMode", AccessMode);
   SetMethodNoSideEffect(isolate, t, "unflushed", Unflushed);
   SetMethod(isolate, t, "flush", WaitForFlush);
-  SetMethod(isolate, t, "settle", Settle);
   SetConstructorFunction(context, target, "TLSSplice", t);
 
   Local<Object> constants = Object::New(isolate);
@@ -1133,7 +1130,6 @@ void TLSSplice::RegisterExternalReferences(
   registry->Register(AccessMode);
   registry->Register(Unflushed);
   registry->Register(WaitForFlush);
-  registry->Register(Settle);
   registry->Register(ReadStats);
   registry->Register(GetState);
   registry->Register(GetFailure);

@@ -161,7 +161,6 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   static void AccessMode(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Unflushed(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void WaitForFlush(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void Settle(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void ReadStats(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void GetState(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void GetFailure(const v8::FunctionCallbackInfo<v8::Value>& args);
@@ -279,15 +278,13 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   bool notify_scheduled_ = false;
   // JS has seen the peer's close_notify, which the pump may not have read.
   bool has_close_notify_ = false;
-  // The TLSWrap that JS has again, until JS has had a turn to read what release()
-  // returned.
+  // The TLSWrap that JS has again, until JS has had a turn to read what
+  // release() returned.
   BaseObjectPtr<TLSWrap> resuming_;
   // What has been counted in the TLSWrap's bytesRead and bytesWritten.
   uint64_t counted_in_ = 0;
   uint64_t counted_out_ = 0;
   uint64_t last_activity_ = 0;
-  // Why writing to the stream below has failed, or 0.
-  int write_error_ = 0;
 };
 
 }  // namespace crypto

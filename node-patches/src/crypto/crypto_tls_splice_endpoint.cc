@@ -33,8 +33,7 @@ void TLSSplice::UpdateInterest() {
   if (file_) return BeginTransfers(events);
   if (endpoint_) return endpoint_->SetReading((events & UV_READABLE) != 0);
   if (joined_) {
-    if ((events & UV_READABLE) != 0 ||
-        (GetPumpState().outcome & kOutOver) != 0)
+    if ((events & UV_READABLE) != 0 || (GetPumpState().outcome & kOutOver) != 0)
       WakePeer();
     return;
   }

@@ -46,6 +46,7 @@ const {
   kDirections, kOnEndpointClose, kStopTimeout, openNative, validateOptions,
 } = require('internal/tls/splice_endpoint');
 const {
+  ConnResetException,
   ErrnoException,
   codes: {
     ERR_FEATURE_UNAVAILABLE_ON_PLATFORM, ERR_ILLEGAL_CONSTRUCTOR,
@@ -207,6 +208,8 @@ class TLSSplice extends EventEmitter {
     this.#signal = options.signal;
     this.#endpoint = createEndpoint(native, this, options);
     native.onchange = () => this.#update();
+    // A write of the splice has failed, and the socket is JavaScript's again.
+    native.onerror = (err) => this.#socket.destroy(new ErrnoException(err, 'write'));
     const { stream } = options;
     if (stream?.encrypted) {
       const direction = kMirrored[options.direction];
@@ -371,6 +374,9 @@ class TLSSplice extends EventEmitter {
           this.#failTLS();
       });
     }
+    const { _parent: below } = this.#socket;
+    if (below?.encrypted)
+      forEachLayer(below, (layer) => this.#failIfLayerFailed(layer));
     // Much may have changed during the handshake.
     if (this.#directions & kIn && this.#socket.readableEncoding !== null) {
       const err = new ERR_INVALID_STATE('setEncoding() has been called on the socket');
@@ -394,11 +400,6 @@ class TLSSplice extends EventEmitter {
 
   #beginIn() {
     const socket = this.#socket;
-    // A splice that has stopped in this turn of the event loop may have left something
-    // for later. It is emitted now, as 'data' or as an error.
-    guarded(() => NativeSplice.settle(socket._handle));
-    if (this.#state !== 'running')
-      return;
     const chunks = this.#reader.take();
     if (!this.#native.start(socket._handle, kIn, chunks, this.#endpoint.handle))
       return this.#fail(new ERR_SOCKET_CLOSED(), 'tls');
@@ -662,12 +663,23 @@ class TLSSplice extends EventEmitter {
       });
       return;
     }
-    // A TLSSocket that this socket runs over has failed, and Node.js tells nobody else.
+    this.#failWithLayer(err);
+  }
+
+  // A TLSSocket that this socket runs over may have failed before the splice.
+  #failIfLayerFailed(layer) {
+    const err = layer._handle?.[kTLSError];
+    if (err)
+      this.#failWithLayer(err);
+  }
+
+  // A TLSSocket that this socket runs over has failed, and Node.js tells nobody else.
+  #failWithLayer(err) {
     // The next turn of the event loop is outside of that TLSSocket's call of OpenSSL.
     setImmediate(() => {
       if (this.#state !== 'running')
         return;
-      if (this.#isSecure)
+      if (this.#begun)
         this.#native.failBelow();
       else
         this.#socket.destroy(err);
@@ -702,6 +714,9 @@ class TLSSplice extends EventEmitter {
       ended |= kOut;
     if (err || this.#directions & ~ended)
       return this.#giveBack('destroyed', err, 'tls');
+    // Both sides have ended during the handshake.
+    if (!this.#isSecure)
+      return this.#fail(new ConnResetException('socket hang up'), 'tls');
     // The native side would report the end of the TLSWrap as a failure.
     this.#native.release(kIn | kOut);
     this.#ended |= kOut;
@@ -712,15 +727,28 @@ class TLSSplice extends EventEmitter {
 
   // Called by tlsSocket._final(). Sends what is held, and then calls back.
   [kOnFinal](callback) {
-    // If the peer has ended during the handshake, nothing can ever be sent.
-    const isCutOff = !this.#isSecure && this.#socket.readableEnded;
-    if (isCutOff || this.#ended & kOut || this.#native.getState() & kOutEnded)
+    if (this.#isCutOff || this.#ended & kOut || this.#native.getState() & kOutEnded)
       return callback();
     this.#onFinal = callback;
+    if (!this.#isSecure)
+      this.#socket.once('end', () => this.#callOnFinalIfCutOff());
     if (this.#begun & kOut)
       this.#native.endOut();
     else if (this.#waitsForFlush && this.#state === 'running')
       this.#beginOut();
+  }
+
+  // If the peer has ended during the handshake, nothing can ever be sent.
+  get #isCutOff() {
+    return !this.#isSecure && this.#socket.readableEnded;
+  }
+
+  #callOnFinalIfCutOff() {
+    const onFinal = this.#onFinal;
+    if (onFinal === null || !this.#isCutOff)
+      return;
+    this.#onFinal = null;
+    onFinal();
   }
 
   // JavaScript has written nothing to a guarded socket, which lets TLS send its own

@@ -379,6 +379,8 @@ class WriteGuard {
       state.writecb = null;
       state.writing = false;
       state.sync = false;
+      // Unless 'drain' is about to be emitted for an earlier chunk.
+      state.needDrain &&= state.pendingcb > 0;
       this.check();
     }
     try {
