@@ -540,7 +540,8 @@ pub struct tls_splice_state {
     /// The inbound direction was given back, and JavaScript is still to be told of an
     /// error or end behind the bytes that it was given.
     pub owes: bool,
-    /// Whether a write to the stream below has failed, be it reported yet or not.
+    /// Whether a write to the stream below has failed, be it reported yet or not, or the
+    /// connection has failed otherwise, so that a failed write would be no news.
     pub has_write_failed: bool,
     /// The libuv error code of the write to the stream below with which the connection
     /// has failed, or 0.

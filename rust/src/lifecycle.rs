@@ -760,9 +760,9 @@ impl Lifecycle {
         self.held.is_some() || self.write_failure.is_some()
     }
 
-    /// Whether a write to the stream below has failed.
+    /// Whether a write to the stream below has failed, or a failed write would be no news.
     pub fn has_write_failed(&self) -> bool {
-        self.write_failure.is_some()
+        self.write_failure.is_some() || self.connection != Connection::Alive
     }
 
     /// The libuv error code of the write with which the connection has failed.

@@ -344,32 +344,46 @@ void TLSSplice::ResumeNow() {
     tls_wrap->splice_in_ = nullptr;
     tls_wrap->Cycle();
   }
-  // Another splice may have taken over what is left.
-  const bool is_over = resuming_ && (tls_wrap->splice_in_ == nullptr ||
-                                     tls_wrap->splice_in_ == this);
+  // JS may have started another splice, which has then taken over what is left.
+  TLSSplice* next = tls_wrap->splice_in_ == this
+                        ? nullptr
+                        : static_cast<TLSSplice*>(tls_wrap->splice_in_);
+  const bool is_owing = static_cast<bool>(resuming_);
   LeaveResuming();
-  if (is_over && tls_wrap->ssl_) {
-    // What JS has asked of the TLSWrap in between had no effect.
-    Local<Value> reading;
-    if (tls_wrap->object()
-            ->Get(env()->context(),
-                  FIXED_ONE_BYTE_STRING(env()->isolate(), "reading"))
-            .ToLocal(&reading) &&
-        reading->IsTrue()) {
-      tls_wrap->ReadStart();
-    }
-    const tls_splice_actions actions =
-        Tell(TLS_SPLICE_ON_RESUME, tls_wrap->eof_, tls_wrap.get());
-    if ((actions.orders & TLS_SPLICE_ACTION_LOWER_WRITE_FAILED) != 0) {
-      Local<Value> err = Integer::New(env()->isolate(), actions.lower_error);
-      MakeCallback(env()->onerror_string(), 1, &err);
-    } else if (const int nread = LowerEnd(actions); nread != 0) {
-      tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
-    }
-    if (tls_wrap->splice_out_ != nullptr)
-      static_cast<TLSSplice*>(tls_wrap->splice_out_)->NotifyOfChange();
-  }
+  if (is_owing && tls_wrap->ssl_) PassOn(tls_wrap.get(), next);
   if (IsHandleClosing()) FreePump();
+}
+
+// Tells JS, or the splice `next`, how the stream below has ended.
+void TLSSplice::PassOn(TLSWrap* tls_wrap, TLSSplice* next) {
+  // What JS has asked of the TLSWrap in between had no effect.
+  Local<Value> reading;
+  if (next == nullptr &&
+      tls_wrap->object()
+          ->Get(env()->context(),
+                FIXED_ONE_BYTE_STRING(env()->isolate(), "reading"))
+          .ToLocal(&reading) &&
+      reading->IsTrue()) {
+    tls_wrap->ReadStart();
+  }
+  const tls_splice_actions actions =
+      Tell(TLS_SPLICE_ON_RESUME, tls_wrap->eof_, tls_wrap);
+  const int nread = LowerEnd(actions);
+  const bool is_write =
+      (actions.orders & TLS_SPLICE_ACTION_LOWER_WRITE_FAILED) != 0;
+  if (next != nullptr) {
+    if (is_write)
+      next->FailTLS(nread);
+    else if (nread != 0)
+      next->OnStreamRead(nread, uv_buf_init(nullptr, 0));
+  } else if (is_write) {
+    Local<Value> err = Integer::New(env()->isolate(), nread);
+    MakeCallback(env()->onerror_string(), 1, &err);
+  } else if (nread != 0) {
+    tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
+  }
+  if (tls_wrap->splice_out_ != nullptr)
+    static_cast<TLSSplice*>(tls_wrap->splice_out_)->NotifyOfChange();
 }
 
 void TLSSplice::LeaveResuming() {

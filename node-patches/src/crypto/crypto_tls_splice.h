@@ -217,6 +217,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   void EmitEnd();
   // Give JS what comes after the bytes that release() has returned.
   void ResumeNow();
+  void PassOn(TLSWrap* tls_wrap, TLSSplice* next);
   void LeaveResuming();
   // Whether the pump has done what it was asked for, which `result` says. If it
   // has panicked, that is the end of the splice and of its socket.
