@@ -279,7 +279,7 @@ class TLSSplice extends EventEmitter {
     if (this.#state === 'running')
       return this;
     if (this.#state !== 'idle')
-      throw new ERR_INVALID_STATE('The splice has already been stopped or has ended');
+      throw new ERR_INVALID_STATE('The splice has already been stopped or closed');
     this.#check();
     // The signal can run code of the user, which may even start or stop this splice.
     const listener = this.#signal === undefined ? undefined :
@@ -315,7 +315,7 @@ class TLSSplice extends EventEmitter {
     if (wantsIn && socket.readableEncoding !== null)
       throw new ERR_INVALID_STATE(`setEncoding() has been called on the ${name}`);
     if (wantsOut && socket.writableEnded)
-      throw new ERR_INVALID_STATE(`The ${name} has been ended`);
+      throw new ERR_INVALID_STATE(`The ${name} has already been ended`);
     this.#endpoint.check();
     this.#second?.#check();
   }
@@ -637,7 +637,7 @@ class TLSSplice extends EventEmitter {
     try {
       const failure = this.#native.getFailure();
       if (failure === undefined)
-        this.#tlsError = new ERR_INTERNAL_ASSERTION('The pump has panicked');
+        this.#tlsError = new ERR_INTERNAL_ASSERTION('The Rust core of the splice has panicked');
       else if (failure[0] !== 0)
         this.#tlsError = new ErrnoException(failure[0], failure[1]);
     } catch (err) {
