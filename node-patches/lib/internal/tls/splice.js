@@ -798,7 +798,7 @@ class TLSSplice extends EventEmitter {
   #close() {
     if (this.#state === 'closed')
       return;
-    debug('splice end, reason %s', this.#outcome.reason);
+    debug('splice close, reason %s', this.#outcome.reason);
     this.#state = 'closed';
     clearTimeout(this.#stopTimer);
     forEachLayer(this.#socket, Takeover.unwatch, this);
