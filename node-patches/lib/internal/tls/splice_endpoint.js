@@ -154,11 +154,12 @@ function checkIsOther(socket, { fd, stream }) {
     return !!below;
   };
   if (fd === socket._handle.fd ||
-      (stream !== undefined && (runsOver(socket, stream._handle) ||
-                                runsOver(stream, socket._handle)))) {
+      (stream !== undefined && runsOver(socket, stream._handle))) {
     throw new ERR_INVALID_ARG_VALUE(name, stream ?? fd,
-                                    'is the transport of the TLS connection, or runs over it');
+                                    'is the transport of the TLS connection');
   }
+  if (stream !== undefined && runsOver(stream, socket._handle))
+    throw new ERR_INVALID_ARG_VALUE(name, stream, 'runs over the TLS connection');
 }
 
 // Validates the options of spliceTo(), and returns them with their defaults. Either
