@@ -1144,7 +1144,7 @@ async function lies(kind, direction, access, { underTLS = false, autoClose = fal
   const { 0: socketError, 2: error, 3: stats } = await outcome;
   for (const { code, message } of [socketError, error]) {
     assert.strictEqual(code, 'ERR_INTERNAL_ASSERTION');
-    assert.match(message, /The pump has panicked/);
+    assert.match(message, /The Rust core of the splice has panicked/);
   }
   assert.deepStrictEqual(events, ['error', 'close']);
   assert.strictEqual(stats.reason, 'error');

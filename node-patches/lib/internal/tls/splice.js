@@ -282,7 +282,7 @@ class TLSSplice extends EventEmitter {
     if (this.#state === 'running')
       return this;
     if (this.#state !== 'idle')
-      throw new ERR_INVALID_STATE('The splice has already been stopped or has ended');
+      throw new ERR_INVALID_STATE('The splice has already been stopped or closed');
     this.#check();
     // The signal can run code of the user, which may even start or stop this splice.
     const listener = this.#signal === undefined ? undefined :
@@ -318,7 +318,7 @@ class TLSSplice extends EventEmitter {
     if (wantsIn && socket.readableEncoding !== null)
       throw new ERR_INVALID_STATE(`setEncoding() has been called on the ${name}`);
     if (wantsOut && socket.writableEnded)
-      throw new ERR_INVALID_STATE(`The ${name} has been ended`);
+      throw new ERR_INVALID_STATE(`The ${name} has already been ended`);
     this.#endpoint.check();
     this.#second?.#check();
   }
@@ -638,7 +638,7 @@ class TLSSplice extends EventEmitter {
     try {
       const failure = this.#native.getFailure();
       if (failure === undefined)
-        this.#tlsError = new ERR_INTERNAL_ASSERTION('The pump has panicked');
+        this.#tlsError = new ERR_INTERNAL_ASSERTION('The Rust core of the splice has panicked');
       else if (failure[0] !== 0)
         this.#tlsError = new ErrnoException(failure[0], failure[1]);
     } catch (err) {
@@ -826,7 +826,7 @@ class TLSSplice extends EventEmitter {
   #close() {
     if (this.#state === 'closed')
       return;
-    debug('splice end, reason %s', this.#outcome.reason);
+    debug('splice close, reason %s', this.#outcome.reason);
     this.#state = 'closed';
     clearTimeout(this.#stopTimer);
     forEachLayer(this.#socket, Takeover.unwatch, this);

@@ -154,11 +154,12 @@ function checkIsOther(socket, { fd, stream }) {
     return !!below;
   };
   if (fd === socket._handle.fd ||
-      (stream !== undefined && (runsOver(socket, stream._handle) ||
-                                runsOver(stream, socket._handle)))) {
+      (stream !== undefined && runsOver(socket, stream._handle))) {
     throw new ERR_INVALID_ARG_VALUE(name, stream ?? fd,
                                     'is the transport of the TLS connection');
   }
+  if (stream !== undefined && runsOver(stream, socket._handle))
+    throw new ERR_INVALID_ARG_VALUE(name, stream, 'runs over the TLS connection');
 }
 
 // Validates the options of spliceTo(), and returns them with their defaults. Either
@@ -187,7 +188,7 @@ function validateOptions(socket, options) {
   if (stream === undefined) {
     fd = getValidatedFd(fd, 'options.fd');
   } else if (fd !== undefined) {
-    throw new ERR_INVALID_ARG_VALUE('options.fd', fd, 'cannot be combined with a stream');
+    throw new ERR_INVALID_ARG_VALUE('options.fd', fd, 'cannot be combined with options.stream');
   } else if (!(stream instanceof net.Socket)) {
     throw stream instanceof Stream ?
       new ERR_INVALID_ARG_VALUE('options.stream', stream, kNoNativeHandle) :
@@ -225,7 +226,7 @@ function openNative({ fd, stream, direction, framing, highWaterMark, autoClose }
   const reason = {
     __proto__: null,
     [TLS_SPLICE_EACCMODE]: isNotOpenFor(direction),
-    [TLS_SPLICE_ENOTSUP]: 'is not a pipe, socket, terminal, file, or TUN device',
+    [TLS_SPLICE_ENOTSUP]: 'is a kind of file or socket that cannot be spliced',
     [TLS_SPLICE_EVNETHDR]: 'is a device with IFF_VNET_HDR, which is not supported',
   }[err];
   if (reason === undefined)
@@ -339,15 +340,15 @@ class SocketEndpoint extends Endpoint {
     const takeover = this.stream[kTakeover];
     this.#checkOpen();
     if (this.#directions & kIn && takeover?.writer)
-      throw new ERR_INVALID_STATE('Another splice writes to the stream');
+      throw new ERR_INVALID_STATE('Another splice is already writing to the stream');
     if (this.#directions & kOut && takeover?.reader)
-      throw new ERR_INVALID_STATE('Another splice reads the stream');
+      throw new ERR_INVALID_STATE('Another splice is already reading the stream');
   }
 
   #checkOpen() {
     checkStream(this.stream);
     if (this.#directions & kIn && this.stream.writableEnded)
-      throw new ERR_INVALID_STATE('The stream has been ended');
+      throw new ERR_INVALID_STATE('The stream has already been ended');
   }
 
   take() {
@@ -439,7 +440,7 @@ async function closeTarget(socket, target) {
 function beforeWrap(stream) {
   const takeover = stream[kTakeover];
   if (takeover?.reader || takeover?.writer)
-    throw new ERR_INVALID_STATE('The socket is spliced');
+    throw new ERR_INVALID_STATE('The socket is in use by a splice');
 }
 
 // A TLSSocket has been made over a stream. `wrap` is the stream itself, or what makes a
