@@ -1646,6 +1646,11 @@ class World {
     // A socket that cannot write leaves the endpoint unread.
     if (this.#tlsFault)
       return false;
+    // A splice reads nothing before the handshake of the other TLSSocket, which never
+    // comes if the peer of that one has gone.
+    const isSpliced = (ofEndpoint ? this.#outOwner : this.#inOwner) !== null;
+    if (isSpliced && !(this.#secure && this.#endpointSecure))
+      return false;
     return ofEndpoint ?
       !this.#F.ended && !this.#farMayEnd() && this.#endpointSecure && this.#farSecure :
       !this.#P.ended && !this.#peerMayEnd() && this.#secure && this.#peerSecure;
