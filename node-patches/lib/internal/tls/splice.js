@@ -422,6 +422,9 @@ class TLSSplice extends EventEmitter {
       return;
     }
     const endpoint = this.#endpoint;
+    // Much may have happened to a socket while JavaScript's writes were flushed.
+    if (endpoint.isGone)
+      return this.#stop('error', new ERR_STREAM_PREMATURE_CLOSE(), 'endpoint');
     const { chunks, handle } = endpoint;
     if (!this.#native.start(this.#socket._handle, kOut, chunks ?? [], handle))
       return this.#fail(new ERR_SOCKET_CLOSED(), 'tls');

@@ -261,6 +261,11 @@ class Endpoint {
     return undefined;
   }
 
+  // A net.Socket that is destroyed has no handle, also before it emits 'close'.
+  get isGone() {
+    return false;
+  }
+
   // check() is called before the splice starts, and begin() when the handshake is done:
   // both throw if the endpoint cannot be spliced. After unguard() JavaScript may write
   // to the stream again, and after giveBack() it has the stream again.
@@ -336,6 +341,10 @@ class SocketEndpoint extends Endpoint {
     return this.stream._handle;
   }
 
+  get isGone() {
+    return this.stream.destroyed || !this.stream._handle;
+  }
+
   check() {
     const takeover = this.stream[kTakeover];
     this.#checkOpen();
@@ -364,7 +373,7 @@ class SocketEndpoint extends Endpoint {
   }
 
   begin() {
-    if (this.stream.destroyed || !this.stream._handle)
+    if (this.isGone)
       throw new ERR_STREAM_PREMATURE_CLOSE();
     this.#checkOpen();
     // What JavaScript has written to the stream goes before what the peer sends.
