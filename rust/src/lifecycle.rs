@@ -556,8 +556,7 @@ impl Lifecycle {
     /// `SSL_write` has failed, which it does not explain if `SSL_read` has failed before
     /// (rule 5).
     fn tls_write_failed(&mut self) -> Orders {
-        let is_explained = self.holds_tls_error() || self.held.is_some();
-        if is_explained || matches!(self.inbound, Inbound::Blocked | Inbound::Paused) {
+        if self.holds_tls_error() {
             self.outbound = Outbound::Cut;
             return Orders::NONE;
         }
