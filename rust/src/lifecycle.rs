@@ -417,7 +417,11 @@ impl Lifecycle {
     }
 
     fn hold(&mut self, end: LowerEnd) -> Orders {
-        self.held.get_or_insert(end);
+        // Rule 5.
+        let is_later_failure = self.write_failure.is_some() && end != LowerEnd::Eof;
+        if !is_later_failure {
+            self.held.get_or_insert(end);
+        }
         Orders::NONE
     }
 
