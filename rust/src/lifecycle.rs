@@ -584,6 +584,8 @@ impl Lifecycle {
                     Outbound::StoppingWantsRead | Outbound::WantsRead => {
                         Outbound::StoppingWantsRead
                     }
+                    // Nothing can be sent any more.
+                    _ if self.write_failure.is_some() => Outbound::Cut,
                     _ => Outbound::Stopping,
                 };
                 match self.outbound {
@@ -655,9 +657,14 @@ impl Lifecycle {
         Orders::NONE
     }
 
-    /// Nothing can be sent any more, and why is reported now or later.
+    /// Nothing can be sent any more, and why is reported now or later. The failure of the
+    /// endpoint came before and stays what is reported (rule 5).
     fn cut_outbound(&mut self) {
-        if !matches!(self.outbound, Outbound::JavaScript | Outbound::Over) {
+        let is_finished = matches!(
+            self.outbound,
+            Outbound::JavaScript | Outbound::Over | Outbound::Failed
+        );
+        if !is_finished {
             self.outbound = Outbound::Cut;
         }
     }
