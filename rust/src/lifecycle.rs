@@ -482,6 +482,8 @@ impl Lifecycle {
             Cleartext::Open => self.inbound_is(Inbound::Running),
             Cleartext::CloseNotify => {
                 self.inbound = Inbound::Over;
+                // Rule 4.
+                self.held = None;
                 Orders::hand_over(HandOver::CloseNotify)
             }
             Cleartext::Failed => {
