@@ -614,7 +614,10 @@ impl Lifecycle {
         if self.cleartext == Cleartext::Failed {
             return self.hand_over_tls_error();
         }
-        self.held = self.held.or(self.write_failure);
+        // A socket that is destroyed for an error does not need the end.
+        if !matches!(self.held, Some(LowerEnd::ReadFailed(_))) {
+            self.held = self.write_failure.or(self.held);
+        }
         self.hand_over_lower_end()
     }
 
