@@ -522,13 +522,15 @@ impl Lifecycle {
                 };
                 self.hand_over_lower_end()
             }
-            Inbound::Over | Inbound::Cut => {
-                self.held = None;
-                match self.write_failure {
-                    Some(_) => self.fail(),
-                    None => Orders::NONE,
+            Inbound::Over | Inbound::Cut => match self.write_failure {
+                Some(end) if self.outbound == Outbound::JavaScript => {
+                    // No splice has what was to be sent: it is JavaScript that is told.
+                    self.fail();
+                    Orders::hand_over(HandOver::LowerEnd(end))
                 }
-            }
+                Some(_) => self.fail(),
+                None => Orders::NONE,
+            },
             _ => Orders::NONE,
         }
     }
