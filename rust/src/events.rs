@@ -250,6 +250,9 @@ impl Call<'_> {
                 Delivery::Drained
             }
             InboundStep::Failed(_) => Delivery::Failed,
+            // The endpoint has failed as the source. The end of the stream below is not to
+            // overtake what is not decrypted any more.
+            InboundStep::Stopped if self.splice.failure().is_some() => Delivery::Failed,
             InboundStep::Stopped | InboundStep::Cancelled => return,
         };
         self.actions.deliver = delivery == Delivery::Blocked && self.splice.is_endpoint_of_caller();

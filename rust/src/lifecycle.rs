@@ -418,7 +418,11 @@ impl Lifecycle {
     }
 
     fn hold(&mut self, end: LowerEnd) -> Orders {
-        self.held.get_or_insert(end);
+        // Rule 5.
+        let is_later_failure = self.write_failure.is_some() && end != LowerEnd::Eof;
+        if !is_later_failure {
+            self.held.get_or_insert(end);
+        }
         Orders::NONE
     }
 
@@ -479,6 +483,8 @@ impl Lifecycle {
             Cleartext::Open => self.inbound_is(Inbound::Running),
             Cleartext::CloseNotify => {
                 self.inbound = Inbound::Over;
+                // Rule 4.
+                self.held = None;
                 Orders::hand_over(HandOver::CloseNotify)
             }
             Cleartext::Failed => {
@@ -518,13 +524,15 @@ impl Lifecycle {
                 };
                 self.hand_over_lower_end()
             }
-            Inbound::Over | Inbound::Cut => {
-                self.held = None;
-                match self.write_failure {
-                    Some(_) => self.fail(),
-                    None => Orders::NONE,
+            Inbound::Over | Inbound::Cut => match self.write_failure {
+                Some(end) if matches!(self.outbound, Outbound::JavaScript | Outbound::Stopped) => {
+                    // No splice has what was to be sent: it is JavaScript that is told.
+                    self.fail();
+                    Orders::hand_over(HandOver::LowerEnd(end))
                 }
-            }
+                Some(_) => self.fail(),
+                None => Orders::NONE,
+            },
             _ => Orders::NONE,
         }
     }
@@ -558,8 +566,7 @@ impl Lifecycle {
     /// `SSL_write` has failed, which it does not explain if `SSL_read` has failed before
     /// (rule 5).
     fn tls_write_failed(&mut self) -> Orders {
-        let is_explained = self.holds_tls_error() || self.held.is_some();
-        if is_explained || matches!(self.inbound, Inbound::Blocked | Inbound::Paused) {
+        if self.holds_tls_error() {
             self.outbound = Outbound::Cut;
             return Orders::NONE;
         }
@@ -585,6 +592,8 @@ impl Lifecycle {
                     Outbound::StoppingWantsRead | Outbound::WantsRead => {
                         Outbound::StoppingWantsRead
                     }
+                    // Nothing can be sent any more.
+                    _ if self.write_failure.is_some() => Outbound::Stopped,
                     _ => Outbound::Stopping,
                 };
                 match self.outbound {
@@ -615,9 +624,10 @@ impl Lifecycle {
         if has_ended || self.cleartext == Cleartext::CloseNotify {
             self.held = None;
         }
-        match self.write_failure {
-            None => self.hand_over_lower_end(),
-            Some(end) => {
+        match (self.held, self.write_failure) {
+            // Rule 5: a read error that is held came first.
+            (Some(LowerEnd::ReadFailed(_)), _) | (_, None) => self.hand_over_lower_end(),
+            (_, Some(end)) => {
                 self.held = None;
                 self.fail();
                 match self.outbound {
@@ -670,9 +680,14 @@ impl Lifecycle {
         Orders::NONE
     }
 
-    /// Nothing can be sent any more, and why is reported now or later.
+    /// Nothing can be sent any more, and why is reported now or later. The failure of the
+    /// endpoint came before and stays what is reported (rule 5).
     fn cut_outbound(&mut self) {
-        if !matches!(self.outbound, Outbound::JavaScript | Outbound::Over) {
+        let is_finished = matches!(
+            self.outbound,
+            Outbound::JavaScript | Outbound::Over | Outbound::Failed
+        );
+        if !is_finished {
             self.outbound = Outbound::Cut;
         }
     }
