@@ -3,6 +3,7 @@
 #if HAVE_TLS_SPLICE
 
 #include "async_wrap-inl.h"
+#include "crypto/crypto_tls_splice_endpoint.h"
 #include "crypto/crypto_util.h"
 #include "debug_utils-inl.h"
 #include "env-inl.h"
@@ -107,7 +108,6 @@ TLSSplice::TLSSplice(Environment* env, Local<Object> object)
 
 TLSSplice::~TLSSplice() {
   LeaveResuming();
-  Unjoin();
   Detach(spliced_);
   FreePump();
 }
@@ -115,8 +115,7 @@ TLSSplice::~TLSSplice() {
 void TLSSplice::MemoryInfo(MemoryTracker* tracker) const {
   tracker->TrackField("tls_wrap", tls_wrap_);
   tracker->TrackFieldWithSize("stats", sizeof(*stats_));
-  if (file_) tracker->TrackFieldWithSize("file", sizeof(*file_));
-  if (endpoint_) tracker->TrackFieldWithSize("endpoint", sizeof(*endpoint_));
+  tracker->TrackField("endpoint", endpoint_);
   size_t held;
   if (tls_splice_undelivered(pump_, &held) == TLS_SPLICE_OK)
     tracker->TrackFieldWithSize("held", held, "tls_splice");
@@ -159,8 +158,12 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   uv_loop_t* loop = splice->env()->event_loop();
   int poll_fd;
   err = tls_splice_poll_fd(splice->pump_, &poll_fd);
-  if (poll_fd < 0 && fd != TLS_SPLICE_FD_NONE)
-    splice->file_ = std::make_unique<FileRequests>();
+  if (poll_fd >= 0)
+    splice->endpoint_ = std::make_unique<PollEndpoint>(splice, &splice->poll_);
+  else if (fd != TLS_SPLICE_FD_NONE)
+    splice->endpoint_ = std::make_unique<FileEndpoint>(splice);
+  else  // Unless join() says otherwise.
+    splice->endpoint_ = std::make_unique<StreamEndpoint>(splice);
   if (err == TLS_SPLICE_OK) {
     err = poll_fd < 0 ? uv_idle_init(loop, &splice->idle_)
                       : uv_poll_init(loop, &splice->poll_, poll_fd);
@@ -176,6 +179,28 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
     splice->env()->RemoveUnmanagedFd(fd);
   }
   args.GetReturnValue().Set(0);
+}
+
+// join(splice): the endpoint of each of the two is the other one.
+void TLSSplice::Join(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  TLSSplice* peer;
+  ASSIGN_OR_RETURN_UNWRAP(&peer, args[0].As<Object>());
+  auto endpoint = std::make_unique<JoinedEndpoint>(splice);
+  auto endpoint_of_peer = std::make_unique<JoinedEndpoint>(peer);
+  endpoint->Join(endpoint_of_peer.get());
+  splice->endpoint_ = std::move(endpoint);
+  peer->endpoint_ = std::move(endpoint_of_peer);
+}
+
+// holdSink(on): whether the endpoint is not to be written to yet.
+void TLSSplice::HoldSink(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  CHECK(args[0]->IsBoolean());
+  splice->endpoint_->Hold(args[0]->IsTrue());
+  if (args[0]->IsFalse() && splice->spliced_ != 0) splice->ScheduleTurn();
 }
 
 // start(tlsWrap, direction, chunks, stream): true, or false if the TLSWrap is
@@ -225,11 +250,12 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
 
   if (splice->spliced_ == 0) {
     CHECK(!splice->tls_wrap_);
+    StreamBase* stream = nullptr;
     if (args[3]->IsObject()) {
-      StreamBase* stream = StreamBase::FromObject(args[3].As<Object>());
+      stream = StreamBase::FromObject(args[3].As<Object>());
       CHECK(IsLibuvStream(stream));
-      splice->endpoint_ = std::make_unique<EndpointStream>(splice, stream);
     }
+    splice->endpoint_->Begin(stream);
     splice->ClearWeak();
     splice->tls_wrap_.reset(tls_wrap);
     splice->direct_ = IsLibuvStream(tls_wrap->underlying_stream());
@@ -254,7 +280,7 @@ void TLSSplice::Stop(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   if (splice->spliced_ == 0) return;
   BaseObjectPtr<TLSSplice> strong_ref{splice};
-  splice->CancelTransfers();
+  splice->endpoint_->Cancel();
   splice->On(TLS_SPLICE_ON_STOP, splice->IsLowerBusy());
 }
 
@@ -265,8 +291,7 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   CHECK(args[0]->IsUint32());
   const uint32_t directions = args[0].As<Uint32>()->Value() & splice->spliced_;
-  if (splice->endpoint_ && (directions & TLS_SPLICE_DECRYPT) != 0)
-    splice->endpoint_->Disown();
+  splice->endpoint_->Release(directions);
   size_t len = 0;
   if ((directions & TLS_SPLICE_DECRYPT) != 0)
     splice->Check(tls_splice_undelivered(splice->pump_, &len));
@@ -493,13 +518,11 @@ void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
 void TLSSplice::GetState(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  uint32_t state = splice->GetPumpState().outcome;
-  if (splice->is_endpoint_closed_) state |= kEndpointClosed;
-  // How much of it is delivered is not known yet.
-  if ((splice->transfers_ & UV_WRITABLE) != 0) state &= ~kInStopped;
+  uint32_t state =
+      splice->GetPumpState().outcome | splice->endpoint_->GetState();
+  // How much a file gets of what is being written is not known yet.
+  if ((state & kWriting) != 0) state &= ~kInStopped;
   if (splice->depth_ > 0) state |= kBusy;
-  if (splice->transfers_ != 0) state |= kTransferring;
-  if ((splice->transfers_ & UV_WRITABLE) != 0) state |= kWriting;
   args.GetReturnValue().Set(state);
 }
 
@@ -569,14 +592,9 @@ void TLSSplice::Detach(uint32_t directions) {
     wbio_attached_ = false;
     tls_wrap_->splice_out_ = nullptr;
   }
-  if (endpoint_ && (directions & TLS_SPLICE_DECRYPT) != 0) endpoint_->Disown();
-  if (endpoint_ && (directions & TLS_SPLICE_ENCRYPT) != 0)
-    endpoint_->SetReading(false);
+  endpoint_->Release(directions);
   if (spliced_ == 0) {
-    if (poll_events_ != 0) uv_poll_stop(&poll_);
-    poll_events_ = 0;
-    CancelTransfers();
-    endpoint_.reset();
+    endpoint_->End();
     stream->RemoveStreamListener(this);
     tls_wrap_.reset();
   } else {
@@ -587,8 +605,9 @@ void TLSSplice::Detach(uint32_t directions) {
 }
 
 void TLSSplice::FreePump() {
-  // Whoever is in there does it, or the end of the transfer.
-  if (depth_ > 0 || transfers_ != 0) return;
+  // The call that is under way does it when it returns, or the end of the
+  // transfer does.
+  if (pump_ == nullptr || depth_ > 0 || IsTransferring()) return;
   // It knows what JS is still to be told.
   if (resuming_ && GetPumpState().owes) return;
   tls_splice_get_stats(pump_, stats_.get());
@@ -599,7 +618,7 @@ void TLSSplice::FreePump() {
 
 void TLSSplice::Close(Local<Value> close_callback) {
   if (!IsHandleClosing()) {
-    Unjoin();
+    endpoint_->Close();
     for (const uint32_t direction : {TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT}) {
       if ((spliced_ & direction) != 0) Tell(TLS_SPLICE_ON_RELEASE, direction);
     }
@@ -807,6 +826,122 @@ void TLSSplice::Apply(const tls_splice_actions& actions) {
   UpdateReading();
 }
 
+void TLSSplice::UpdateInterest() {
+  if (IsHandleClosing() || depth_ > 0 || spliced_ == 0) return;
+  uint32_t interest = 0;
+  if (tls_wrap_->ssl_)
+    Check(tls_splice_interest(pump_, tls_wrap_->ssl_.get(), &interest));
+  endpoint_->Await(static_cast<int>(interest));
+}
+
+void TLSSplice::OnPoll(int events) {
+  uint32_t ready;
+  Check(tls_splice_ready(pump_, events, &ready));
+  OnReady(ready);
+}
+
+void TLSSplice::OnReady(int events) {
+  if ((events & UV_WRITABLE) != 0 && (spliced_ & TLS_SPLICE_DECRYPT) != 0) {
+    on_top_ = true;
+    On(TLS_SPLICE_ON_SINK_READY);
+    on_top_ = false;
+  }
+  if ((events & UV_READABLE) != 0 && (spliced_ & TLS_SPLICE_ENCRYPT) != 0) {
+    AttachWbio();
+    On(TLS_SPLICE_ON_SOURCE_READY, IsLowerBusy());
+  }
+  UpdateInterest();
+}
+
+void TLSSplice::AttachWbio() {
+  if (!direct_ || wbio_attached_ || (spliced_ & TLS_SPLICE_ENCRYPT) == 0 ||
+      !tls_wrap_->ssl_) {
+    return;
+  }
+  wbio_attached_ = Check(tls_splice_attach_wbio(pump_, tls_wrap_->ssl_.get()));
+}
+
+tls_splice_transfer TLSSplice::BeginTransfer(int event) {
+  tls_splice_transfer transfer;
+  Check(tls_splice_begin_transfer(
+      pump_, tls_wrap_->ssl_.get(), event, &transfer));
+  return transfer;
+}
+
+bool TLSSplice::EndTransfer(int event, ssize_t result) {
+  return Check(tls_splice_end_transfer(pump_, event, result));
+}
+
+bool TLSSplice::IsTransferring() const {
+  return (endpoint_->GetState() & kTransferring) != 0;
+}
+
+void TLSSplice::OnTransfer(int event) {
+  if (!IsHandleClosing()) {
+    // What a stopped splice has delivered is known now.
+    Notify();
+    return OnReady(event);
+  }
+  FreePump();
+  // JS waits for that with a splice that is closed but for that.
+  if (!IsTransferring() && env()->can_call_into_js())
+    MakeCallback(env()->onchange_string(), 0, nullptr);
+}
+
+bool TLSSplice::PassTo(TLSSplice* to) {
+  if ((to->spliced_ & TLS_SPLICE_ENCRYPT) == 0 || !to->tls_wrap_->ssl_)
+    return false;
+  const int result =
+      tls_splice_pass(pump_, to->pump_, to->tls_wrap_->ssl_.get());
+  // A panic is one of both.
+  if (!Check(result)) {
+    to->Check(result);
+    return false;
+  }
+  if (on_top_ && to->direct_) {
+    to->AttachWbio();
+    to->On(TLS_SPLICE_ON_SOURCE_READY, to->IsLowerBusy());
+  } else {
+    // It may be in a call of OpenSSL's, or calls into JS.
+    to->On(TLS_SPLICE_ON_SOURCE_GAVE);
+  }
+  return (spliced_ & TLS_SPLICE_DECRYPT) != 0;
+}
+
+// endOut(): stop reading the source, as if it had ended.
+void TLSSplice::EndOut(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  splice->EndSource();
+}
+
+void TLSSplice::EndSource() {
+  if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0)
+    On(TLS_SPLICE_ON_LEAVE_SOURCE);
+  else
+    Check(tls_splice_end_encrypt(pump_));
+}
+
+// shutdownEndpoint(): end the write side of a socket, or the source of the
+// other splice. A net.Socket JS ends itself.
+void TLSSplice::ShutdownEndpoint(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  splice->endpoint_->Shutdown();
+  splice->Check(tls_splice_shutdown_write(splice->pump_));
+}
+
+// abandon(): nobody waits for the transfers that are under way, which the
+// system may never carry out. They keep the descriptor of our own; that of the
+// caller is closed now, if it is to be.
+void TLSSplice::Abandon(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  if (!splice->IsTransferring()) return;
+  splice->endpoint_->Abandon();
+  splice->Check(tls_splice_adopt_fd(splice->pump_, -1));
+}
+
 void TLSSplice::Flush() {
   if (is_flushing_ || spliced_ == 0 || !tls_wrap_->ssl_) return;
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
@@ -925,10 +1060,9 @@ int TLSSplice::Decrypt() {
       return 1;
     }
     orders |= actions.orders;
-  } while ((actions.orders & TLS_SPLICE_ACTION_DELIVER) != 0 && Deliver());
+  } while ((actions.orders & TLS_SPLICE_ACTION_DELIVER) != 0 &&
+           endpoint_->Deliver());
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return 1;
-  waits_for_peer_ =
-      joined_ && (actions.orders & TLS_SPLICE_ACTION_DELIVER) != 0;
   int ssl_ret = actions.ssl_ret;
   if ((orders & TLS_SPLICE_ACTION_CLOSE_NOTIFY) != 0 &&
       SSL_get_error(ssl.get(), ssl_ret) != SSL_ERROR_ZERO_RETURN) {

@@ -17,6 +17,8 @@
 namespace node {
 namespace crypto {
 
+class TLSSpliceEndpoint;
+
 // Joins a TLSWrap to an endpoint, see tlsSocket.spliceTo(). The pump is in
 // deps/tls_splice; this class hands it what arrives from libuv and OpenSSL,
 // and carries out the steps that it returns. It decides nothing.
@@ -24,17 +26,59 @@ namespace crypto {
 // While a direction is spliced, this object is pushed on the stream below the
 // TLSWrap as a listener, and the TLSWrap points to it.
 //
-// The endpoint is a file descriptor that a uv_poll_t watches; a file, which is
-// read and written with uv_fs_read() and uv_fs_write(); the libuv stream of a
-// net.Socket; or, if it is a TLSSocket, the splice of that, which is joined to
-// this one: see crypto_tls_splice_endpoint.cc. But for those of files
-// everything happens on the thread of the event loop.
+// How the endpoint is read and written is for a TLSSpliceEndpoint to know. But
+// for the reads and writes of files, everything happens on the thread of the
+// event loop.
 class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
  public:
   static void Initialize(Environment* env, v8::Local<v8::Object> target);
   static void RegisterExternalReferences(ExternalReferenceRegistry* registry);
 
   ~TLSSplice() override;
+
+  // Bits of getState(), which JS reads when onchange() is called: those of
+  // tls_splice_get_state(), and some that only this class knows.
+  enum State : uint32_t {
+    kInOver = TLS_SPLICE_OUTCOME_IN_OVER,
+    kOutOver = TLS_SPLICE_OUTCOME_OUT_OVER,
+    kInStopped = TLS_SPLICE_OUTCOME_IN_STOPPED,
+    kOutStopped = TLS_SPLICE_OUTCOME_OUT_STOPPED,
+    kFailed = TLS_SPLICE_OUTCOME_ENDPOINT_FAILED,
+    kTLSFailed = TLS_SPLICE_OUTCOME_TLS_FAILED,
+    kTLSFailing = TLS_SPLICE_OUTCOME_TLS_FAILING,
+    kWantsTLS = TLS_SPLICE_OUTCOME_WANTS_HANDSHAKE,
+    kBusy = 1 << 16,            // This is a callback of OpenSSL, in the pump.
+    kTransferring = 1 << 17,    // A file is being read or written.
+    kEndpointClosed = 1 << 18,  // The stream is gone.
+    kWriting = 1 << 19,         // A file is being written.
+  };
+
+  // For the TLSSpliceEndpoint. Whether the direction is spliced.
+  bool IsSpliced(uint32_t direction) const {
+    return (spliced_ & direction) != 0;
+  }
+  // Whether the endpoint is not going to be read any more.
+  bool IsOutOver() const { return (GetPumpState().outcome & kOutOver) != 0; }
+  // libuv has polled the descriptor, and found these events.
+  void OnPoll(int events);
+  // The endpoint can be read or written, as it was waited for.
+  void OnReady(int events);
+  // The memory to read into (UV_READABLE), or to write from (UV_WRITABLE): the
+  // transfer is to be ended, unless the length is 0. `result` is how many bytes
+  // were transferred, or a libuv error code.
+  tls_splice_transfer BeginTransfer(int event);
+  bool EndTransfer(int event, ssize_t result);
+  // A transfer that has ended was on another thread.
+  void OnTransfer(int event);
+  // Gives what the pump holds to another splice, whose source this one is.
+  // Returns whether there is room for more.
+  bool PassTo(TLSSplice* to);
+  // Stops reading the endpoint, as if it had ended.
+  void EndSource();
+  // Asks the event loop for a turn.
+  void ScheduleTurn();
+  // Tells JS that getState() has changed, from the top of the stack.
+  void Notify();
 
   // Implement TLSWrap::Splice:
   int ClearOut() override;
@@ -59,23 +103,6 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   SET_SELF_SIZE(TLSSplice)
 
  private:
-  // Bits of getState(), which JS reads when onchange() is called: those of
-  // tls_splice_get_state(), and some that only this class knows.
-  enum State : uint32_t {
-    kInOver = TLS_SPLICE_OUTCOME_IN_OVER,
-    kOutOver = TLS_SPLICE_OUTCOME_OUT_OVER,
-    kInStopped = TLS_SPLICE_OUTCOME_IN_STOPPED,
-    kOutStopped = TLS_SPLICE_OUTCOME_OUT_STOPPED,
-    kFailed = TLS_SPLICE_OUTCOME_ENDPOINT_FAILED,
-    kTLSFailed = TLS_SPLICE_OUTCOME_TLS_FAILED,
-    kTLSFailing = TLS_SPLICE_OUTCOME_TLS_FAILING,
-    kWantsTLS = TLS_SPLICE_OUTCOME_WANTS_HANDSHAKE,
-    kBusy = 1 << 16,            // This is a callback of OpenSSL, in the pump.
-    kTransferring = 1 << 17,    // The file is in use, and stays open for that.
-    kEndpointClosed = 1 << 18,  // Of a stream: it is gone.
-    kWriting = 1 << 19,         // Of transfers: there is a write.
-  };
-
   // Indices of the array that readStats() fills.
   enum Stats {
     kBytesIn,
@@ -98,50 +125,6 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
     kCloseNotify,
     kLastActivity,  // In milliseconds of the loop's clock.
     kStatsCount
-  };
-
-  struct FileRequests {
-    uv_fs_t read;
-    uv_fs_t write;
-    // What they read and write.
-    int fd;
-  };
-
-  // The libuv stream of a net.Socket.
-  class EndpointStream final : public StreamListener {
-   public:
-    EndpointStream(TLSSplice* splice, StreamBase* stream);
-
-    void SetReading(bool on);
-    // Writes what the pump holds. Returns whether there is room for more.
-    bool Write();
-    // The byte that has not been written yet is the stream's, and not waited
-    // for. One that is closing does not write it.
-    void Disown();
-
-    // Implement StreamListener:
-    uv_buf_t OnStreamAlloc(size_t suggested_size) override;
-    void OnStreamRead(ssize_t nread, const uv_buf_t& buf) override;
-    void OnStreamAfterWrite(WriteWrap* w, int status) override;
-    void OnStreamDestroy() override;
-
-   private:
-    StreamBase* base() { return static_cast<StreamBase*>(stream_); }
-    bool IsSource() const;
-    // When it has been written there is room again. One byte: of more nobody
-    // would know, if it fails, how many had been.
-    int WriteByte(uint8_t byte);
-    // Whether that byte is not going to be written, since the stream is
-    // closing.
-    bool WillCancelWrite();
-    void EndWrite(ssize_t result);
-
-    TLSSplice* splice_;
-    bool reading_ = false;
-    // Of that byte.
-    WriteWrap* pending_ = nullptr;
-    // It is being made.
-    bool is_writing_ = false;
   };
 
   static void New(const v8::FunctionCallbackInfo<v8::Value>& args);
@@ -168,13 +151,11 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
 
   TLSSplice(Environment* env, v8::Local<v8::Object> object);
 
-  static void OnPoll(uv_poll_t* handle, int status, int events);
-  static void OnTransfer(uv_fs_t* req);
-
   // Lets the TLSWrap go: its SSL reads from its own BIO again, and it hears the
   // stream below itself. For both directions, or for one of two.
   void Detach(uint32_t directions);
   void FreePump();
+  bool IsTransferring() const;
 
   // Tell the pump what has happened, and do what it orders.
   void On(uint32_t event, int value = 0);
@@ -193,23 +174,10 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // The status of the stream below that JS is to be told of, or 0.
   static int LowerEnd(const tls_splice_actions& actions);
   void HandOver(int nread);
-  void ScheduleTurn();
   void Turn();
   void UpdateReading();
   void SetReading(bool on);
   void UpdateInterest();
-  // The endpoint is ready for what UpdateInterest() has asked for.
-  void OnReady(int events);
-  // Write to the stream, or to the other splice. Returns whether there is room
-  // for more.
-  bool Deliver();
-  bool PassToPeer();
-  void EndSource();
-  void WakePeer();
-  void Unjoin();
-  // Read or write the file, on the thread pool.
-  void BeginTransfers(int events);
-  void CancelTransfers();
   // At the top of the stack: changes what OpenSSL writes to.
   void AttachWbio();
   void CountBytes();
@@ -222,37 +190,21 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // Whether the pump has done what it was asked for, which `result` says. If it
   // has panicked, that is the end of the splice and of its socket.
   bool Check(int result);
-  // Tell JS that getState() has changed, from the top of the stack.
+  // Notify(), if the pump's part of getState() has changed.
   void NotifyOfChange();
-  void Notify();
 
   static bool IsFlushed(const TLSWrap& tls_wrap);
 
+  // The handle of the HandleWrap. It is only initialized, and never started,
+  // where nothing is polled.
   union {
     uv_poll_t poll_;
-    // Where nothing is polled. Never started, only there to be closed.
     uv_idle_t idle_;
   };
   // Runs the next turn; nullptr until there is one.
   uv_idle_t* turn_ = nullptr;
-  int poll_events_ = 0;
-  // Of a file, else nullptr.
-  std::unique_ptr<FileRequests> file_;
-  // UV_READABLE and UV_WRITABLE: of these two, which are under way. They keep
-  // the splice alive.
-  int transfers_ = 0;
-  // Nobody waits for them any more.
-  bool abandoned_ = false;
-  BaseObjectPtr<TLSSplice> keep_alive_;
-  // Of a stream, else nullptr. Only while there is something spliced.
-  std::unique_ptr<EndpointStream> endpoint_;
-  // JS is still writing to the stream.
-  bool sink_held_ = false;
-  // The one at the other TLSSocket, while it is there.
-  TLSSplice* peer_ = nullptr;
-  bool joined_ = false;
-  // It did not take all.
-  bool waits_for_peer_ = false;
+  // There is one from open() on.
+  std::unique_ptr<TLSSpliceEndpoint> endpoint_;
   tls_splice* pump_ = nullptr;
   // As of the last call into the pump.
   std::unique_ptr<tls_splice_stats> stats_;
@@ -260,7 +212,6 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
 
   // What JS has been told of the pump's state.
   uint32_t notified_outcome_ = 0;
-  bool is_endpoint_closed_ = false;
   // Directions, as TLS_SPLICE_DECRYPT and TLS_SPLICE_ENCRYPT.
   uint32_t spliced_ = 0;
   // Depth of calls into the pump: OpenSSL callbacks can get here again.
