@@ -100,6 +100,7 @@ TLSSplice::TLSSplice(Environment* env, Local<Object> object)
                  object,
                  reinterpret_cast<uv_handle_t*>(&poll_),
                  AsyncWrap::PROVIDER_TLSSPLICE),
+      connection_(std::make_shared<Connection>()),
       stats_(std::make_unique<tls_splice_stats>()) {
   MarkAsUninitialized();
   // Until it is started, a splice is nothing but a file descriptor.
@@ -108,7 +109,7 @@ TLSSplice::TLSSplice(Environment* env, Local<Object> object)
 
 TLSSplice::~TLSSplice() {
   LeaveResuming();
-  Detach(spliced_);
+  DetachAndStopReading(spliced_);
   FreePump();
 }
 
@@ -217,28 +218,30 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
   const uint32_t direction = args[1].As<Uint32>()->Value();
   CHECK(direction == TLS_SPLICE_DECRYPT || direction == TLS_SPLICE_ENCRYPT);
-  TLSWrap::Splice*& slot = direction == TLS_SPLICE_DECRYPT
-                               ? tls_wrap->splice_in_
-                               : tls_wrap->splice_out_;
-  TLSSplice* before = static_cast<TLSSplice*>(
-      slot != nullptr ? slot
-                      : direction == TLS_SPLICE_DECRYPT ? tls_wrap->splice_out_
-                                                        : tls_wrap->splice_in_);
-  // One that has given the direction back has it in name only.
-  const bool is_taken = slot != nullptr && !before->resuming_;
+  const std::shared_ptr<Connection> connection = ConnectionOf(*tls_wrap);
+  TLSSplice* holder = nullptr;
+  TLSSplice* other = nullptr;
+  if (connection) {
+    holder = connection->in;
+    other = connection->out;
+    if (direction == TLS_SPLICE_ENCRYPT) std::swap(holder, other);
+  }
+  // A splice that is to resume() has the direction in name only.
+  const bool is_taken = holder != nullptr && !holder->resuming_;
   if (splice->IsHandleClosing() || !tls_wrap->ssl_ || is_taken ||
-      tls_wrap->underlying_stream() == nullptr) {
+      tls_wrap->stream() == nullptr) {
     return args.GetReturnValue().Set(false);
   }
+  const TLSSplice* before = holder != nullptr ? holder : other;
+  if (before == splice) before = nullptr;
 
   // The pump takes no other call inside of one.
   CHECK_EQ(splice->depth_, 0);
   Environment* env = splice->env();
   splice->Check(tls_splice_start(splice->pump_,
                                  direction,
-                                 before != nullptr && before != splice
-                                     ? before->pump_
-                                     : nullptr));
+                                 before != nullptr ? before->pump_ : nullptr));
+  if (before != nullptr) splice->connection_ = connection;
   Local<Array> chunks = args[2].As<Array>();
   for (uint32_t i = 0; i < chunks->Length(); i++) {
     Local<Value> chunk;
@@ -258,12 +261,12 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
     splice->endpoint_->Begin(stream);
     splice->ClearWeak();
     splice->tls_wrap_.reset(tls_wrap);
-    splice->direct_ = IsLibuvStream(tls_wrap->underlying_stream());
-    tls_wrap->underlying_stream()->PushStreamListener(splice);
+    tls_wrap->stream()->PushStreamListener(splice);
+    splice->direct_ = IsLibuvStream(splice->lower());
   }
   CHECK_EQ(splice->tls_wrap_.get(), tls_wrap);
   splice->spliced_ |= direction;
-  slot = splice;
+  splice->SetSplice(tls_wrap, direction, splice);
   splice->last_activity_ = env->GetNowUint64();
   // JS has seen it.
   if (direction == TLS_SPLICE_DECRYPT && tls_wrap->eof_)
@@ -316,13 +319,12 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
     if ((directions & direction) != 0)
       splice->Tell(TLS_SPLICE_ON_RELEASE, direction);
   }
-  // Last, since it calls into JS if the stream below is one of JS.
-  splice->Detach(directions);
+  splice->DetachAndStopReading(directions);
   if ((directions & TLS_SPLICE_DECRYPT) != 0 && tls_wrap->ssl_) {
     // Until resume(), whoever starts another one, or asks for cleartext, finds
     // what is still to be told.
     splice->resuming_ = tls_wrap;
-    tls_wrap->splice_in_ = splice;
+    splice->SetSplice(tls_wrap.get(), TLS_SPLICE_DECRYPT, splice);
   }
 }
 
@@ -350,8 +352,7 @@ void TLSSplice::Settle(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[0]->IsObject());
   TLSWrap* tls_wrap;
   ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
-  if (tls_wrap->splice_in_ != nullptr)
-    static_cast<TLSSplice*>(tls_wrap->splice_in_)->ResumeNow();
+  if (TLSSplice* in = InOf(*tls_wrap)) in->ResumeNow();
 }
 
 void TLSSplice::ResumeNow() {
@@ -371,7 +372,7 @@ void TLSSplice::ResumeNow() {
       tls_wrap->InvokeQueued(UV_EPROTO);
     }
   } else {
-    tls_wrap->splice_in_ = nullptr;
+    SetSplice(tls_wrap.get(), TLS_SPLICE_DECRYPT, nullptr);
     tls_wrap->Cycle();
   }
   // Another splice may have taken over what is left.
@@ -389,16 +390,15 @@ void TLSSplice::ResumeNow() {
         reading->IsTrue()) {
       tls_wrap->ReadStart();
     }
-    const int nread =
-        LowerEnd(Tell(TLS_SPLICE_ON_RESUME, 0, tls_wrap.get()));
-    if (nread != 0) tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
+    HandOver(tls_wrap.get(),
+             LowerEnd(Tell(TLS_SPLICE_ON_RESUME, 0, tls_wrap.get())));
   }
   if (IsHandleClosing()) FreePump();
 }
 
 void TLSSplice::LeaveResuming() {
   if (resuming_ && resuming_->splice_in_ == this)
-    resuming_->splice_in_ = nullptr;
+    SetSplice(resuming_.get(), TLS_SPLICE_DECRYPT, nullptr);
   resuming_.reset();
 }
 
@@ -410,9 +410,9 @@ void TLSSplice::FailBelow(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   if (splice->spliced_ == 0) return;
   BaseObjectPtr<TLSSplice> strong_ref{splice};
-  StreamBase* stream = static_cast<StreamBase*>(splice->stream());
-  if (stream->GetAsyncWrap()->provider_type() == AsyncWrap::PROVIDER_TLSWRAP)
-    static_cast<TLSWrap*>(stream)->EmitRead(UV_EPROTO);
+  StreamBase* lower = splice->lower();
+  if (lower->GetAsyncWrap()->provider_type() == AsyncWrap::PROVIDER_TLSWRAP)
+    static_cast<TLSWrap*>(lower)->EmitRead(UV_EPROTO);
 }
 
 // writeError(tlsWrap): that of a write of its own which failed when there was
@@ -468,7 +468,7 @@ void TLSSplice::WaitForFlush(const FunctionCallbackInfo<Value>& args) {
     return args.GetReturnValue().Set(0);
   // A splice of the other direction reports the failure once its endpoint has
   // what came before. `req` completes with that.
-  const TLSSplice* in = static_cast<TLSSplice*>(tls_wrap->splice_in_);
+  const TLSSplice* in = InOf(*tls_wrap);
   const bool is_held =
       in != nullptr && in->GetPumpState().holds_lower_end;
   if (tls_wrap->write_error_ != 0 && !is_held)
@@ -540,7 +540,7 @@ void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
   // A write that has failed, and waits to be reported, is not why the endpoint
   // has failed meanwhile.
   int err = (splice->GetPumpState().outcome & kTLSFailed) != 0
-                ? splice->write_error_
+                ? splice->connection_->write_error
                 : 0;
   bool is_write = true;
   if (err == 0 && found == TLS_SPLICE_OK) {
@@ -569,13 +569,30 @@ void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
       Array::New(env->isolate(), result, arraysize(result)));
 }
 
+std::shared_ptr<TLSSplice::Connection> TLSSplice::ConnectionOf(
+    const TLSWrap& tls_wrap) {
+  TLSWrap::Splice* any = tls_wrap.splice_in_ != nullptr ? tls_wrap.splice_in_
+                                                        : tls_wrap.splice_out_;
+  return any != nullptr ? any->connection() : nullptr;
+}
+
+TLSSplice* TLSSplice::InOf(const TLSWrap& tls_wrap) {
+  if (tls_wrap.splice_in_ == nullptr) return nullptr;
+  return tls_wrap.splice_in_->connection()->in;
+}
+
+void TLSSplice::SetSplice(TLSWrap* tls_wrap,
+                          uint32_t direction,
+                          TLSSplice* splice) {
+  if (direction == TLS_SPLICE_DECRYPT)
+    tls_wrap->splice_in_ = connection_->in = splice;
+  else
+    tls_wrap->splice_out_ = connection_->out = splice;
+}
+
 void TLSSplice::Detach(uint32_t directions) {
   if (directions == 0) return;
   CHECK(tls_wrap_);
-  StreamBase* stream = static_cast<StreamBase*>(this->stream());
-  const bool stop_reading = (directions & TLS_SPLICE_DECRYPT) != 0 &&
-                            !stream_destroyed_ &&
-                            (GetPumpState().outcome & kInOver) == 0;
   spliced_ &= ~directions;
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
     // Inside a call into OpenSSL its BIO stays. That only happens when the SSL
@@ -584,24 +601,31 @@ void TLSSplice::Detach(uint32_t directions) {
       Check(tls_splice_detach_rbio(pump_, tls_wrap_->ssl_.get()));
     rbio_attached_ = false;
     reading_.reset();
-    tls_wrap_->splice_in_ = nullptr;
+    SetSplice(tls_wrap_.get(), TLS_SPLICE_DECRYPT, nullptr);
   }
   if ((directions & TLS_SPLICE_ENCRYPT) != 0) {
     if (wbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
       Check(tls_splice_detach_wbio(pump_, tls_wrap_->ssl_.get()));
     wbio_attached_ = false;
-    tls_wrap_->splice_out_ = nullptr;
+    SetSplice(tls_wrap_.get(), TLS_SPLICE_ENCRYPT, nullptr);
   }
   endpoint_->Release(directions);
   if (spliced_ == 0) {
     endpoint_->End();
-    stream->RemoveStreamListener(this);
+    stream()->RemoveStreamListener(this);
     tls_wrap_.reset();
   } else {
     UpdateInterest();
   }
+}
+
+void TLSSplice::DetachAndStopReading(uint32_t directions) {
+  StreamResource* lower = stream();
+  const bool stop_reading = (directions & TLS_SPLICE_DECRYPT) != 0 &&
+                            (GetPumpState().outcome & kInOver) == 0;
+  Detach(directions);
   // Last, since it calls into JS if the stream is one of JS.
-  if (stop_reading) stream->ReadStop();
+  if (stop_reading) lower->ReadStop();
 }
 
 void TLSSplice::FreePump() {
@@ -622,7 +646,7 @@ void TLSSplice::Close(Local<Value> close_callback) {
     for (const uint32_t direction : {TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT}) {
       if ((spliced_ & direction) != 0) Tell(TLS_SPLICE_ON_RELEASE, direction);
     }
-    Detach(spliced_);
+    DetachAndStopReading(spliced_);
     // After garbage collection there is no object that it could be listed as.
     uv_unref(GetHandle());
     HandleWrap::Close(close_callback);
@@ -641,13 +665,13 @@ void TLSSplice::OnDestroySSL() {
   if (spliced_ == 0) return;
   // JS knows, unless somebody has taken away what would have told it.
   Tell(TLS_SPLICE_ON_GONE);
-  Detach(spliced_);
+  DetachAndStopReading(spliced_);
   if (env()->can_call_into_js()) NotifyOfChange();
 }
 
 void TLSSplice::OnStreamDestroy() {
-  // From a destructor: its virtual methods are gone.
-  stream_destroyed_ = true;
+  // The destructor of the stream calls this: ReadStop(), a virtual method, is
+  // gone.
   if (spliced_ == 0) return;
   Tell(TLS_SPLICE_ON_GONE);
   Detach(spliced_);
@@ -741,13 +765,7 @@ void TLSSplice::OnDrain() {
 }
 
 void TLSSplice::FailTLS(int err) {
-  BaseObjectPtr<TLSSplice> strong_ref{this};
-  BaseObjectPtr<TLSSplice> in{
-      static_cast<TLSSplice*>(tls_wrap_->splice_in_)};
-  for (TLSSplice* splice : {this, in.get()}) {
-    if (splice != nullptr && splice->write_error_ == 0)
-      splice->write_error_ = err;
-  }
+  if (connection_->write_error == 0) connection_->write_error = err;
   On(TLS_SPLICE_ON_LOWER_WRITE_FAILED, err);
 }
 
@@ -805,20 +823,19 @@ void TLSSplice::Apply(const tls_splice_actions& actions) {
   if (spliced_ != 0 && depth_ == 0) CountBytes();
   // A write that was not the splice's, and of which JS does not hear either.
   if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0 && depth_ == 0 &&
-      tls_wrap_->write_error_ != 0 && write_error_ == 0) {
+      tls_wrap_->write_error_ != 0 && connection_->write_error == 0) {
     FailTLS(tls_wrap_->write_error_);
   }
   if ((actions.orders & TLS_SPLICE_ACTION_FLUSH) != 0) Flush();
   if ((actions.orders & TLS_SPLICE_ACTION_CYCLE) != 0) Cycle();
-  if (const int nread = LowerEnd(actions); nread != 0) HandOver(nread);
+  HandOver(tls_wrap_.get(), LowerEnd(actions));
   if (spliced_ == 0) return NotifyOfChange();
   if ((actions.orders & TLS_SPLICE_ACTION_NEXT_TURN) != 0) ScheduleTurn();
-  for (TLSWrap::Splice* other : {tls_wrap_->splice_in_, tls_wrap_->splice_out_}) {
+  for (TLSSplice* other : {connection_->in, connection_->out}) {
     if (other == nullptr || other == this) continue;
-    TLSSplice* splice = static_cast<TLSSplice*>(other);
     if ((actions.orders & TLS_SPLICE_ACTION_WAKE_OTHER) != 0)
-      splice->ScheduleTurn();
-    splice->NotifyOfChange();
+      other->ScheduleTurn();
+    other->NotifyOfChange();
   }
   NotifyOfChange();
   UpdateInterest();
@@ -968,7 +985,7 @@ void TLSSplice::Cycle() {
   // What JS had read before goes to the endpoint.
   if (tls_wrap->eof_ && tls_wrap->splice_in_ != nullptr && tls_wrap->ssl_) {
     MarkPopErrorOnReturn mark_pop_error_on_return;
-    static_cast<TLSSplice*>(tls_wrap->splice_in_)->ClearOut();
+    tls_wrap->splice_in_->ClearOut();
   }
   if (spliced_ != 0) On(TLS_SPLICE_ON_CYCLED, IsLowerBusy());
 }
@@ -978,11 +995,9 @@ int TLSSplice::LowerEnd(const tls_splice_actions& actions) {
   return actions.lower_error;
 }
 
-void TLSSplice::HandOver(int nread) {
-  if (spliced_ == 0) return;
-  // JS has seen that before the splice.
-  if (nread == UV_EOF && tls_wrap_->eof_) return;
-  BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
+void TLSSplice::HandOver(TLSWrap* tls_wrap, int nread) {
+  if (nread == 0 || tls_wrap == nullptr) return;
+  BaseObjectPtr<TLSWrap> strong_ref{tls_wrap};
   tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
 }
 
@@ -1027,7 +1042,7 @@ int TLSSplice::ClearOut() {
     BaseObjectPtr<TLSSplice> strong_ref{this};
     BaseObjectPtr<TLSWrap> tls_wrap = resuming_;
     const bool is_failing = GetPumpState().holds_tls_error;
-    tls_wrap->splice_in_ = nullptr;
+    SetSplice(tls_wrap.get(), TLS_SPLICE_DECRYPT, nullptr);
     if (is_failing)
       return Tell(TLS_SPLICE_ON_DECRYPT, 0, tls_wrap.get()).ssl_ret;
     tls_wrap->ClearOut();
@@ -1112,7 +1127,7 @@ void TLSSplice::WriteCollected() {
     }
     uv_buf_t* left = bufs;
     const int err =
-        must_wait ? 0 : tls_wrap_->underlying_stream()->TryWrite(&left, &count);
+        must_wait ? 0 : lower()->TryWrite(&left, &count);
     if (err != 0) {
       Check(tls_splice_written(pump_, total, true));
       return OnStreamAfterWrite(nullptr, err);
@@ -1139,12 +1154,11 @@ void TLSSplice::SetReading(bool on) {
   // Otherwise it is JS's to say.
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || on == reading_) return;
   reading_ = on;
-  StreamBase* stream = static_cast<StreamBase*>(this->stream());
   // A stream that has ended says so again; there is nothing to do about it.
   if (on) {
-    stream->ReadStart();
+    stream()->ReadStart();
   } else {
-    stream->ReadStop();
+    stream()->ReadStop();
   }
 }
 

@@ -19,6 +19,17 @@ namespace crypto {
 
 class TLSSpliceEndpoint;
 
+// What the splices of one TLSWrap share, by which they find each other: either
+// one that has both directions, or up to two that have one each.
+struct TLSWrap::Splice::Connection {
+  // Invariant: if TLSWrap::splice_in_ or splice_out_ points to one of these two,
+  // both are what these two are.
+  TLSSplice* in = nullptr;
+  TLSSplice* out = nullptr;
+  // Why writing to the stream below has failed, or 0.
+  int write_error = 0;
+};
+
 // Joins a TLSWrap to an endpoint, see tlsSocket.spliceTo(). The pump is in
 // deps/tls_splice; this class hands it what arrives from libuv and OpenSSL,
 // and carries out the steps that it returns. It decides nothing.
@@ -86,6 +97,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   void Absorb(const char* data, size_t len) override;
   void OnDrain() override;
   void OnDestroySSL() override;
+  std::shared_ptr<Connection> connection() override { return connection_; }
 
   // Implement HandleWrap:
   void Close(
@@ -151,9 +163,19 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
 
   TLSSplice(Environment* env, v8::Local<v8::Object> object);
 
+  // The stream below the TLSWrap, while something is spliced.
+  StreamBase* lower() const { return static_cast<StreamBase*>(stream()); }
+  // That of the splices which a TLSWrap has, or nullptr if it has none.
+  static std::shared_ptr<Connection> ConnectionOf(const TLSWrap& tls_wrap);
+  // The splice that a TLSWrap calls for cleartext, or nullptr.
+  static TLSSplice* InOf(const TLSWrap& tls_wrap);
+  // Makes `splice`, or none, the one that a TLSWrap calls for a direction.
+  void SetSplice(TLSWrap* tls_wrap, uint32_t direction, TLSSplice* splice);
   // Lets the TLSWrap go: its SSL reads from its own BIO again, and it hears the
   // stream below itself. For both directions, or for one of two.
   void Detach(uint32_t directions);
+  // The same, and the stream below is not read before JS asks for it.
+  void DetachAndStopReading(uint32_t directions);
   void FreePump();
   bool IsTransferring() const;
 
@@ -173,7 +195,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   bool IsLowerBusy() const;
   // The status of the stream below that JS is to be told of, or 0.
   static int LowerEnd(const tls_splice_actions& actions);
-  void HandOver(int nread);
+  // Lets a TLSWrap, unless it is nullptr, tell JS of the end of the stream below.
+  static void HandOver(TLSWrap* tls_wrap, int nread);
   void Turn();
   void UpdateReading();
   void SetReading(bool on);
@@ -206,8 +229,25 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // There is one from open() on.
   std::unique_ptr<TLSSpliceEndpoint> endpoint_;
   tls_splice* pump_ = nullptr;
+  // Like what `pump_` knows of the connection, it comes from the splice that
+  // had a direction of the TLSWrap before, if there is one.
+  std::shared_ptr<Connection> connection_;
   // As of the last call into the pump.
   std::unique_ptr<tls_splice_stats> stats_;
+  // The TLSWrap, while something is spliced. TLSSplice is a friend of TLSWrap,
+  // because a splice takes the place of JavaScript in the middle of what
+  // TLSWrap does with its SSL and with the stream below:
+  // - ssl_ is what the pump uses in each call.
+  // - splice_in_ and splice_out_ are where a splice puts itself.
+  // - Cycle(), ClearOut() and EncOut() decrypt and flush in the order in which
+  //   TLSWrap does it; cycle_depth_ says that this is under way.
+  // - enc_out_ and write_size_ say whether all ciphertext is written.
+  // - current_write_, current_empty_write_, write_callback_scheduled_,
+  //   InvokeQueued() and has_active_write_issued_by_prev_listener_: the writes
+  //   of JS come before those of the splice, and complete as they would.
+  // - eof_, shutdown_ and write_error_ are what JS has seen of the connection.
+  // - bytes_read_ and bytes_written_ count what JS does not see; EmitRead() and
+  //   OnStreamRead() let JS see an end.
   BaseObjectPtr<TLSWrap> tls_wrap_;
 
   // What JS has been told of the pump's state.
@@ -224,7 +264,6 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // Whether the stream below is being read. Not known at first, when JS may
   // have been reading it or not.
   std::optional<bool> reading_;
-  bool stream_destroyed_ = false;
   // Called by the event loop, and so from inside of no other call.
   bool on_top_ = false;
   bool notify_scheduled_ = false;
@@ -237,8 +276,6 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   uint64_t counted_in_ = 0;
   uint64_t counted_out_ = 0;
   uint64_t last_activity_ = 0;
-  // Why writing to the stream below has failed, or 0.
-  int write_error_ = 0;
 };
 
 }  // namespace crypto
