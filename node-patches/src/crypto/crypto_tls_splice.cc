@@ -49,6 +49,35 @@ constexpr int kEBADFD = -EBADFD;
 constexpr int kEBADFD = 0;
 #endif
 
+// The indices of the array that readStats() fills, and what is there.
+#define TLS_SPLICE_STATS(V)                                                    \
+  V(kBytesIn, bytes_in)                                                        \
+  V(kBytesOut, bytes_out)                                                      \
+  V(kStallsIn, stalls_in)                                                      \
+  V(kStallsOut, stalls_out)                                                    \
+  V(kPeakBufferedIn, peak_buffered_in)                                         \
+  V(kPeakBufferedOut, peak_buffered_out)                                       \
+  V(kPacketsIn, packets_in)                                                    \
+  V(kPacketsOut, packets_out)                                                  \
+  V(kLargestPacketIn, largest_packet_in)                                       \
+  V(kLargestPacketOut, largest_packet_out)                                     \
+  V(kDropsIn, drops_in)                                                        \
+  V(kDropsOut, drops_out)                                                      \
+  V(kDropsEINVAL, drops_einval)                                                \
+  V(kDropsEMSGSIZE, drops_emsgsize)                                            \
+  V(kDropsECONNREFUSED, drops_econnrefused)                                    \
+  V(kDropsEIO, drops_eio)                                                      \
+  V(kDropsENOBUFS, drops_enobufs)                                              \
+  V(kCloseNotify, close_notify)
+
+enum StatsIndex {
+#define V(index, field) index,
+  TLS_SPLICE_STATS(V)
+#undef V
+      kLastActivity,  // In milliseconds of the loop's clock.
+  kStatsCount
+};
+
 // Keeps an SSL while the pump uses it, whatever OpenSSL's callbacks do.
 SSLPointer KeepAlive(const SSLPointer& ssl) {
   SSL_up_ref(ssl.get());
@@ -94,6 +123,29 @@ const char* EventName(uint32_t event) {
 }
 
 }  // namespace
+
+// The methods that JS calls, and by what each is set.
+#define TLS_SPLICE_METHODS(V)                                                  \
+  V(SetProtoMethod, "open", Open)                                              \
+  V(SetProtoMethod, "join", Join)                                              \
+  V(SetProtoMethod, "holdSink", HoldSink)                                      \
+  V(SetProtoMethod, "start", Start)                                            \
+  V(SetProtoMethod, "stop", Stop)                                              \
+  V(SetProtoMethod, "endOut", EndOut)                                          \
+  V(SetProtoMethod, "cycle", RequestTurn)                                      \
+  V(SetProtoMethod, "shutdownEndpoint", ShutdownEndpoint)                      \
+  V(SetProtoMethod, "abandon", Abandon)                                        \
+  V(SetProtoMethod, "release", Release)                                        \
+  V(SetProtoMethod, "resume", Resume)                                          \
+  V(SetProtoMethod, "failBelow", FailBelow)                                    \
+  V(SetProtoMethodNoSideEffect, "readStats", ReadStats)                        \
+  V(SetProtoMethodNoSideEffect, "getState", GetState)                          \
+  V(SetProtoMethodNoSideEffect, "getFailure", GetFailure)                      \
+  V(SetMethodNoSideEffect, "writeError", WriteError)                           \
+  V(SetMethodNoSideEffect, "accessMode", AccessMode)                           \
+  V(SetMethodNoSideEffect, "unflushed", Unflushed)                             \
+  V(SetMethod, "flush", WaitForFlush)                                          \
+  V(SetMethod, "settle", Settle)
 
 TLSSplice::TLSSplice(Environment* env, Local<Object> object)
     : HandleWrap(env,
@@ -218,6 +270,32 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
   const uint32_t direction = args[1].As<Uint32>()->Value();
   CHECK(direction == TLS_SPLICE_DECRYPT || direction == TLS_SPLICE_ENCRYPT);
+  StreamBase* stream = nullptr;
+  if (args[3]->IsObject()) {
+    stream = StreamBase::FromObject(args[3].As<Object>());
+    CHECK(IsLibuvStream(stream));
+  }
+  if (!splice->TakeOver(tls_wrap, direction, stream))
+    return args.GetReturnValue().Set(false);
+
+  Environment* env = splice->env();
+  Local<Array> chunks = args[2].As<Array>();
+  for (uint32_t i = 0; i < chunks->Length(); i++) {
+    Local<Value> chunk;
+    if (!chunks->Get(env->context(), i).ToLocal(&chunk)) return;
+    ArrayBufferViewContents<uint8_t> bytes(chunk);
+    splice->Check(tls_splice_push_before(
+        splice->pump_, direction, bytes.data(), bytes.length()));
+  }
+  // The end that JS has seen is not going to be read.
+  if (direction == TLS_SPLICE_DECRYPT && tls_wrap->eof_)
+    splice->Tell(TLS_SPLICE_ON_LOWER_EOF);
+  args.GetReturnValue().Set(true);
+}
+
+bool TLSSplice::TakeOver(TLSWrap* tls_wrap,
+                         uint32_t direction,
+                         StreamBase* stream) {
   const std::shared_ptr<Connection> connection = ConnectionOf(*tls_wrap);
   TLSSplice* holder = nullptr;
   TLSSplice* other = nullptr;
@@ -228,53 +306,34 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   }
   // A splice that is to resume() has the direction in name only.
   const bool is_taken = holder != nullptr && !holder->resuming_;
-  if (splice->IsHandleClosing() || !tls_wrap->ssl_ || is_taken ||
+  if (IsHandleClosing() || !tls_wrap->ssl_ || is_taken ||
       tls_wrap->stream() == nullptr) {
-    return args.GetReturnValue().Set(false);
+    return false;
   }
-  const TLSSplice* before = holder != nullptr ? holder : other;
-  if (before == splice) before = nullptr;
 
   // The pump takes no other call inside of one.
-  CHECK_EQ(splice->depth_, 0);
-  Environment* env = splice->env();
-  splice->Check(tls_splice_start(splice->pump_,
-                                 direction,
-                                 before != nullptr ? before->pump_ : nullptr));
-  if (before != nullptr) splice->connection_ = connection;
-  Local<Array> chunks = args[2].As<Array>();
-  for (uint32_t i = 0; i < chunks->Length(); i++) {
-    Local<Value> chunk;
-    if (!chunks->Get(env->context(), i).ToLocal(&chunk)) return;
-    ArrayBufferViewContents<uint8_t> bytes(chunk);
-    splice->Check(tls_splice_push_before(
-        splice->pump_, direction, bytes.data(), bytes.length()));
+  CHECK_EQ(depth_, 0);
+  const TLSSplice* before = holder != nullptr ? holder : other;
+  if (before == this) before = nullptr;
+  if (before != nullptr) connection_ = connection;
+  Check(tls_splice_start(
+      pump_, direction, before != nullptr ? before->pump_ : nullptr));
+  if (spliced_ == 0) {
+    CHECK(!tls_wrap_);
+    endpoint_->Begin(stream);
+    ClearWeak();
+    tls_wrap_.reset(tls_wrap);
+    tls_wrap->stream()->PushStreamListener(this);
+    direct_ = IsLibuvStream(lower());
   }
-
-  if (splice->spliced_ == 0) {
-    CHECK(!splice->tls_wrap_);
-    StreamBase* stream = nullptr;
-    if (args[3]->IsObject()) {
-      stream = StreamBase::FromObject(args[3].As<Object>());
-      CHECK(IsLibuvStream(stream));
-    }
-    splice->endpoint_->Begin(stream);
-    splice->ClearWeak();
-    splice->tls_wrap_.reset(tls_wrap);
-    tls_wrap->stream()->PushStreamListener(splice);
-    splice->direct_ = IsLibuvStream(splice->lower());
-  }
-  CHECK_EQ(splice->tls_wrap_.get(), tls_wrap);
-  splice->spliced_ |= direction;
-  splice->SetSplice(tls_wrap, direction, splice);
-  splice->last_activity_ = env->GetNowUint64();
-  // JS has seen it.
-  if (direction == TLS_SPLICE_DECRYPT && tls_wrap->eof_)
-    splice->Tell(TLS_SPLICE_ON_LOWER_EOF);
+  CHECK_EQ(tls_wrap_.get(), tls_wrap);
+  spliced_ |= direction;
+  SetSplice(tls_wrap, direction, this);
+  last_activity_ = env()->GetNowUint64();
   // No event may come for what is buffered already. Not now, though: this can
   // be a callback of the very call that is reading.
-  splice->ScheduleTurn();
-  args.GetReturnValue().Set(true);
+  ScheduleTurn();
+  return true;
 }
 
 // stop(): both directions. getState() says when they have.
@@ -376,9 +435,8 @@ void TLSSplice::ResumeNow() {
     tls_wrap->Cycle();
   }
   // Another splice may have taken over what is left.
-  const bool is_over =
-      resuming_ &&
-      (tls_wrap->splice_in_ == nullptr || tls_wrap->splice_in_ == this);
+  const bool is_over = resuming_ && (tls_wrap->splice_in_ == nullptr ||
+                                     tls_wrap->splice_in_ == this);
   LeaveResuming();
   if (is_over && tls_wrap->ssl_) {
     // What JS has asked of the TLSWrap in between had no effect.
@@ -469,8 +527,7 @@ void TLSSplice::WaitForFlush(const FunctionCallbackInfo<Value>& args) {
   // A splice of the other direction reports the failure once its endpoint has
   // what came before. `req` completes with that.
   const TLSSplice* in = InOf(*tls_wrap);
-  const bool is_held =
-      in != nullptr && in->GetPumpState().holds_lower_end;
+  const bool is_held = in != nullptr && in->GetPumpState().holds_lower_end;
   if (tls_wrap->write_error_ != 0 && !is_held)
     return args.GetReturnValue().Set(tls_wrap->write_error_);
   tls_wrap->current_write_.reset(
@@ -493,25 +550,10 @@ void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
   // panic it is what it was then.
   tls_splice_get_stats(splice->pump_, splice->stats_.get());
   const tls_splice_stats& stats = *splice->stats_;
-  out[kBytesIn] = static_cast<double>(stats.bytes_in);
-  out[kBytesOut] = static_cast<double>(stats.bytes_out);
-  out[kStallsIn] = static_cast<double>(stats.stalls_in);
-  out[kStallsOut] = static_cast<double>(stats.stalls_out);
-  out[kPeakBufferedIn] = static_cast<double>(stats.peak_buffered_in);
-  out[kPeakBufferedOut] = static_cast<double>(stats.peak_buffered_out);
-  out[kPacketsIn] = static_cast<double>(stats.packets_in);
-  out[kPacketsOut] = static_cast<double>(stats.packets_out);
-  out[kLargestPacketIn] = static_cast<double>(stats.largest_packet_in);
-  out[kLargestPacketOut] = static_cast<double>(stats.largest_packet_out);
-  out[kDropsIn] = static_cast<double>(stats.drops_in);
-  out[kDropsOut] = static_cast<double>(stats.drops_out);
-  out[kDropsEINVAL] = static_cast<double>(stats.drops_einval);
-  out[kDropsEMSGSIZE] = static_cast<double>(stats.drops_emsgsize);
-  out[kDropsECONNREFUSED] = static_cast<double>(stats.drops_econnrefused);
-  out[kDropsEIO] = static_cast<double>(stats.drops_eio);
-  out[kDropsENOBUFS] = static_cast<double>(stats.drops_enobufs);
-  out[kCloseNotify] =
-      stats.close_notify != 0 || splice->has_close_notify_ ? 1 : 0;
+#define V(index, field) out[index] = static_cast<double>(stats.field);
+  TLS_SPLICE_STATS(V)
+#undef V
+  if (splice->has_close_notify_) out[kCloseNotify] = 1;
   out[kLastActivity] = static_cast<double>(splice->last_activity_);
 }
 
@@ -696,7 +738,8 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   // read(2) can fail with that, too.
   const bool had_no_room = nread == UV_ENOBUFS && buf.len == 0;
   const bool is_ours = (spliced_ & TLS_SPLICE_DECRYPT) != 0;
-  if (!is_ours && (nread >= 0 || had_no_room || tls_wrap->splice_in_ != nullptr)) {
+  if (!is_ours &&
+      (nread >= 0 || had_no_room || tls_wrap->splice_in_ != nullptr)) {
     previous_listener_->OnStreamRead(nread, buf);
   } else if (had_no_room) {
     // Enough for this turn; libuv goes on in the next. Otherwise this is before
@@ -732,8 +775,7 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
       SetReading(false);
     }
   }
-  if (spliced_ != 0 && nread > 0)
-    On(TLS_SPLICE_ON_LOWER_READ, IsLowerBusy());
+  if (spliced_ != 0 && nread > 0) On(TLS_SPLICE_ON_LOWER_READ, IsLowerBusy());
 }
 
 void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
@@ -794,14 +836,15 @@ void TLSSplice::On(uint32_t event, int value) {
 tls_splice_actions TLSSplice::Tell(uint32_t event,
                                    int value,
                                    TLSWrap* tls_wrap) {
-  tls_splice_actions actions{
-      .struct_size = sizeof(actions), .orders = 0, .ssl_ret = 1, .lower_error = 0};
+  tls_splice_actions actions{.struct_size = sizeof(actions),
+                             .orders = 0,
+                             .ssl_ret = 1,
+                             .lower_error = 0};
   if (tls_wrap == nullptr) tls_wrap = tls_wrap_.get();
   if (pump_ == nullptr || !tls_wrap->ssl_) return actions;
   SSLPointer ssl = KeepAlive(tls_wrap->ssl_);
   depth_++;
-  const int result =
-      tls_splice_on(pump_, event, value, ssl.get(), &actions);
+  const int result = tls_splice_on(pump_, event, value, ssl.get(), &actions);
   depth_--;
   Debug(this,
         "%s %d: orders 0x%x, SSL_read %d, lower error %d; outcome 0x%x",
@@ -816,11 +859,17 @@ tls_splice_actions TLSSplice::Tell(uint32_t event,
   return actions;
 }
 
-// Carries out the orders, in the order of their bits. Each may run JS, which may
-// end the splice.
+// Carries out what the pump orders, for all events in this order. Each step but
+// the last ones may run JS, which may end the splice.
 void TLSSplice::Apply(const tls_splice_actions& actions) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
   if (spliced_ != 0 && depth_ == 0) CountBytes();
+  if (actions.ssl_ret != 1) {
+    // The error queue is for TLSWrap::ClearOut(), which tells JS. Before that,
+    // JS is not called: the next turn gives the orders that are left.
+    NotifyOfChange();
+    return ScheduleTurn();
+  }
   // A write that was not the splice's, and of which JS does not hear either.
   if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0 && depth_ == 0 &&
       tls_wrap_->write_error_ != 0 && connection_->write_error == 0) {
@@ -828,6 +877,7 @@ void TLSSplice::Apply(const tls_splice_actions& actions) {
   }
   if ((actions.orders & TLS_SPLICE_ACTION_FLUSH) != 0) Flush();
   if ((actions.orders & TLS_SPLICE_ACTION_CYCLE) != 0) Cycle();
+  if ((actions.orders & TLS_SPLICE_ACTION_CLOSE_NOTIFY) != 0) EmitEnd();
   HandOver(tls_wrap_.get(), LowerEnd(actions));
   if (spliced_ == 0) return NotifyOfChange();
   if ((actions.orders & TLS_SPLICE_ACTION_NEXT_TURN) != 0) ScheduleTurn();
@@ -879,7 +929,7 @@ void TLSSplice::AttachWbio() {
 }
 
 tls_splice_transfer TLSSplice::BeginTransfer(int event) {
-  tls_splice_transfer transfer;
+  tls_splice_transfer transfer{};
   Check(tls_splice_begin_transfer(
       pump_, tls_wrap_->ssl_.get(), event, &transfer));
   return transfer;
@@ -1078,32 +1128,25 @@ int TLSSplice::Decrypt() {
   } while ((actions.orders & TLS_SPLICE_ACTION_DELIVER) != 0 &&
            endpoint_->Deliver());
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return 1;
-  int ssl_ret = actions.ssl_ret;
-  if ((orders & TLS_SPLICE_ACTION_CLOSE_NOTIFY) != 0 &&
-      SSL_get_error(ssl.get(), ssl_ret) != SSL_ERROR_ZERO_RETURN) {
-    EmitEnd();
-    ssl_ret = 1;
-    if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return 1;
+  if ((orders & TLS_SPLICE_ACTION_CLOSE_NOTIFY) != 0) {
+    // TLSWrap::ClearOut() tells JS, unless the close_notify follows another
+    // warning alert, such as user_canceled: then SSL_get_error() does not find
+    // it.
+    if (SSL_get_error(ssl.get(), actions.ssl_ret) == SSL_ERROR_ZERO_RETURN)
+      orders &= ~TLS_SPLICE_ACTION_CLOSE_NOTIFY;
+    else
+      actions.ssl_ret = 1;
   }
-  // The queue is for TLSWrap::ClearOut() if there is something to be told. Then
-  // JS is not called before that.
+  // TLSWrap::Cycle(), which has called this, flushes.
   actions.orders =
-      orders & (TLS_SPLICE_ACTION_NEXT_TURN | TLS_SPLICE_ACTION_WAKE_OTHER);
-  if (ssl_ret == 1) {
-    Apply(actions);
-  } else {
-    CountBytes();
-    NotifyOfChange();
-    ScheduleTurn();
-  }
-  return ssl_ret;
+      orders & (TLS_SPLICE_ACTION_NEXT_TURN | TLS_SPLICE_ACTION_WAKE_OTHER |
+                TLS_SPLICE_ACTION_CLOSE_NOTIFY);
+  Apply(actions);
+  return actions.ssl_ret;
 }
 
-// A close_notify that follows another warning alert, such as user_canceled, is
-// none for SSL_get_error(), and so would not be the end for
-// TLSWrap::ClearOut().
 void TLSSplice::EmitEnd() {
-  if (tls_wrap_->eof_) return;
+  if (spliced_ == 0 || tls_wrap_->eof_) return;
   tls_wrap_->eof_ = true;
   tls_wrap_->EmitRead(UV_EOF);
 }
@@ -1126,8 +1169,7 @@ void TLSSplice::WriteCollected() {
       total += pieces[i].len;
     }
     uv_buf_t* left = bufs;
-    const int err =
-        must_wait ? 0 : lower()->TryWrite(&left, &count);
+    const int err = must_wait ? 0 : lower()->TryWrite(&left, &count);
     if (err != 0) {
       Check(tls_splice_written(pump_, total, true));
       return OnStreamAfterWrite(nullptr, err);
@@ -1189,26 +1231,9 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   t->InstanceTemplate()->SetInternalFieldCount(TLSSplice::kInternalFieldCount);
   t->Inherit(HandleWrap::GetConstructorTemplate(env));
 
-  SetProtoMethod(isolate, t, "open", Open);
-  SetProtoMethod(isolate, t, "join", Join);
-  SetProtoMethod(isolate, t, "holdSink", HoldSink);
-  SetProtoMethod(isolate, t, "start", Start);
-  SetProtoMethod(isolate, t, "stop", Stop);
-  SetProtoMethod(isolate, t, "endOut", EndOut);
-  SetProtoMethod(isolate, t, "cycle", RequestTurn);
-  SetProtoMethod(isolate, t, "shutdownEndpoint", ShutdownEndpoint);
-  SetProtoMethod(isolate, t, "abandon", Abandon);
-  SetProtoMethod(isolate, t, "release", Release);
-  SetProtoMethod(isolate, t, "resume", Resume);
-  SetProtoMethod(isolate, t, "failBelow", FailBelow);
-  SetProtoMethodNoSideEffect(isolate, t, "readStats", ReadStats);
-  SetProtoMethodNoSideEffect(isolate, t, "getState", GetState);
-  SetProtoMethodNoSideEffect(isolate, t, "getFailure", GetFailure);
-  SetMethodNoSideEffect(isolate, t, "writeError", WriteError);
-  SetMethodNoSideEffect(isolate, t, "accessMode", AccessMode);
-  SetMethodNoSideEffect(isolate, t, "unflushed", Unflushed);
-  SetMethod(isolate, t, "flush", WaitForFlush);
-  SetMethod(isolate, t, "settle", Settle);
+#define V(Set, name, method) Set(isolate, t, name, method);
+  TLS_SPLICE_METHODS(V)
+#undef V
   SetConstructorFunction(context, target, "TLSSplice", t);
 
   Local<Object> constants = Object::New(isolate);
@@ -1236,24 +1261,9 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, kEndpointClosed);
   NODE_DEFINE_CONSTANT(constants, kWriting);
   NODE_DEFINE_CONSTANT(constants, kWantsTLS);
-  NODE_DEFINE_CONSTANT(constants, kBytesIn);
-  NODE_DEFINE_CONSTANT(constants, kBytesOut);
-  NODE_DEFINE_CONSTANT(constants, kStallsIn);
-  NODE_DEFINE_CONSTANT(constants, kStallsOut);
-  NODE_DEFINE_CONSTANT(constants, kPeakBufferedIn);
-  NODE_DEFINE_CONSTANT(constants, kPeakBufferedOut);
-  NODE_DEFINE_CONSTANT(constants, kPacketsIn);
-  NODE_DEFINE_CONSTANT(constants, kPacketsOut);
-  NODE_DEFINE_CONSTANT(constants, kLargestPacketIn);
-  NODE_DEFINE_CONSTANT(constants, kLargestPacketOut);
-  NODE_DEFINE_CONSTANT(constants, kDropsIn);
-  NODE_DEFINE_CONSTANT(constants, kDropsOut);
-  NODE_DEFINE_CONSTANT(constants, kDropsEINVAL);
-  NODE_DEFINE_CONSTANT(constants, kDropsEMSGSIZE);
-  NODE_DEFINE_CONSTANT(constants, kDropsECONNREFUSED);
-  NODE_DEFINE_CONSTANT(constants, kDropsEIO);
-  NODE_DEFINE_CONSTANT(constants, kDropsENOBUFS);
-  NODE_DEFINE_CONSTANT(constants, kCloseNotify);
+#define V(index, field) NODE_DEFINE_CONSTANT(constants, index);
+  TLS_SPLICE_STATS(V)
+#undef V
   NODE_DEFINE_CONSTANT(constants, kLastActivity);
   NODE_DEFINE_CONSTANT(constants, kStatsCount);
   target
@@ -1265,26 +1275,9 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
 void TLSSplice::RegisterExternalReferences(
     ExternalReferenceRegistry* registry) {
   registry->Register(New);
-  registry->Register(Open);
-  registry->Register(Join);
-  registry->Register(HoldSink);
-  registry->Register(Start);
-  registry->Register(Stop);
-  registry->Register(EndOut);
-  registry->Register(RequestTurn);
-  registry->Register(ShutdownEndpoint);
-  registry->Register(Abandon);
-  registry->Register(Release);
-  registry->Register(Resume);
-  registry->Register(FailBelow);
-  registry->Register(WriteError);
-  registry->Register(AccessMode);
-  registry->Register(Unflushed);
-  registry->Register(WaitForFlush);
-  registry->Register(Settle);
-  registry->Register(ReadStats);
-  registry->Register(GetState);
-  registry->Register(GetFailure);
+#define V(Set, name, method) registry->Register(method);
+  TLS_SPLICE_METHODS(V)
+#undef V
 }
 
 }  // namespace crypto

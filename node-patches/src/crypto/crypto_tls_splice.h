@@ -22,8 +22,8 @@ class TLSSpliceEndpoint;
 // What the splices of one TLSWrap share, by which they find each other: either
 // one that has both directions, or up to two that have one each.
 struct TLSWrap::Splice::Connection {
-  // Invariant: if TLSWrap::splice_in_ or splice_out_ points to one of these two,
-  // both are what these two are.
+  // Invariant: if TLSWrap::splice_in_ or splice_out_ points to one of these
+  // two, both are what these two are.
   TLSSplice* in = nullptr;
   TLSSplice* out = nullptr;
   // Why writing to the stream below has failed, or 0.
@@ -115,30 +115,6 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   SET_SELF_SIZE(TLSSplice)
 
  private:
-  // Indices of the array that readStats() fills.
-  enum Stats {
-    kBytesIn,
-    kBytesOut,
-    kStallsIn,
-    kStallsOut,
-    kPeakBufferedIn,
-    kPeakBufferedOut,
-    kPacketsIn,
-    kPacketsOut,
-    kLargestPacketIn,
-    kLargestPacketOut,
-    kDropsIn,
-    kDropsOut,
-    kDropsEINVAL,
-    kDropsEMSGSIZE,
-    kDropsECONNREFUSED,
-    kDropsEIO,
-    kDropsENOBUFS,
-    kCloseNotify,
-    kLastActivity,  // In milliseconds of the loop's clock.
-    kStatsCount
-  };
-
   static void New(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Open(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Join(const v8::FunctionCallbackInfo<v8::Value>& args);
@@ -171,6 +147,9 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   static TLSSplice* InOf(const TLSWrap& tls_wrap);
   // Makes `splice`, or none, the one that a TLSWrap calls for a direction.
   void SetSplice(TLSWrap* tls_wrap, uint32_t direction, TLSSplice* splice);
+  // Takes a direction of a TLSWrap over, from the next turn on. False if the
+  // TLSWrap is not able to.
+  bool TakeOver(TLSWrap* tls_wrap, uint32_t direction, StreamBase* stream);
   // Lets the TLSWrap go: its SSL reads from its own BIO again, and it hears the
   // stream below itself. For both directions, or for one of two.
   void Detach(uint32_t directions);
@@ -195,7 +174,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   bool IsLowerBusy() const;
   // The status of the stream below that JS is to be told of, or 0.
   static int LowerEnd(const tls_splice_actions& actions);
-  // Lets a TLSWrap, unless it is nullptr, tell JS of the end of the stream below.
+  // Lets a TLSWrap, unless it is nullptr, tell JS of the end of the stream
+  // below.
   static void HandOver(TLSWrap* tls_wrap, int nread);
   void Turn();
   void UpdateReading();
@@ -206,6 +186,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   void CountBytes();
   // The stream below cannot be written any more.
   void FailTLS(int err);
+  // Lets the TLSWrap tell JS of the peer's close_notify.
   void EmitEnd();
   // Give JS what comes after the bytes that release() has returned.
   void ResumeNow();
@@ -269,8 +250,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   bool notify_scheduled_ = false;
   // JS has seen the peer's close_notify, which the pump may not have read.
   bool has_close_notify_ = false;
-  // The TLSWrap that JS has again, until JS has had a turn to read what release()
-  // returned.
+  // The TLSWrap that JS has again, until JS has had a turn to read what
+  // release() returned.
   BaseObjectPtr<TLSWrap> resuming_;
   // What has been counted in the TLSWrap's bytesRead and bytesWritten.
   uint64_t counted_in_ = 0;

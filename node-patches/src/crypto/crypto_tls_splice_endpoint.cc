@@ -66,8 +66,8 @@ void FileEndpoint::BeginTransfer(int event) {
   uv_fs_t* req = event == UV_READABLE ? &read_ : &write_;
   req->data = this;
   fd_ = transfer.fd;
-  const uv_buf_t buf = uv_buf_init(reinterpret_cast<char*>(transfer.buf.base),
-                                   transfer.buf.len);
+  const uv_buf_t buf =
+      uv_buf_init(reinterpret_cast<char*>(transfer.buf.base), transfer.buf.len);
   // At the position of the file, which this moves on.
   CHECK_EQ((event == UV_READABLE ? uv_fs_read : uv_fs_write)(
                env->event_loop(), req, fd_, &buf, 1, -1, OnTransfer),
