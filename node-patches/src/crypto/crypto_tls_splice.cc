@@ -42,14 +42,16 @@ namespace crypto {
 
 namespace {
 
-// Of a TUN device that is gone, or was never there. libuv has no name for it.
+// The error of a TUN device that is gone, or was never there. libuv has no name
+// for it.
 #ifdef EBADFD
 constexpr int kEBADFD = -EBADFD;
 #else
 constexpr int kEBADFD = 0;
 #endif
 
-// The indices of the array that readStats() fills, and what is there.
+// The indices of the array that readStats() fills, and the fields of
+// tls_splice_stats that are there.
 #define TLS_SPLICE_STATS(V)                                                    \
   V(kBytesIn, bytes_in)                                                        \
   V(kBytesOut, bytes_out)                                                      \
@@ -71,12 +73,12 @@ constexpr int kEBADFD = 0;
   V(kCloseNotify, close_notify)
 
 enum StatsIndex {
+  kLastActivity,  // In milliseconds of the loop's clock.
 #define V(index, field) index,
   TLS_SPLICE_STATS(V)
 #undef V
-      kLastActivity,  // In milliseconds of the loop's clock.
-  kStatsCount
 };
+constexpr int kStatsCount = kCloseNotify + 1;
 
 // Keeps an SSL while the pump uses it, whatever OpenSSL's callbacks do.
 SSLPointer KeepAlive(const SSLPointer& ssl) {
@@ -95,7 +97,7 @@ bool IsLibuvStream(StreamBase* stream) {
   }
 }
 
-// For Debug().
+// The name of an event, for Debug().
 const char* EventName(uint32_t event) {
   switch (event) {
 #define V(name)                                                                \
@@ -124,7 +126,7 @@ const char* EventName(uint32_t event) {
 
 }  // namespace
 
-// The methods that JS calls, and by what each is set.
+// The methods that JS calls, and the functions that set them.
 #define TLS_SPLICE_METHODS(V)                                                  \
   V(SetProtoMethod, "open", Open)                                              \
   V(SetProtoMethod, "join", Join)                                              \
@@ -152,10 +154,11 @@ TLSSplice::TLSSplice(Environment* env, Local<Object> object)
                  object,
                  reinterpret_cast<uv_handle_t*>(&poll_),
                  AsyncWrap::PROVIDER_TLSSPLICE),
+      endpoint_(std::make_unique<StreamEndpoint>(this)),
       connection_(std::make_shared<Connection>()),
       stats_(std::make_unique<tls_splice_stats>()) {
   MarkAsUninitialized();
-  // Until it is started, a splice is nothing but a file descriptor.
+  // Before start() the garbage collector may take a splice that JS has lost.
   MakeWeak();
 }
 
@@ -194,7 +197,7 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[4]->IsBoolean());
 
   const int fd = args[0].As<v8::Int32>()->Value();
-  // More than there are addresses is no limit.
+  // A limit may be larger than size_t, and is none then.
   const double high_water_mark =
       std::min(args[2].As<Number>()->Value(),
                static_cast<double>(std::numeric_limits<size_t>::max()));
@@ -215,8 +218,6 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
     splice->endpoint_ = std::make_unique<PollEndpoint>(splice, &splice->poll_);
   else if (fd != TLS_SPLICE_FD_NONE)
     splice->endpoint_ = std::make_unique<FileEndpoint>(splice);
-  else  // Unless join() says otherwise.
-    splice->endpoint_ = std::make_unique<StreamEndpoint>(splice);
   if (err == TLS_SPLICE_OK) {
     err = poll_fd < 0 ? uv_idle_init(loop, &splice->idle_)
                       : uv_poll_init(loop, &splice->poll_, poll_fd);
@@ -228,7 +229,7 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   splice->MarkAsInitialized();
   if (args[4]->IsTrue() &&
       splice->Check(tls_splice_adopt_fd(splice->pump_, fd))) {
-    // A Worker does not close it too when it exits.
+    // Otherwise a Worker would close the descriptor, too, when it exits.
     splice->env()->RemoveUnmanagedFd(fd);
   }
   args.GetReturnValue().Set(0);
@@ -256,9 +257,10 @@ void TLSSplice::HoldSink(const FunctionCallbackInfo<Value>& args) {
   if (args[0]->IsFalse() && splice->spliced_ != 0) splice->ScheduleTurn();
 }
 
-// start(tlsWrap, direction, chunks, stream): true, or false if the TLSWrap is
-// not able to. `chunks` are Uint8Arrays that go before all else in that
-// direction; `stream` is the endpoint's handle if it has no file descriptor.
+// start(tlsWrap, direction, chunks, stream): true, or false if the direction of
+// the TLSWrap cannot be spliced. `chunks` are Uint8Arrays that go before all
+// else in that direction; `stream` is the handle of a net.Socket, if that is
+// the endpoint.
 void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
@@ -287,7 +289,7 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
     splice->Check(tls_splice_push_before(
         splice->pump_, direction, bytes.data(), bytes.length()));
   }
-  // The end that JS has seen is not going to be read.
+  // The stream below does not repeat an end that JS has seen.
   if (direction == TLS_SPLICE_DECRYPT && tls_wrap->eof_)
     splice->Tell(TLS_SPLICE_ON_LOWER_EOF);
   args.GetReturnValue().Set(true);
@@ -305,13 +307,13 @@ bool TLSSplice::TakeOver(TLSWrap* tls_wrap,
     if (direction == TLS_SPLICE_ENCRYPT) std::swap(holder, other);
   }
   // A splice that is to resume() has the direction in name only.
-  const bool is_taken = holder != nullptr && !holder->resuming_;
+  const bool is_taken = holder != nullptr && holder->IsSpliced(direction);
   if (IsHandleClosing() || !tls_wrap->ssl_ || is_taken ||
       tls_wrap->stream() == nullptr) {
     return false;
   }
 
-  // The pump takes no other call inside of one.
+  // The pump takes no call inside of another one.
   CHECK_EQ(depth_, 0);
   const TLSSplice* before = holder != nullptr ? holder : other;
   if (before == this) before = nullptr;
@@ -324,19 +326,18 @@ bool TLSSplice::TakeOver(TLSWrap* tls_wrap,
     ClearWeak();
     tls_wrap_.reset(tls_wrap);
     tls_wrap->stream()->PushStreamListener(this);
-    direct_ = IsLibuvStream(lower());
   }
   CHECK_EQ(tls_wrap_.get(), tls_wrap);
   spliced_ |= direction;
   SetSplice(tls_wrap, direction, this);
   last_activity_ = env()->GetNowUint64();
-  // No event may come for what is buffered already. Not now, though: this can
-  // be a callback of the very call that is reading.
+  // For what is buffered already there may be no event. The pump does not run
+  // now, because this may be inside of a callback of the call that reads.
   ScheduleTurn();
   return true;
 }
 
-// stop(): both directions. getState() says when they have.
+// stop(): asks both directions to stop. getState() says when they have stopped.
 void TLSSplice::Stop(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
@@ -346,8 +347,8 @@ void TLSSplice::Stop(const FunctionCallbackInfo<Value>& args) {
   splice->On(TLS_SPLICE_ON_STOP, splice->IsLowerBusy());
 }
 
-// release(directions): give them back to the TLSWrap. Returns a Buffer with the
-// cleartext that was not delivered, or undefined.
+// release(directions): gives directions back to the TLSWrap. Returns a Buffer
+// with the cleartext that was not delivered, or undefined.
 void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
@@ -380,8 +381,9 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   }
   splice->DetachAndStopReading(directions);
   if ((directions & TLS_SPLICE_DECRYPT) != 0 && tls_wrap->ssl_) {
-    // Until resume(), whoever starts another one, or asks for cleartext, finds
-    // what is still to be told.
+    // Until resume() the TLSWrap still finds this splice, which knows what JS
+    // is yet to be told: when the TLSWrap is to decrypt, and when another
+    // splice takes the direction over.
     splice->resuming_ = tls_wrap;
     splice->SetSplice(tls_wrap.get(), TLS_SPLICE_DECRYPT, splice);
   }
@@ -397,7 +399,7 @@ void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[1]->IsBoolean());
   TLSWrap* tls_wrap;
   ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
-  // Another splice, started when JS was given the bytes, has taken it over.
+  // If JS, given the bytes, has started another splice, settle() has done this.
   if (!splice->resuming_) return;
   if (args[1]->IsFalse()) return splice->ResumeNow();
   BaseObjectPtr<TLSSplice> strong_ref{splice};
@@ -405,8 +407,8 @@ void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
       [strong_ref](Environment* env) { strong_ref->ResumeNow(); });
 }
 
-// settle(tlsWrap): what resume() has left for later comes now, before JS looks
-// at what it has read, and another splice takes that over.
+// settle(tlsWrap): what resume() has left for later happens now, before another
+// splice takes over what JS has read.
 void TLSSplice::Settle(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[0]->IsObject());
   TLSWrap* tls_wrap;
@@ -420,12 +422,12 @@ void TLSSplice::ResumeNow() {
   BaseObjectPtr<TLSWrap> tls_wrap = resuming_;
   HandleScope handle_scope(env()->isolate());
   Context::Scope context_scope(env()->context());
-  // JS may be called with the error of another connection in the queue, which
-  // SSL_get_error() would take for one of this.
+  // The queue may have the error of another connection, which SSL_get_error()
+  // would take for one of this connection.
   ERR_clear_error();
   if (GetPumpState().holds_tls_error) {
     tls_wrap->ClearOut();
-    // JS may have written meanwhile, see IsFailing().
+    // What JS has written meanwhile was not sent, see IsFailing().
     if (tls_wrap->ssl_ && tls_wrap->current_write_) {
       tls_wrap->write_callback_scheduled_ = true;
       tls_wrap->InvokeQueued(UV_EPROTO);
@@ -439,7 +441,7 @@ void TLSSplice::ResumeNow() {
                                      tls_wrap->splice_in_ == this);
   LeaveResuming();
   if (is_over && tls_wrap->ssl_) {
-    // What JS has asked of the TLSWrap in between had no effect.
+    // A readStart() of JS in between had no effect on the TLSWrap.
     Local<Value> reading;
     if (tls_wrap->object()
             ->Get(env()->context(),
@@ -473,8 +475,9 @@ void TLSSplice::FailBelow(const FunctionCallbackInfo<Value>& args) {
     static_cast<TLSWrap*>(lower)->EmitRead(UV_EPROTO);
 }
 
-// writeError(tlsWrap): that of a write of its own which failed when there was
-// nobody to tell. It does not write any more, nor fail again.
+// writeError(tlsWrap): the status of a write of the TLSWrap that has failed, or
+// 0. A TLSWrap that has failed so does not write again, and so does not fail
+// again.
 void TLSSplice::WriteError(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[0]->IsObject());
   TLSWrap* tls_wrap;
@@ -496,8 +499,8 @@ void TLSSplice::AccessMode(const FunctionCallbackInfo<Value>& args) {
   args.GetReturnValue().Set(directions);
 }
 
-// cycle(): let TLS send what it has to, in the next turn of the loop. An empty
-// write to the TLSWrap would be one to the stream below as well.
+// cycle(): lets TLS send its own messages in the next turn of the loop. An
+// empty write to the TLSWrap would be one to the stream below as well.
 void TLSSplice::RequestTurn(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
@@ -514,9 +517,10 @@ void TLSSplice::Unflushed(const FunctionCallbackInfo<Value>& args) {
   args.GetReturnValue().Set(static_cast<double>(pending));
 }
 
-// flush(tlsWrap, req): 0 if no ciphertext waits for the stream below, a libuv
-// error code if it has failed. Otherwise 1: `req` completes as if it had
-// written that, and nothing else is to be written until it does.
+// flush(tlsWrap, req): 0 if no ciphertext waits for the stream below, and a
+// libuv error code if writing to that stream has failed. Otherwise 1: `req`
+// completes as if it had written the ciphertext, and JS is to write nothing
+// until then.
 void TLSSplice::WaitForFlush(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[0]->IsObject());
   CHECK(args[1]->IsObject());
@@ -524,8 +528,8 @@ void TLSSplice::WaitForFlush(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
   if (!tls_wrap->ssl_ || tls_wrap->current_write_ || IsFlushed(*tls_wrap))
     return args.GetReturnValue().Set(0);
-  // A splice of the other direction reports the failure once its endpoint has
-  // what came before. `req` completes with that.
+  // If a splice has the other direction, it reports the failure once its
+  // endpoint has the bytes that came before. Then `req` completes.
   const TLSSplice* in = InOf(*tls_wrap);
   const bool is_held = in != nullptr && in->GetPumpState().holds_lower_end;
   if (tls_wrap->write_error_ != 0 && !is_held)
@@ -538,6 +542,7 @@ void TLSSplice::WaitForFlush(const FunctionCallbackInfo<Value>& args) {
   args.GetReturnValue().Set(1);
 }
 
+// readStats(array): fills a Float64Array with the counters.
 void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
@@ -546,9 +551,9 @@ void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
   CHECK_EQ(array->Length(), kStatsCount);
   double* out = reinterpret_cast<double*>(
       static_cast<char*>(array->Buffer()->Data()) + array->ByteOffset());
-  // Inside a call into the pump, and after its end, it is what it was. After a
-  // panic it is what it was then.
-  tls_splice_get_stats(splice->pump_, splice->stats_.get());
+  // Inside of a call into the pump, and when there is no pump any more, the
+  // counters stay as they were.
+  splice->CountBytes();
   const tls_splice_stats& stats = *splice->stats_;
 #define V(index, field) out[index] = static_cast<double>(stats.field);
   TLS_SPLICE_STATS(V)
@@ -557,12 +562,13 @@ void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
   out[kLastActivity] = static_cast<double>(splice->last_activity_);
 }
 
+// getState(): bits of State.
 void TLSSplice::GetState(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   uint32_t state =
       splice->GetPumpState().outcome | splice->endpoint_->GetState();
-  // How much a file gets of what is being written is not known yet.
+  // While a file is written, it is not known how much of that it will have got.
   if ((state & kWriting) != 0) state &= ~kInStopped;
   if (splice->depth_ > 0) state |= kBusy;
   args.GetReturnValue().Set(state);
@@ -579,8 +585,8 @@ void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
   tls_splice_failure failure{};
   const int found = tls_splice_get_failure(splice->pump_, &failure);
   if (found == TLS_SPLICE_EPANIC) return;
-  // A write that has failed, and waits to be reported, is not why the endpoint
-  // has failed meanwhile.
+  // Before TLS has failed, the error of the stream below is not yet to be
+  // reported: the endpoint may have failed first, for another reason.
   int err = (splice->GetPumpState().outcome & kTLSFailed) != 0
                 ? splice->connection_->write_error
                 : 0;
@@ -611,6 +617,10 @@ void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
       Array::New(env->isolate(), result, arraysize(result)));
 }
 
+bool TLSSplice::IsDirect() const {
+  return IsLibuvStream(lower());
+}
+
 std::shared_ptr<TLSSplice::Connection> TLSSplice::ConnectionOf(
     const TLSWrap& tls_wrap) {
   TLSWrap::Splice* any = tls_wrap.splice_in_ != nullptr ? tls_wrap.splice_in_
@@ -637,8 +647,8 @@ void TLSSplice::Detach(uint32_t directions) {
   CHECK(tls_wrap_);
   spliced_ &= ~directions;
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
-    // Inside a call into OpenSSL its BIO stays. That only happens when the SSL
-    // is being destroyed, and the BIO goes with it.
+    // Inside of a call into OpenSSL the SSL keeps the BIO. This is inside of
+    // one only when the SSL is being destroyed, which destroys the BIO.
     if (rbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
       Check(tls_splice_detach_rbio(pump_, tls_wrap_->ssl_.get()));
     rbio_attached_ = false;
@@ -666,18 +676,17 @@ void TLSSplice::DetachAndStopReading(uint32_t directions) {
   const bool stop_reading = (directions & TLS_SPLICE_DECRYPT) != 0 &&
                             (GetPumpState().outcome & kInOver) == 0;
   Detach(directions);
-  // Last, since it calls into JS if the stream is one of JS.
+  // This comes last, since a stream of JS is stopped by calling into JS.
   if (stop_reading) lower->ReadStop();
 }
 
 void TLSSplice::FreePump() {
-  // The call that is under way does it when it returns, or the end of the
-  // transfer does.
-  if (pump_ == nullptr || depth_ > 0 || IsTransferring()) return;
-  // It knows what JS is still to be told.
+  // A call into the pump, or a transfer, that is under way frees it at its end.
+  if (depth_ > 0 || IsTransferring()) return;
+  // The pump knows what JS is yet to be told.
   if (resuming_ && GetPumpState().owes) return;
   tls_splice_get_stats(pump_, stats_.get());
-  // There is nobody left to tell that it has panicked.
+  // Nobody is left to be told if this panics.
   tls_splice_free(pump_);
   pump_ = nullptr;
 }
@@ -689,7 +698,8 @@ void TLSSplice::Close(Local<Value> close_callback) {
       if ((spliced_ & direction) != 0) Tell(TLS_SPLICE_ON_RELEASE, direction);
     }
     DetachAndStopReading(spliced_);
-    // After garbage collection there is no object that it could be listed as.
+    // A handle that is referenced would be listed by its object, which is not
+    // there any more after garbage collection.
     uv_unref(GetHandle());
     HandleWrap::Close(close_callback);
     if (turn_ != nullptr) {
@@ -705,7 +715,8 @@ void TLSSplice::OnDestroySSL() {
   LeaveResuming();
   if (IsHandleClosing()) FreePump();
   if (spliced_ == 0) return;
-  // JS knows, unless somebody has taken away what would have told it.
+  // JS, which destroys the SSL, knows that by itself, unless the user has
+  // removed what would have told it.
   Tell(TLS_SPLICE_ON_GONE);
   DetachAndStopReading(spliced_);
   if (env()->can_call_into_js()) NotifyOfChange();
@@ -722,7 +733,7 @@ void TLSSplice::OnStreamDestroy() {
 
 uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
   // This is the top of the stack: the time to change what OpenSSL reads from.
-  if (direct_ && !rbio_attached_ && (spliced_ & TLS_SPLICE_DECRYPT) != 0) {
+  if (!rbio_attached_ && IsSpliced(TLS_SPLICE_DECRYPT) && IsDirect()) {
     rbio_attached_ =
         Check(tls_splice_attach_rbio(pump_, tls_wrap_->ssl_.get()));
   }
@@ -735,16 +746,16 @@ uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
 void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
-  // read(2) can fail with that, too.
+  // read(2) can fail with ENOBUFS, too: then there is a buffer.
   const bool had_no_room = nread == UV_ENOBUFS && buf.len == 0;
   const bool is_ours = (spliced_ & TLS_SPLICE_DECRYPT) != 0;
   if (!is_ours &&
       (nread >= 0 || had_no_room || tls_wrap->splice_in_ != nullptr)) {
     previous_listener_->OnStreamRead(nread, buf);
   } else if (had_no_room) {
-    // Enough for this turn; libuv goes on in the next. Otherwise this is before
-    // the first turn, or somebody else has resumed the stream while the sink is
-    // full: the pump's buffer is full, too.
+    // The pump has enough for this turn, and libuv goes on in the next one. Or
+    // the buffer of the pump is full: this is before the first turn, or
+    // somebody else has resumed the stream while the sink is full.
     if (GetPumpState().reading == TLS_SPLICE_READING_ON) return;
     reading_ = false;
     stream()->ReadStop();
@@ -762,13 +773,14 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
     tls_wrap->Cycle();
     on_top_ = false;
   } else {
-    // A stream of JS may pass on what it had before it was stopped, and
-    // somebody else may have resumed it: whether it is being read is not known.
+    // The stream was to be stopped. Either it is a stream of JS that passes on
+    // what it had before, or somebody else has resumed it: it is not known
+    // which.
     if (reading_ == false) reading_.reset();
     previous_listener_->OnStreamRead(nread, buf);
-    // One that is resumed inside of TLSWrap::Cycle() may pass on all that it
-    // has, before any of that can be decrypted. So may one that reads before
-    // the first turn, as much as libuv reads at once.
+    // A stream of JS that is resumed inside of TLSWrap::Cycle() may pass on all
+    // that it has before any of it can be decrypted. Before the first turn any
+    // stream may pass on as much as libuv reads at once.
     if ((spliced_ & TLS_SPLICE_DECRYPT) != 0 &&
         (tls_wrap->cycle_depth_ > 0 ||
          GetPumpState().reading == TLS_SPLICE_READING_AS_IT_IS)) {
@@ -780,15 +792,16 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
 
 void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
-  // JS hears of its own write's failure; one of ours it would never hear of.
-  const bool ours = (spliced_ & TLS_SPLICE_ENCRYPT) != 0 &&
-                    !tls_wrap_->current_write_ && !tls_wrap_->shutdown_;
+  // If a write of JS fails, JS is told. If it was a write of the splice's
+  // ciphertext, only the splice knows of it.
+  const bool is_ours = (spliced_ & TLS_SPLICE_ENCRYPT) != 0 &&
+                       !tls_wrap_->current_write_ && !tls_wrap_->shutdown_;
   previous_listener_->OnStreamAfterWrite(w, status);
-  // That calls JS, which may have given the direction back, or destroyed the
-  // socket.
+  // This has called JS, which may have given the direction back, or destroyed
+  // the socket.
   if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
-  if (status != 0 && ours) FailTLS(status);
-  if (!direct_ && spliced_ != 0) On(TLS_SPLICE_ON_LOWER_DRAINED);
+  if (status != 0 && is_ours) FailTLS(status);
+  if (spliced_ != 0 && !IsDirect()) On(TLS_SPLICE_ON_LOWER_DRAINED);
 }
 
 bool TLSSplice::IsFlushed(const TLSWrap& tls_wrap) {
@@ -822,11 +835,11 @@ bool TLSSplice::Check(int result) {
   return result == TLS_SPLICE_OK;
 }
 
-// The events after which the outbound pump may run have a value: whether the
-// stream below takes no write now, since this is inside of one, or since it is
-// one of JS and has yet to complete an empty one.
+// Whether the stream below takes no write now: this is inside of a write to it,
+// or it is a stream of JS that has yet to complete an empty write. The pump is
+// told with the events after which it may encrypt.
 bool TLSSplice::IsLowerBusy() const {
-  return is_flushing_ || (!direct_ && tls_wrap_->current_empty_write_);
+  return is_flushing_ || (tls_wrap_->current_empty_write_ && !IsDirect());
 }
 
 void TLSSplice::On(uint32_t event, int value) {
@@ -859,18 +872,21 @@ tls_splice_actions TLSSplice::Tell(uint32_t event,
   return actions;
 }
 
-// Carries out what the pump orders, for all events in this order. Each step but
-// the last ones may run JS, which may end the splice.
+// Carries out what the pump orders, in the same order for all events. A step
+// may run JS, which may end the splice: each step that follows looks for
+// itself.
 void TLSSplice::Apply(const tls_splice_actions& actions) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
   if (spliced_ != 0 && depth_ == 0) CountBytes();
   if (actions.ssl_ret != 1) {
-    // The error queue is for TLSWrap::ClearOut(), which tells JS. Before that,
-    // JS is not called: the next turn gives the orders that are left.
+    // SSL_read() has failed, and TLSWrap::ClearOut() tells JS with what is in
+    // the error queue. JS is not called before that: all other orders are left
+    // to the next turn.
     NotifyOfChange();
     return ScheduleTurn();
   }
-  // A write that was not the splice's, and of which JS does not hear either.
+  // The TLSWrap may have failed to write something of its own, such as an
+  // alert. JS is not told of that, either.
   if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0 && depth_ == 0 &&
       tls_wrap_->write_error_ != 0 && connection_->write_error == 0) {
     FailTLS(tls_wrap_->write_error_);
@@ -889,7 +905,7 @@ void TLSSplice::Apply(const tls_splice_actions& actions) {
   }
   NotifyOfChange();
   UpdateInterest();
-  // Last, since it calls into JS if the stream below is one of JS.
+  // This comes last, since a stream of JS is started by calling into JS.
   UpdateReading();
 }
 
@@ -921,8 +937,8 @@ void TLSSplice::OnReady(int events) {
 }
 
 void TLSSplice::AttachWbio() {
-  if (!direct_ || wbio_attached_ || (spliced_ & TLS_SPLICE_ENCRYPT) == 0 ||
-      !tls_wrap_->ssl_) {
+  if (wbio_attached_ || !IsSpliced(TLS_SPLICE_ENCRYPT) || !tls_wrap_->ssl_ ||
+      !IsDirect()) {
     return;
   }
   wbio_attached_ = Check(tls_splice_attach_wbio(pump_, tls_wrap_->ssl_.get()));
@@ -945,12 +961,12 @@ bool TLSSplice::IsTransferring() const {
 
 void TLSSplice::OnTransfer(int event) {
   if (!IsHandleClosing()) {
-    // What a stopped splice has delivered is known now.
+    // How much a stopped splice has delivered is known now.
     Notify();
     return OnReady(event);
   }
   FreePump();
-  // JS waits for that with a splice that is closed but for that.
+  // JS has closed the splice, and only waits for this.
   if (!IsTransferring() && env()->can_call_into_js())
     MakeCallback(env()->onchange_string(), 0, nullptr);
 }
@@ -960,22 +976,23 @@ bool TLSSplice::PassTo(TLSSplice* to) {
     return false;
   const int result =
       tls_splice_pass(pump_, to->pump_, to->tls_wrap_->ssl_.get());
-  // A panic is one of both.
+  // A panic in this is one of both pumps.
   if (!Check(result)) {
     to->Check(result);
     return false;
   }
-  if (on_top_ && to->direct_) {
+  if (on_top_ && to->IsDirect()) {
     to->AttachWbio();
     to->On(TLS_SPLICE_ON_SOURCE_READY, to->IsLowerBusy());
   } else {
-    // It may be in a call of OpenSSL's, or calls into JS.
+    // The other splice may be inside of a call into OpenSSL, or its stream
+    // below may call into JS.
     to->On(TLS_SPLICE_ON_SOURCE_GAVE);
   }
   return (spliced_ & TLS_SPLICE_DECRYPT) != 0;
 }
 
-// endOut(): stop reading the source, as if it had ended.
+// endOut(): stops reading the endpoint, as if it had ended.
 void TLSSplice::EndOut(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
@@ -989,8 +1006,8 @@ void TLSSplice::EndSource() {
     Check(tls_splice_end_encrypt(pump_));
 }
 
-// shutdownEndpoint(): end the write side of a socket, or the source of the
-// other splice. A net.Socket JS ends itself.
+// shutdownEndpoint(): ends the write side of a descriptor that is a socket, or
+// the source of the other splice. A net.Socket is ended by JS itself.
 void TLSSplice::ShutdownEndpoint(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
@@ -998,9 +1015,9 @@ void TLSSplice::ShutdownEndpoint(const FunctionCallbackInfo<Value>& args) {
   splice->Check(tls_splice_shutdown_write(splice->pump_));
 }
 
-// abandon(): nobody waits for the transfers that are under way, which the
-// system may never carry out. They keep the descriptor of our own; that of the
-// caller is closed now, if it is to be.
+// abandon(): nobody waits any more for the transfers that are under way, which
+// the system may never carry out. They keep the descriptor that the pump has
+// made; the descriptor of the user is closed now, if the splice is to close it.
 void TLSSplice::Abandon(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
@@ -1013,7 +1030,7 @@ void TLSSplice::Flush() {
   if (is_flushing_ || spliced_ == 0 || !tls_wrap_->ssl_) return;
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
   MarkPopErrorOnReturn mark_pop_error_on_return;
-  // A stream of JS writes by calling into JS, which may ask for more.
+  // A stream of JS is written by calling into JS, which may get here again.
   is_flushing_ = true;
   WriteCollected();
   if (tls_wrap->ssl_) tls_wrap->EncOut();
@@ -1027,12 +1044,12 @@ void TLSSplice::Flush() {
 void TLSSplice::Cycle() {
   if (spliced_ == 0 || !tls_wrap_->ssl_) return;
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
-  // A stream of JS can get here from inside of TLSWrap::Cycle(), when that
-  // resumes it. Then what came before has not been decrypted yet.
+  // A stream of JS that TLSWrap::Cycle() has resumed can get here from inside
+  // of that. Then what came before has not been decrypted yet.
   if (tls_wrap->cycle_depth_ > 0) return ScheduleTurn();
   tls_wrap->Cycle();
-  // JS has seen the end already, and TLSWrap::ClearOut() does nothing any more.
-  // What JS had read before goes to the endpoint.
+  // TLSWrap::ClearOut() does nothing any more when JS has seen the end. What JS
+  // had read before that is yet to go to the endpoint.
   if (tls_wrap->eof_ && tls_wrap->splice_in_ != nullptr && tls_wrap->ssl_) {
     MarkPopErrorOnReturn mark_pop_error_on_return;
     tls_wrap->splice_in_->ClearOut();
@@ -1061,7 +1078,8 @@ void TLSSplice::UpdateReading() {
   }
 }
 
-// Not SetImmediate(): what that is given while it runs, it runs at once.
+// This is not done with SetImmediate(), because what is given to that from
+// inside of its callbacks is run in the same turn.
 void TLSSplice::ScheduleTurn() {
   if (IsHandleClosing()) return;
   if (turn_ == nullptr) {
@@ -1098,7 +1116,7 @@ int TLSSplice::ClearOut() {
     tls_wrap->ClearOut();
     return 1;
   }
-  // A callback of OpenSSL runs.
+  // Inside of a callback of OpenSSL nothing can be read.
   if (depth_ > 0) return 1;
   return Decrypt();
 }
@@ -1153,7 +1171,7 @@ void TLSSplice::EmitEnd() {
 
 void TLSSplice::WriteCollected() {
   if (!wbio_attached_) return;
-  // As in TLSWrap::EncOut(), which would not write now.
+  // TLSWrap::EncOut() would not write now, either.
   const bool must_wait = tls_wrap_->is_awaiting_new_session() ||
                          tls_wrap_->has_active_write_issued_by_prev_listener_;
   tls_splice_buf pieces[8];
@@ -1181,22 +1199,21 @@ void TLSSplice::WriteCollected() {
 }
 
 void TLSSplice::CountBytes() {
-  if (!Check(tls_splice_get_stats(pump_, stats_.get()))) return;
   const uint64_t in = stats_->bytes_decrypted;
   const uint64_t out = stats_->bytes_out;
-  if (in == counted_in_ && out == counted_out_) return;
-  tls_wrap_->bytes_read_ += in - counted_in_;
-  tls_wrap_->bytes_written_ += out - counted_out_;
-  counted_in_ = in;
-  counted_out_ = out;
+  if (!Check(tls_splice_get_stats(pump_, stats_.get()))) return;
+  if (in == stats_->bytes_decrypted && out == stats_->bytes_out) return;
   last_activity_ = env()->GetNowUint64();
+  if (!tls_wrap_) return;
+  tls_wrap_->bytes_read_ += stats_->bytes_decrypted - in;
+  tls_wrap_->bytes_written_ += stats_->bytes_out - out;
 }
 
 void TLSSplice::SetReading(bool on) {
-  // Otherwise it is JS's to say.
+  // Unless 'in' is spliced, this is for JS to say.
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || on == reading_) return;
   reading_ = on;
-  // A stream that has ended says so again; there is nothing to do about it.
+  // These fail if the stream has ended, which the pump has been told.
   if (on) {
     stream()->ReadStart();
   } else {

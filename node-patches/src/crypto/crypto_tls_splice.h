@@ -31,15 +31,15 @@ struct TLSWrap::Splice::Connection {
 };
 
 // Joins a TLSWrap to an endpoint, see tlsSocket.spliceTo(). The pump is in
-// deps/tls_splice; this class hands it what arrives from libuv and OpenSSL,
-// and carries out the steps that it returns. It decides nothing.
+// deps/tls_splice: this class tells the pump what has happened, and carries out
+// what the pump orders. It decides nothing.
 //
 // While a direction is spliced, this object is pushed on the stream below the
 // TLSWrap as a listener, and the TLSWrap points to it.
 //
-// How the endpoint is read and written is for a TLSSpliceEndpoint to know. But
-// for the reads and writes of files, everything happens on the thread of the
-// event loop.
+// How the endpoint is read and written is for a TLSSpliceEndpoint to know.
+// Everything happens on the thread of the event loop, except that other threads
+// read and write files.
 class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
  public:
   static void Initialize(Environment* env, v8::Local<v8::Object> target);
@@ -58,28 +58,29 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
     kTLSFailed = TLS_SPLICE_OUTCOME_TLS_FAILED,
     kTLSFailing = TLS_SPLICE_OUTCOME_TLS_FAILING,
     kWantsTLS = TLS_SPLICE_OUTCOME_WANTS_HANDSHAKE,
-    kBusy = 1 << 16,            // This is a callback of OpenSSL, in the pump.
+    kBusy = 1 << 16,            // The pump is inside of a call into OpenSSL.
     kTransferring = 1 << 17,    // A file is being read or written.
     kEndpointClosed = 1 << 18,  // The stream is gone.
     kWriting = 1 << 19,         // A file is being written.
   };
 
-  // For the TLSSpliceEndpoint. Whether the direction is spliced.
+  // The following methods are for the TLSSpliceEndpoint.
+  // Whether the direction is spliced.
   bool IsSpliced(uint32_t direction) const {
     return (spliced_ & direction) != 0;
   }
   // Whether the endpoint is not going to be read any more.
   bool IsOutOver() const { return (GetPumpState().outcome & kOutOver) != 0; }
-  // libuv has polled the descriptor, and found these events.
+  // Polling the descriptor has found these events.
   void OnPoll(int events);
-  // The endpoint can be read or written, as it was waited for.
+  // The endpoint can be read or written: these events were waited for.
   void OnReady(int events);
-  // The memory to read into (UV_READABLE), or to write from (UV_WRITABLE): the
-  // transfer is to be ended, unless the length is 0. `result` is how many bytes
-  // were transferred, or a libuv error code.
+  // Gives the memory to read into (UV_READABLE) or to write from (UV_WRITABLE).
+  // If its length is not 0, EndTransfer() must follow, with the number of bytes
+  // that were transferred, or a libuv error code.
   tls_splice_transfer BeginTransfer(int event);
   bool EndTransfer(int event, ssize_t result);
-  // A transfer that has ended was on another thread.
+  // EndTransfer() was called for a transfer that has taken until now.
   void OnTransfer(int event);
   // Gives what the pump holds to another splice, whose source this one is.
   // Returns whether there is room for more.
@@ -141,7 +142,10 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
 
   // The stream below the TLSWrap, while something is spliced.
   StreamBase* lower() const { return static_cast<StreamBase*>(stream()); }
-  // That of the splices which a TLSWrap has, or nullptr if it has none.
+  // Whether the stream below is one of libuv's: then ciphertext goes past the
+  // NodeBIOs.
+  bool IsDirect() const;
+  // What the splices of a TLSWrap share, or nullptr if it has none.
   static std::shared_ptr<Connection> ConnectionOf(const TLSWrap& tls_wrap);
   // The splice that a TLSWrap calls for cleartext, or nullptr.
   static TLSSplice* InOf(const TLSWrap& tls_wrap);
@@ -150,25 +154,29 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // Takes a direction of a TLSWrap over, from the next turn on. False if the
   // TLSWrap is not able to.
   bool TakeOver(TLSWrap* tls_wrap, uint32_t direction, StreamBase* stream);
-  // Lets the TLSWrap go: its SSL reads from its own BIO again, and it hears the
-  // stream below itself. For both directions, or for one of two.
+  // Gives directions back to the TLSWrap: its SSL uses its own BIO again, and
+  // with the last direction the TLSWrap listens to the stream below again.
   void Detach(uint32_t directions);
-  // The same, and the stream below is not read before JS asks for it.
+  // Detach(), and the stream below is not read before JS asks for it.
   void DetachAndStopReading(uint32_t directions);
+  // Frees the pump, as soon as that is possible.
   void FreePump();
   bool IsTransferring() const;
 
-  // Tell the pump what has happened, and do what it orders.
+  // Tells the pump what has happened, and does what it orders.
   void On(uint32_t event, int value = 0);
+  // Only tells the pump. The connection is that of a TLSWrap which is given
+  // back, or else that of `tls_wrap_`.
   tls_splice_actions Tell(uint32_t event,
                           int value = 0,
                           TLSWrap* tls_wrap = nullptr);
   void Apply(const tls_splice_actions& actions);
   tls_splice_state GetPumpState() const;
+  // What ClearOut() does while 'in' is spliced.
   int Decrypt();
-  // Let the TLSWrap decrypt and flush, and tell the pump.
+  // Lets the TLSWrap decrypt and flush, and tells the pump.
   void Cycle();
-  // Write what the pump has encrypted.
+  // Writes what the pump has encrypted.
   void Flush();
   void WriteCollected();
   bool IsLowerBusy() const;
@@ -181,14 +189,17 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   void UpdateReading();
   void SetReading(bool on);
   void UpdateInterest();
-  // At the top of the stack: changes what OpenSSL writes to.
+  // Lets OpenSSL write to the buffers of the pump. Only to be called at the top
+  // of the stack, where OpenSSL is in no call.
   void AttachWbio();
+  // Reads the counters of the pump, and adds what is new to those of the
+  // TLSWrap.
   void CountBytes();
   // The stream below cannot be written any more.
   void FailTLS(int err);
   // Lets the TLSWrap tell JS of the peer's close_notify.
   void EmitEnd();
-  // Give JS what comes after the bytes that release() has returned.
+  // Gives JS what comes after the bytes that release() has returned.
   void ResumeNow();
   void LeaveResuming();
   // Whether the pump has done what it was asked for, which `result` says. If it
@@ -207,13 +218,14 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   };
   // Runs the next turn; nullptr until there is one.
   uv_idle_t* turn_ = nullptr;
-  // There is one from open() on.
+  // Never nullptr. Before open() and join() it is a stream that there is none
+  // of.
   std::unique_ptr<TLSSpliceEndpoint> endpoint_;
   tls_splice* pump_ = nullptr;
-  // Like what `pump_` knows of the connection, it comes from the splice that
-  // had a direction of the TLSWrap before, if there is one.
+  // Never nullptr. If another splice has a direction of the TLSWrap when this
+  // one starts, it is taken from that, as the pump takes its own from the pump.
   std::shared_ptr<Connection> connection_;
-  // As of the last call into the pump.
+  // The counters of the pump, as they were when it could last be asked.
   std::unique_ptr<tls_splice_stats> stats_;
   // The TLSWrap, while something is spliced. TLSSplice is a friend of TLSWrap,
   // because a splice takes the place of JavaScript in the middle of what
@@ -231,31 +243,28 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   //   OnStreamRead() let JS see an end.
   BaseObjectPtr<TLSWrap> tls_wrap_;
 
-  // What JS has been told of the pump's state.
+  // The outcome of which Notify() has told JS.
   uint32_t notified_outcome_ = 0;
-  // Directions, as TLS_SPLICE_DECRYPT and TLS_SPLICE_ENCRYPT.
+  // The directions that are spliced: TLS_SPLICE_DECRYPT and TLS_SPLICE_ENCRYPT.
   uint32_t spliced_ = 0;
-  // Depth of calls into the pump: OpenSSL callbacks can get here again.
+  // How many calls into the pump are under way: callbacks of OpenSSL run JS,
+  // which can get here again.
   int depth_ = 0;
+  // Flush() is under way.
   bool is_flushing_ = false;
-  // The stream below is libuv's: ciphertext goes past the NodeBIOs.
-  bool direct_ = false;
   bool rbio_attached_ = false;
   bool wbio_attached_ = false;
-  // Whether the stream below is being read. Not known at first, when JS may
+  // Whether the stream below is being read. This is not known at first: JS may
   // have been reading it or not.
   std::optional<bool> reading_;
-  // Called by the event loop, and so from inside of no other call.
+  // The event loop has called this, so that no call into OpenSSL or into a
+  // stream is under way.
   bool on_top_ = false;
   bool notify_scheduled_ = false;
   // JS has seen the peer's close_notify, which the pump may not have read.
   bool has_close_notify_ = false;
-  // The TLSWrap that JS has again, until JS has had a turn to read what
-  // release() returned.
+  // The TLSWrap that JS has again, from release() until resume() is done.
   BaseObjectPtr<TLSWrap> resuming_;
-  // What has been counted in the TLSWrap's bytesRead and bytesWritten.
-  uint64_t counted_in_ = 0;
-  uint64_t counted_out_ = 0;
   uint64_t last_activity_ = 0;
 };
 

@@ -42,7 +42,7 @@ void PollEndpoint::OnPoll(uv_poll_t* handle, int status, int events) {
   HandleScope handle_scope(env->isolate());
   Context::Scope context_scope(env->context());
   BaseObjectPtr<TLSSplice> strong_ref{splice};
-  // At POLLERR libuv stops the handle; the next read or write says what it is.
+  // At POLLERR libuv stops the handle; the next read or write gives the error.
   if (status < 0) {
     Debug(splice, "Polling has ended with %d", status);
     events = UV_READABLE | UV_WRITABLE;
@@ -61,6 +61,7 @@ void FileEndpoint::BeginTransfer(int event) {
   if (transfer.buf.len == 0) return;
   transfers_ |= event;
   keep_alive_.reset(splice_);
+  Debug(splice_, "Transfer %d of at most %zu bytes", event, transfer.buf.len);
   Environment* env = splice_->env();
   env->IncreaseWaitingRequestCounter();
   uv_fs_t* req = event == UV_READABLE ? &read_ : &write_;
@@ -68,7 +69,7 @@ void FileEndpoint::BeginTransfer(int event) {
   fd_ = transfer.fd;
   const uv_buf_t buf =
       uv_buf_init(reinterpret_cast<char*>(transfer.buf.base), transfer.buf.len);
-  // At the position of the file, which this moves on.
+  // A position of -1 is that of the file, which this moves on.
   CHECK_EQ((event == UV_READABLE ? uv_fs_read : uv_fs_write)(
                env->event_loop(), req, fd_, &buf, 1, -1, OnTransfer),
            0);
@@ -174,6 +175,7 @@ bool StreamEndpoint::Deliver() {
       held = splice_->BeginTransfer(UV_WRITABLE).buf;
       if (held.len == 0) return false;
     }
+    Debug(splice_, "The stream is full, and writes the next byte later");
     BaseObjectPtr<TLSSplice> strong_ref{splice_};
     is_writing_ = true;
     err = WriteByte(*held.base);
@@ -210,7 +212,7 @@ int StreamEndpoint::WriteByte(uint8_t byte) {
 bool StreamEndpoint::WillCancelWrite() {
   if (!base()->IsClosing()) return false;
   if (is_writing_) return true;
-  // libuv may have written it, and not said so yet.
+  // libuv may have written the byte, and not said so yet.
   uv_stream_t* stream = static_cast<LibuvStreamWrap*>(base())->stream();
   return uv_stream_get_write_queue_size(stream) != 0;
 }
@@ -233,13 +235,13 @@ void StreamEndpoint::OnStreamDestroy() {
   Debug(splice_, "The stream of the endpoint is gone");
   EndWrite(UV_ECANCELED);
   is_reading_ = false;
-  // JS does not hear of it if the handle has gone to another process.
+  // If the handle has gone to another process, nothing else tells JS.
   is_closed_ = true;
   if (splice_->env()->can_call_into_js()) splice_->Notify();
 }
 
 void StreamEndpoint::Release(uint32_t directions) {
-  // From now on it is for the stream to write the byte that it was given.
+  // The splice does not wait any more for the byte that the stream has.
   if ((directions & TLS_SPLICE_DECRYPT) != 0)
     EndWrite(stream_ == nullptr || WillCancelWrite() ? UV_ECANCELED : 1);
   if ((directions & TLS_SPLICE_ENCRYPT) != 0) Await(0);
@@ -267,6 +269,7 @@ void JoinedEndpoint::Await(int events) {
 
 void JoinedEndpoint::WakePeer() {
   if (peer_ == nullptr || !peer_->waits_for_room_) return;
+  Debug(splice_, "Waking the other splice");
   peer_->waits_for_room_ = false;
   peer_->splice_->ScheduleTurn();
 }
@@ -276,7 +279,7 @@ bool JoinedEndpoint::Deliver() {
     waits_for_room_ = !splice_->PassTo(peer_->splice_);
     return !waits_for_room_;
   }
-  // This is as for a socket whose other side does not read any more.
+  // Nobody reads any more: a socket would fail with EPIPE.
   if (splice_->BeginTransfer(UV_WRITABLE).buf.len == 0) return false;
   return splice_->EndTransfer(UV_WRITABLE, UV_EPIPE);
 }
