@@ -97,32 +97,24 @@ bool IsLibuvStream(StreamBase* stream) {
   }
 }
 
-// The name of an event, for Debug().
-const char* EventName(uint32_t event) {
-  switch (event) {
-#define V(name)                                                                \
-  case TLS_SPLICE_ON_##name:                                                   \
-    return #name;
-    V(TURN)
-    V(LOWER_READ)
-    V(LOWER_EOF)
-    V(LOWER_READ_FAILED)
-    V(LOWER_WRITE_FAILED)
-    V(LOWER_DRAINED)
-    V(SINK_READY)
-    V(SOURCE_READY)
-    V(SOURCE_GAVE)
-    V(LEAVE_SOURCE)
-    V(DECRYPT)
-    V(CYCLED)
-    V(STOP)
-    V(RELEASE)
-    V(RESUME)
-    V(GONE)
-#undef V
-  }
-  return "unknown";
-}
+// The names of the events, TLS_SPLICE_ON_*, for Debug().
+constexpr const char* kEventNames[] = {"TURN",
+                                       "LOWER_READ",
+                                       "LOWER_EOF",
+                                       "LOWER_READ_FAILED",
+                                       "LOWER_WRITE_FAILED",
+                                       "LOWER_DRAINED",
+                                       "SINK_READY",
+                                       "SOURCE_READY",
+                                       "SOURCE_GAVE",
+                                       "LEAVE_SOURCE",
+                                       "DECRYPT",
+                                       "CYCLED",
+                                       "STOP",
+                                       "RELEASE",
+                                       "RESUME",
+                                       "GONE"};
+static_assert(arraysize(kEventNames) == TLS_SPLICE_ON_GONE + 1);
 
 }  // namespace
 
@@ -132,14 +124,14 @@ const char* EventName(uint32_t event) {
   V(SetProtoMethod, "join", Join)                                              \
   V(SetProtoMethod, "holdSink", HoldSink)                                      \
   V(SetProtoMethod, "start", Start)                                            \
-  V(SetProtoMethod, "stop", Stop)                                              \
-  V(SetProtoMethod, "endOut", EndOut)                                          \
-  V(SetProtoMethod, "cycle", RequestTurn)                                      \
-  V(SetProtoMethod, "shutdownEndpoint", ShutdownEndpoint)                      \
-  V(SetProtoMethod, "abandon", Abandon)                                        \
+  V(SetProtoMethod, "stop", Call<&TLSSplice::Stop>)                            \
+  V(SetProtoMethod, "endOut", Call<&TLSSplice::EndSource>)                     \
+  V(SetProtoMethod, "cycle", Call<&TLSSplice::ScheduleTurn>)                   \
+  V(SetProtoMethod, "shutdownEndpoint", Call<&TLSSplice::ShutdownEndpoint>)    \
+  V(SetProtoMethod, "abandon", Call<&TLSSplice::Abandon>)                      \
   V(SetProtoMethod, "release", Release)                                        \
   V(SetProtoMethod, "resume", Resume)                                          \
-  V(SetProtoMethod, "failBelow", FailBelow)                                    \
+  V(SetProtoMethod, "failBelow", Call<&TLSSplice::FailBelow>)                  \
   V(SetProtoMethodNoSideEffect, "readStats", ReadStats)                        \
   V(SetProtoMethodNoSideEffect, "getState", GetState)                          \
   V(SetProtoMethodNoSideEffect, "getFailure", GetFailure)                      \
@@ -148,6 +140,13 @@ const char* EventName(uint32_t event) {
   V(SetMethodNoSideEffect, "unflushed", Unflushed)                             \
   V(SetMethod, "flush", WaitForFlush)                                          \
   V(SetMethod, "settle", Settle)
+
+template <void (TLSSplice::*method)()>
+void TLSSplice::Call(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  (splice->*method)();
+}
 
 TLSSplice::TLSSplice(Environment* env, Local<Object> object)
     : HandleWrap(env,
@@ -299,13 +298,9 @@ bool TLSSplice::TakeOver(TLSWrap* tls_wrap,
                          uint32_t direction,
                          StreamBase* stream) {
   const std::shared_ptr<Connection> connection = ConnectionOf(*tls_wrap);
-  TLSSplice* holder = nullptr;
-  TLSSplice* other = nullptr;
-  if (connection) {
-    holder = connection->in;
-    other = connection->out;
-    if (direction == TLS_SPLICE_ENCRYPT) std::swap(holder, other);
-  }
+  const TLSSplice* in = connection ? connection->in : nullptr;
+  const TLSSplice* out = connection ? connection->out : nullptr;
+  const TLSSplice* holder = direction == TLS_SPLICE_DECRYPT ? in : out;
   // A splice that is to resume() has the direction in name only.
   const bool is_taken = holder != nullptr && holder->IsSpliced(direction);
   if (IsHandleClosing() || !tls_wrap->ssl_ || is_taken ||
@@ -315,7 +310,7 @@ bool TLSSplice::TakeOver(TLSWrap* tls_wrap,
 
   // The pump takes no call inside of another one.
   CHECK_EQ(depth_, 0);
-  const TLSSplice* before = holder != nullptr ? holder : other;
+  const TLSSplice* before = in != nullptr ? in : out;
   if (before == this) before = nullptr;
   if (before != nullptr) connection_ = connection;
   Check(tls_splice_start(
@@ -338,13 +333,11 @@ bool TLSSplice::TakeOver(TLSWrap* tls_wrap,
 }
 
 // stop(): asks both directions to stop. getState() says when they have stopped.
-void TLSSplice::Stop(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  if (splice->spliced_ == 0) return;
-  BaseObjectPtr<TLSSplice> strong_ref{splice};
-  splice->endpoint_->Cancel();
-  splice->On(TLS_SPLICE_ON_STOP, splice->IsLowerBusy());
+void TLSSplice::Stop() {
+  if (spliced_ == 0) return;
+  BaseObjectPtr<TLSSplice> strong_ref{this};
+  endpoint_->Cancel();
+  On(TLS_SPLICE_ON_STOP, IsLowerBusy());
 }
 
 // release(directions): gives directions back to the TLSWrap. Returns a Buffer
@@ -356,9 +349,8 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   const uint32_t directions = args[0].As<Uint32>()->Value() & splice->spliced_;
   splice->endpoint_->Release(directions);
   size_t len = 0;
-  if ((directions & TLS_SPLICE_DECRYPT) != 0)
-    splice->Check(tls_splice_undelivered(splice->pump_, &len));
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
+    splice->Check(tls_splice_undelivered(splice->pump_, &len));
     // JS may have seen the peer's close_notify before the pump's first turn.
     splice->has_close_notify_ =
         splice->tls_wrap_->eof_ && splice->tls_wrap_->ssl_ &&
@@ -389,19 +381,16 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   }
 }
 
-// resume(tlsWrap, isLater): what OpenSSL holds, an error that it has reported,
+// resume(isLater): what OpenSSL holds, an error that it has reported,
 // and the end of the stream below go to JS, which has what release() returned.
 // If `isLater`, JS has yet to read that, and gets a turn of the loop for it.
 void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  CHECK(args[0]->IsObject());
-  CHECK(args[1]->IsBoolean());
-  TLSWrap* tls_wrap;
-  ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
+  CHECK(args[0]->IsBoolean());
   // If JS, given the bytes, has started another splice, settle() has done this.
   if (!splice->resuming_) return;
-  if (args[1]->IsFalse()) return splice->ResumeNow();
+  if (args[0]->IsFalse()) return splice->ResumeNow();
   BaseObjectPtr<TLSSplice> strong_ref{splice};
   splice->env()->SetImmediate(
       [strong_ref](Environment* env) { strong_ref->ResumeNow(); });
@@ -450,8 +439,7 @@ void TLSSplice::ResumeNow() {
         reading->IsTrue()) {
       tls_wrap->ReadStart();
     }
-    HandOver(tls_wrap.get(),
-             LowerEnd(Tell(TLS_SPLICE_ON_RESUME, 0, tls_wrap.get())));
+    HandOver(Tell(TLS_SPLICE_ON_RESUME, 0, tls_wrap.get()), tls_wrap.get());
   }
   if (IsHandleClosing()) FreePump();
 }
@@ -465,14 +453,12 @@ void TLSSplice::LeaveResuming() {
 // failBelow(): the stream below is another TLSWrap, whose TLS session has
 // failed. That TLSWrap tells only its own socket. To the splice, which reads
 // from that TLSWrap, the failure is a read error.
-void TLSSplice::FailBelow(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  if (splice->spliced_ == 0) return;
-  BaseObjectPtr<TLSSplice> strong_ref{splice};
-  StreamBase* lower = splice->lower();
-  if (lower->GetAsyncWrap()->provider_type() == AsyncWrap::PROVIDER_TLSWRAP)
-    static_cast<TLSWrap*>(lower)->EmitRead(UV_EPROTO);
+void TLSSplice::FailBelow() {
+  if (spliced_ == 0) return;
+  BaseObjectPtr<TLSSplice> strong_ref{this};
+  StreamBase* stream = lower();
+  if (stream->GetAsyncWrap()->provider_type() == AsyncWrap::PROVIDER_TLSWRAP)
+    static_cast<TLSWrap*>(stream)->EmitRead(UV_EPROTO);
 }
 
 // writeError(tlsWrap): the status of a write of the TLSWrap that has failed, or
@@ -497,14 +483,6 @@ void TLSSplice::AccessMode(const FunctionCallbackInfo<Value>& args) {
   if (mode != O_RDONLY) directions |= TLS_SPLICE_DECRYPT;
   if (mode != O_WRONLY) directions |= TLS_SPLICE_ENCRYPT;
   args.GetReturnValue().Set(directions);
-}
-
-// cycle(): lets TLS send its own messages in the next turn of the loop. An
-// empty write to the TLSWrap would be one to the stream below as well.
-void TLSSplice::RequestTurn(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  splice->ScheduleTurn();
 }
 
 // unflushed(tlsWrap): how many bytes of ciphertext the stream below has yet to
@@ -575,46 +553,37 @@ void TLSSplice::GetState(const FunctionCallbackInfo<Value>& args) {
 }
 
 // getFailure(): [libuv error code, syscall] of the endpoint or of the stream
-// below, or [0, '', direction, offset] of packets that are out of step.
-// Undefined if the pump has panicked. Throws the error of OpenSSL if encryption
-// failed.
+// below. If the code is 0, [0, syscall, direction, offset] says where packets
+// are out of step. Undefined if the pump has panicked. Throws the error of
+// OpenSSL if encryption has failed.
 void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   Environment* env = splice->env();
+  Isolate* isolate = env->isolate();
   tls_splice_failure failure{};
   const int found = tls_splice_get_failure(splice->pump_, &failure);
   if (found == TLS_SPLICE_EPANIC) return;
+  int err = 0;
+  bool is_write = true;
   // Before TLS has failed, the error of the stream below is not yet to be
   // reported: the endpoint may have failed first, for another reason.
-  int err = (splice->GetPumpState().outcome & kTLSFailed) != 0
-                ? splice->connection_->write_error
-                : 0;
-  bool is_write = true;
+  if ((splice->GetPumpState().outcome & kTLSFailed) != 0)
+    err = splice->connection_->write_error;
   if (err == 0 && found == TLS_SPLICE_OK) {
-    if (failure.is_tls) {
+    if (failure.is_tls)
       return ThrowCryptoError(env, failure.tls_error, "SSL_write failed");
-    }
-    if (failure.framing != 0) {
-      Local<Value> result[] = {
-          Integer::New(env->isolate(), 0),
-          v8::String::Empty(env->isolate()),
-          Integer::NewFromUnsigned(env->isolate(), failure.framing),
-          Number::New(env->isolate(), static_cast<double>(failure.offset)),
-      };
-      return args.GetReturnValue().Set(
-          Array::New(env->isolate(), result, arraysize(result)));
-    }
     err = uv_translate_sys_error(failure.errnum);
     is_write = failure.is_write;
   }
   Local<Value> result[] = {
-      Integer::New(env->isolate(), err),
-      is_write ? FIXED_ONE_BYTE_STRING(env->isolate(), "write")
-               : FIXED_ONE_BYTE_STRING(env->isolate(), "read"),
+      Integer::New(isolate, err),
+      is_write ? FIXED_ONE_BYTE_STRING(isolate, "write")
+               : FIXED_ONE_BYTE_STRING(isolate, "read"),
+      Integer::NewFromUnsigned(isolate, failure.framing),
+      Number::New(isolate, static_cast<double>(failure.offset)),
   };
-  args.GetReturnValue().Set(
-      Array::New(env->isolate(), result, arraysize(result)));
+  args.GetReturnValue().Set(Array::New(isolate, result, arraysize(result)));
 }
 
 bool TLSSplice::IsDirect() const {
@@ -692,23 +661,22 @@ void TLSSplice::FreePump() {
 }
 
 void TLSSplice::Close(Local<Value> close_callback) {
-  if (!IsHandleClosing()) {
-    endpoint_->Close();
-    for (const uint32_t direction : {TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT}) {
-      if ((spliced_ & direction) != 0) Tell(TLS_SPLICE_ON_RELEASE, direction);
-    }
-    DetachAndStopReading(spliced_);
-    // A handle that is referenced would be listed by its object, which is not
-    // there any more after garbage collection.
-    uv_unref(GetHandle());
-    HandleWrap::Close(close_callback);
-    if (turn_ != nullptr) {
-      env()->CloseHandle(turn_, [](uv_idle_t* handle) { delete handle; });
-      turn_ = nullptr;
-    }
-    // libuv is done with the file descriptor.
-    FreePump();
+  if (IsHandleClosing()) return;
+  endpoint_->Close();
+  for (const uint32_t direction : {TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT}) {
+    if ((spliced_ & direction) != 0) Tell(TLS_SPLICE_ON_RELEASE, direction);
   }
+  DetachAndStopReading(spliced_);
+  // A handle that is referenced would be listed by its object, which is not
+  // there any more after garbage collection.
+  uv_unref(GetHandle());
+  HandleWrap::Close(close_callback);
+  if (turn_ != nullptr) {
+    env()->CloseHandle(turn_, [](uv_idle_t* handle) { delete handle; });
+    turn_ = nullptr;
+  }
+  // libuv is done with the file descriptor.
+  FreePump();
 }
 
 void TLSSplice::OnDestroySSL() {
@@ -861,7 +829,7 @@ tls_splice_actions TLSSplice::Tell(uint32_t event,
   depth_--;
   Debug(this,
         "%s %d: orders 0x%x, SSL_read %d, lower error %d; outcome 0x%x",
-        EventName(event),
+        kEventNames[event],
         value,
         actions.orders,
         actions.ssl_ret,
@@ -894,7 +862,7 @@ void TLSSplice::Apply(const tls_splice_actions& actions) {
   if ((actions.orders & TLS_SPLICE_ACTION_FLUSH) != 0) Flush();
   if ((actions.orders & TLS_SPLICE_ACTION_CYCLE) != 0) Cycle();
   if ((actions.orders & TLS_SPLICE_ACTION_CLOSE_NOTIFY) != 0) EmitEnd();
-  HandOver(tls_wrap_.get(), LowerEnd(actions));
+  HandOver(actions, tls_wrap_.get());
   if (spliced_ == 0) return NotifyOfChange();
   if ((actions.orders & TLS_SPLICE_ACTION_NEXT_TURN) != 0) ScheduleTurn();
   for (TLSSplice* other : {connection_->in, connection_->out}) {
@@ -993,12 +961,6 @@ bool TLSSplice::PassTo(TLSSplice* to) {
 }
 
 // endOut(): stops reading the endpoint, as if it had ended.
-void TLSSplice::EndOut(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  splice->EndSource();
-}
-
 void TLSSplice::EndSource() {
   if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0)
     On(TLS_SPLICE_ON_LEAVE_SOURCE);
@@ -1008,22 +970,18 @@ void TLSSplice::EndSource() {
 
 // shutdownEndpoint(): ends the write side of a descriptor that is a socket, or
 // the source of the other splice. A net.Socket is ended by JS itself.
-void TLSSplice::ShutdownEndpoint(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  splice->endpoint_->Shutdown();
-  splice->Check(tls_splice_shutdown_write(splice->pump_));
+void TLSSplice::ShutdownEndpoint() {
+  endpoint_->Shutdown();
+  Check(tls_splice_shutdown_write(pump_));
 }
 
 // abandon(): nobody waits any more for the transfers that are under way, which
 // the system may never carry out. They keep the descriptor that the pump has
 // made; the descriptor of the user is closed now, if the splice is to close it.
-void TLSSplice::Abandon(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  if (!splice->IsTransferring()) return;
-  splice->endpoint_->Abandon();
-  splice->Check(tls_splice_adopt_fd(splice->pump_, -1));
+void TLSSplice::Abandon() {
+  if (!IsTransferring()) return;
+  endpoint_->Abandon();
+  Check(tls_splice_adopt_fd(pump_, -1));
 }
 
 void TLSSplice::Flush() {
@@ -1057,27 +1015,23 @@ void TLSSplice::Cycle() {
   if (spliced_ != 0) On(TLS_SPLICE_ON_CYCLED, IsLowerBusy());
 }
 
-int TLSSplice::LowerEnd(const tls_splice_actions& actions) {
-  if ((actions.orders & TLS_SPLICE_ACTION_LOWER_EOF) != 0) return UV_EOF;
-  return actions.lower_error;
-}
-
-void TLSSplice::HandOver(TLSWrap* tls_wrap, int nread) {
+void TLSSplice::HandOver(const tls_splice_actions& actions, TLSWrap* tls_wrap) {
+  const bool is_eof = (actions.orders & TLS_SPLICE_ACTION_LOWER_EOF) != 0;
+  const int nread = is_eof ? UV_EOF : actions.lower_error;
   if (nread == 0 || tls_wrap == nullptr) return;
   BaseObjectPtr<TLSWrap> strong_ref{tls_wrap};
   tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
 }
 
 void TLSSplice::UpdateReading() {
-  if (spliced_ == 0) return;
-  switch (GetPumpState().reading) {
-    case TLS_SPLICE_READING_ON:
-      return SetReading(true);
-    case TLS_SPLICE_READING_OFF:
-      return SetReading(false);
-  }
+  const uint32_t reading = GetPumpState().reading;
+  if (reading != TLS_SPLICE_READING_AS_IT_IS)
+    SetReading(reading == TLS_SPLICE_READING_ON);
 }
 
+// cycle(): asks for a turn, so that TLS can send its own messages. An empty
+// write to the TLSWrap would be one to the stream below as well.
+//
 // This is not done with SetImmediate(), because what is given to that from
 // inside of its callbacks is run in the same turn.
 void TLSSplice::ScheduleTurn() {
@@ -1094,15 +1048,11 @@ void TLSSplice::ScheduleTurn() {
     HandleScope handle_scope(env->isolate());
     Context::Scope context_scope(env->context());
     uv_idle_stop(handle);
-    splice->Turn();
+    if (splice->spliced_ == 0 || !splice->tls_wrap_->ssl_) return;
+    splice->on_top_ = true;
+    splice->On(TLS_SPLICE_ON_TURN);
+    splice->on_top_ = false;
   });
-}
-
-void TLSSplice::Turn() {
-  if (spliced_ == 0 || !tls_wrap_->ssl_) return;
-  on_top_ = true;
-  On(TLS_SPLICE_ON_TURN);
-  on_top_ = false;
 }
 
 int TLSSplice::ClearOut() {

@@ -116,19 +116,21 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   SET_SELF_SIZE(TLSSplice)
 
  private:
+  // A method that JS calls without arguments, and that returns nothing.
+  template <void (TLSSplice::*method)()>
+  static void Call(const v8::FunctionCallbackInfo<v8::Value>& args);
+  void Stop();
+  void ShutdownEndpoint();
+  void Abandon();
+  void FailBelow();
+
   static void New(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Open(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Join(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void HoldSink(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Start(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void Stop(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void EndOut(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void RequestTurn(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void ShutdownEndpoint(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void Abandon(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Release(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Resume(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void FailBelow(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void WriteError(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void AccessMode(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Unflushed(const v8::FunctionCallbackInfo<v8::Value>& args);
@@ -180,12 +182,9 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   void Flush();
   void WriteCollected();
   bool IsLowerBusy() const;
-  // The status of the stream below that JS is to be told of, or 0.
-  static int LowerEnd(const tls_splice_actions& actions);
   // Lets a TLSWrap, unless it is nullptr, tell JS of the end of the stream
-  // below.
-  static void HandOver(TLSWrap* tls_wrap, int nread);
-  void Turn();
+  // below, if that is ordered.
+  static void HandOver(const tls_splice_actions& actions, TLSWrap* tls_wrap);
   void UpdateReading();
   void SetReading(bool on);
   void UpdateInterest();
