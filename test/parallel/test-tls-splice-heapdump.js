@@ -29,12 +29,12 @@ run(async () => {
   const { 0: endpoint, 1: other } = await socketPair();
   const ofStream = client.spliceTo({ stream: endpoint, direction: 'out' }).start();
   validate(['Node / TLSWrap', 'tls_wrap'], ['TLSSplice', 'native_to_javascript'],
-           ['Node / stats', 'stats'], ['Node / endpoint', 'endpoint']);
+           ['Node / stats', 'stats'], ['Node / StreamEndpoint', 'endpoint']);
   other.end();
   await ofStream.finished;
 
   const ofFile = client.spliceTo({ fd: fs.openSync(__filename), direction: 'out', autoClose: true });
-  validate(['Node / file', 'file']);
+  validate(['Node / FileEndpoint', 'endpoint']);
   await ofFile.stop();
 
   // Nobody reads this one.
@@ -43,7 +43,7 @@ run(async () => {
   server.write(Buffer.alloc(1 * MiB));
   while (ofPipe.stats.stallsIn === 0)
     await setImmediate();
-  validate(['Node / tls_splice', 'held']);
+  validate(['Node / tls_splice', 'held'], ['Node / PollEndpoint', 'endpoint']);
   await ofPipe.stop();
   fs.closeSync(reader);
   client.destroy();

@@ -3,6 +3,7 @@
 #if HAVE_TLS_SPLICE
 
 #include "async_wrap-inl.h"
+#include "crypto/crypto_tls_splice_endpoint.h"
 #include "crypto/crypto_util.h"
 #include "debug_utils-inl.h"
 #include "env-inl.h"
@@ -41,12 +42,43 @@ namespace crypto {
 
 namespace {
 
-// Of a TUN device that is gone, or was never there. libuv has no name for it.
+// The error of a TUN device that is gone, or was never there. libuv has no name
+// for it.
 #ifdef EBADFD
 constexpr int kEBADFD = -EBADFD;
 #else
 constexpr int kEBADFD = 0;
 #endif
+
+// The indices of the array that readStats() fills, and the fields of
+// tls_splice_stats that are there.
+#define TLS_SPLICE_STATS(V)                                                    \
+  V(kBytesIn, bytes_in)                                                        \
+  V(kBytesOut, bytes_out)                                                      \
+  V(kStallsIn, stalls_in)                                                      \
+  V(kStallsOut, stalls_out)                                                    \
+  V(kPeakBufferedIn, peak_buffered_in)                                         \
+  V(kPeakBufferedOut, peak_buffered_out)                                       \
+  V(kPacketsIn, packets_in)                                                    \
+  V(kPacketsOut, packets_out)                                                  \
+  V(kLargestPacketIn, largest_packet_in)                                       \
+  V(kLargestPacketOut, largest_packet_out)                                     \
+  V(kDropsIn, drops_in)                                                        \
+  V(kDropsOut, drops_out)                                                      \
+  V(kDropsEINVAL, drops_einval)                                                \
+  V(kDropsEMSGSIZE, drops_emsgsize)                                            \
+  V(kDropsECONNREFUSED, drops_econnrefused)                                    \
+  V(kDropsEIO, drops_eio)                                                      \
+  V(kDropsENOBUFS, drops_enobufs)                                              \
+  V(kCloseNotify, close_notify)
+
+enum StatsIndex {
+  kLastActivity,  // In milliseconds of the loop's clock.
+#define V(index, field) index,
+  TLS_SPLICE_STATS(V)
+#undef V
+};
+constexpr int kStatsCount = kCloseNotify + 1;
 
 // Keeps an SSL while the pump uses it, whatever OpenSSL's callbacks do.
 SSLPointer KeepAlive(const SSLPointer& ssl) {
@@ -65,58 +97,79 @@ bool IsLibuvStream(StreamBase* stream) {
   }
 }
 
-// For Debug().
-const char* EventName(uint32_t event) {
-  switch (event) {
-#define V(name)                                                                \
-  case TLS_SPLICE_ON_##name:                                                   \
-    return #name;
-    V(TURN)
-    V(LOWER_READ)
-    V(LOWER_EOF)
-    V(LOWER_READ_FAILED)
-    V(LOWER_WRITE_FAILED)
-    V(LOWER_DRAINED)
-    V(SINK_READY)
-    V(SOURCE_READY)
-    V(SOURCE_GAVE)
-    V(LEAVE_SOURCE)
-    V(DECRYPT)
-    V(CYCLED)
-    V(STOP)
-    V(RELEASE)
-    V(RESUME)
-    V(GONE)
-#undef V
-  }
-  return "unknown";
-}
+// The names of the events, TLS_SPLICE_ON_*, for Debug().
+constexpr const char* kEventNames[] = {"TURN",
+                                       "LOWER_READ",
+                                       "LOWER_EOF",
+                                       "LOWER_READ_FAILED",
+                                       "LOWER_WRITE_FAILED",
+                                       "LOWER_DRAINED",
+                                       "SINK_READY",
+                                       "SOURCE_READY",
+                                       "SOURCE_GAVE",
+                                       "LEAVE_SOURCE",
+                                       "DECRYPT",
+                                       "CYCLED",
+                                       "STOP",
+                                       "RELEASE",
+                                       "RESUME",
+                                       "GONE"};
+static_assert(arraysize(kEventNames) == TLS_SPLICE_ON_GONE + 1);
 
 }  // namespace
+
+// The methods that JS calls, and the functions that set them.
+#define TLS_SPLICE_METHODS(V)                                                  \
+  V(SetProtoMethod, "open", Open)                                              \
+  V(SetProtoMethod, "join", Join)                                              \
+  V(SetProtoMethod, "holdSink", HoldSink)                                      \
+  V(SetProtoMethod, "start", Start)                                            \
+  V(SetProtoMethod, "stop", Call<&TLSSplice::Stop>)                            \
+  V(SetProtoMethod, "endOut", Call<&TLSSplice::EndSource>)                     \
+  V(SetProtoMethod, "cycle", Call<&TLSSplice::ScheduleTurn>)                   \
+  V(SetProtoMethod, "shutdownEndpoint", Call<&TLSSplice::ShutdownEndpoint>)    \
+  V(SetProtoMethod, "abandon", Call<&TLSSplice::Abandon>)                      \
+  V(SetProtoMethod, "release", Release)                                        \
+  V(SetProtoMethod, "resume", Resume)                                          \
+  V(SetProtoMethod, "failBelow", Call<&TLSSplice::FailBelow>)                  \
+  V(SetProtoMethodNoSideEffect, "readStats", ReadStats)                        \
+  V(SetProtoMethodNoSideEffect, "getState", GetState)                          \
+  V(SetProtoMethodNoSideEffect, "getFailure", GetFailure)                      \
+  V(SetMethodNoSideEffect, "writeError", WriteError)                           \
+  V(SetMethodNoSideEffect, "accessMode", AccessMode)                           \
+  V(SetMethodNoSideEffect, "unflushed", Unflushed)                             \
+  V(SetMethod, "flush", WaitForFlush)
+
+template <void (TLSSplice::*method)()>
+void TLSSplice::Call(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  (splice->*method)();
+}
 
 TLSSplice::TLSSplice(Environment* env, Local<Object> object)
     : HandleWrap(env,
                  object,
                  reinterpret_cast<uv_handle_t*>(&poll_),
                  AsyncWrap::PROVIDER_TLSSPLICE),
+      endpoint_(std::make_unique<StreamEndpoint>(this)),
+      connection_(std::make_shared<Connection>()),
       stats_(std::make_unique<tls_splice_stats>()) {
   MarkAsUninitialized();
-  // Until it is started, a splice is nothing but a file descriptor.
+  // Before start() the garbage collector may take a splice that JS has lost.
   MakeWeak();
 }
 
 TLSSplice::~TLSSplice() {
   LeaveResuming();
-  Unjoin();
-  Detach(spliced_);
+  DetachAndStopReading(spliced_);
   FreePump();
 }
 
 void TLSSplice::MemoryInfo(MemoryTracker* tracker) const {
   tracker->TrackField("tls_wrap", tls_wrap_);
   tracker->TrackFieldWithSize("stats", sizeof(*stats_));
-  if (file_) tracker->TrackFieldWithSize("file", sizeof(*file_));
-  if (endpoint_) tracker->TrackFieldWithSize("endpoint", sizeof(*endpoint_));
+  tracker->TrackField("endpoint", endpoint_);
   size_t held;
   if (tls_splice_undelivered(pump_, &held) == TLS_SPLICE_OK)
     tracker->TrackFieldWithSize("held", held, "tls_splice");
@@ -142,7 +195,7 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[4]->IsBoolean());
 
   const int fd = args[0].As<v8::Int32>()->Value();
-  // More than there are addresses is no limit.
+  // A limit may be larger than size_t, and is none then.
   const double high_water_mark =
       std::min(args[2].As<Number>()->Value(),
                static_cast<double>(std::numeric_limits<size_t>::max()));
@@ -159,8 +212,10 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   uv_loop_t* loop = splice->env()->event_loop();
   int poll_fd;
   err = tls_splice_poll_fd(splice->pump_, &poll_fd);
-  if (poll_fd < 0 && fd != TLS_SPLICE_FD_NONE)
-    splice->file_ = std::make_unique<FileRequests>();
+  if (poll_fd >= 0)
+    splice->endpoint_ = std::make_unique<PollEndpoint>(splice, &splice->poll_);
+  else if (fd != TLS_SPLICE_FD_NONE)
+    splice->endpoint_ = std::make_unique<FileEndpoint>(splice);
   if (err == TLS_SPLICE_OK) {
     err = poll_fd < 0 ? uv_idle_init(loop, &splice->idle_)
                       : uv_poll_init(loop, &splice->poll_, poll_fd);
@@ -172,15 +227,38 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   splice->MarkAsInitialized();
   if (args[4]->IsTrue() &&
       splice->Check(tls_splice_adopt_fd(splice->pump_, fd))) {
-    // A Worker does not close it too when it exits.
+    // Otherwise a Worker would close the descriptor, too, when it exits.
     splice->env()->RemoveUnmanagedFd(fd);
   }
   args.GetReturnValue().Set(0);
 }
 
-// start(tlsWrap, direction, chunks, stream): true, or false if the TLSWrap is
-// not able to. `chunks` are Uint8Arrays that go before all else in that
-// direction; `stream` is the endpoint's handle if it has no file descriptor.
+// join(splice): the endpoint of each of the two is the other one.
+void TLSSplice::Join(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  TLSSplice* peer;
+  ASSIGN_OR_RETURN_UNWRAP(&peer, args[0].As<Object>());
+  auto endpoint = std::make_unique<JoinedEndpoint>(splice);
+  auto endpoint_of_peer = std::make_unique<JoinedEndpoint>(peer);
+  endpoint->Join(endpoint_of_peer.get());
+  splice->endpoint_ = std::move(endpoint);
+  peer->endpoint_ = std::move(endpoint_of_peer);
+}
+
+// holdSink(on): whether the endpoint is not to be written to yet.
+void TLSSplice::HoldSink(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  CHECK(args[0]->IsBoolean());
+  splice->endpoint_->Hold(args[0]->IsTrue());
+  if (args[0]->IsFalse() && splice->spliced_ != 0) splice->ScheduleTurn();
+}
+
+// start(tlsWrap, direction, chunks, stream): true, or false if the direction of
+// the TLSWrap cannot be spliced. `chunks` are Uint8Arrays that go before all
+// else in that direction; `stream` is the handle of a net.Socket, if that is
+// the endpoint.
 void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
@@ -192,27 +270,15 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
   const uint32_t direction = args[1].As<Uint32>()->Value();
   CHECK(direction == TLS_SPLICE_DECRYPT || direction == TLS_SPLICE_ENCRYPT);
-  TLSWrap::Splice*& slot = direction == TLS_SPLICE_DECRYPT
-                               ? tls_wrap->splice_in_
-                               : tls_wrap->splice_out_;
-  TLSSplice* before = static_cast<TLSSplice*>(slot != nullptr ? slot
-                                              : direction == TLS_SPLICE_DECRYPT
-                                                  ? tls_wrap->splice_out_
-                                                  : tls_wrap->splice_in_);
-  // One that has given the direction back has it in name only.
-  const bool is_taken = slot != nullptr && !before->resuming_;
-  if (splice->IsHandleClosing() || !tls_wrap->ssl_ || is_taken ||
-      tls_wrap->underlying_stream() == nullptr) {
-    return args.GetReturnValue().Set(false);
+  StreamBase* stream = nullptr;
+  if (args[3]->IsObject()) {
+    stream = StreamBase::FromObject(args[3].As<Object>());
+    CHECK(IsLibuvStream(stream));
   }
+  if (!splice->TakeOver(tls_wrap, direction, stream))
+    return args.GetReturnValue().Set(false);
 
-  // The pump takes no other call inside of one.
-  CHECK_EQ(splice->depth_, 0);
   Environment* env = splice->env();
-  splice->Check(tls_splice_start(
-      splice->pump_,
-      direction,
-      before != nullptr && before != splice ? before->pump_ : nullptr));
   Local<Array> chunks = args[2].As<Array>();
   for (uint32_t i = 0; i < chunks->Length(); i++) {
     Local<Value> chunk;
@@ -221,61 +287,74 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
     splice->Check(tls_splice_push_before(
         splice->pump_, direction, bytes.data(), bytes.length()));
   }
-
-  if (splice->spliced_ == 0) {
-    CHECK(!splice->tls_wrap_);
-    if (args[3]->IsObject()) {
-      StreamBase* stream = StreamBase::FromObject(args[3].As<Object>());
-      CHECK(IsLibuvStream(stream));
-      splice->endpoint_ = std::make_unique<EndpointStream>(splice, stream);
-    }
-    splice->ClearWeak();
-    splice->tls_wrap_.reset(tls_wrap);
-    splice->direct_ = IsLibuvStream(tls_wrap->underlying_stream());
-    tls_wrap->underlying_stream()->PushStreamListener(splice);
-  }
-  CHECK_EQ(splice->tls_wrap_.get(), tls_wrap);
-  splice->spliced_ |= direction;
-  slot = splice;
-  splice->last_activity_ = env->GetNowUint64();
-  // The new splice has taken over what the one before still had to tell.
-  if (direction == TLS_SPLICE_DECRYPT && before != nullptr &&
-      before != splice) {
-    before->resuming_.reset();
-    if (before->IsHandleClosing()) before->FreePump();
-  }
-  // JS has seen it.
+  // The stream below does not repeat an end that JS has seen.
   if (direction == TLS_SPLICE_DECRYPT && tls_wrap->eof_)
     splice->Tell(TLS_SPLICE_ON_LOWER_EOF);
-  // No event may come for what is buffered already. Not now, though: this can
-  // be a callback of the very call that is reading.
-  splice->ScheduleTurn();
   args.GetReturnValue().Set(true);
 }
 
-// stop(): both directions. getState() says when they have.
-void TLSSplice::Stop(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  if (splice->spliced_ == 0) return;
-  BaseObjectPtr<TLSSplice> strong_ref{splice};
-  splice->CancelTransfers();
-  splice->On(TLS_SPLICE_ON_STOP, splice->IsLowerBusy());
+bool TLSSplice::TakeOver(TLSWrap* tls_wrap,
+                         uint32_t direction,
+                         StreamBase* stream) {
+  const std::shared_ptr<Connection> connection = ConnectionOf(*tls_wrap);
+  TLSSplice* in = connection ? connection->in : nullptr;
+  const TLSSplice* out = connection ? connection->out : nullptr;
+  const TLSSplice* holder = direction == TLS_SPLICE_DECRYPT ? in : out;
+  // A splice that is to resume() has the direction in name only.
+  const bool is_taken = holder != nullptr && holder->IsSpliced(direction);
+  if (IsHandleClosing() || !tls_wrap->ssl_ || is_taken ||
+      tls_wrap->stream() == nullptr) {
+    return false;
+  }
+
+  // The pump takes no call inside of another one.
+  CHECK_EQ(depth_, 0);
+  const TLSSplice* before = in != nullptr ? in : out;
+  if (before == this) before = nullptr;
+  if (before != nullptr) connection_ = connection;
+  Check(tls_splice_start(
+      pump_, direction, before != nullptr ? before->pump_ : nullptr));
+  if (spliced_ == 0) {
+    CHECK(!tls_wrap_);
+    endpoint_->Begin(stream);
+    ClearWeak();
+    tls_wrap_.reset(tls_wrap);
+    tls_wrap->stream()->PushStreamListener(this);
+  }
+  CHECK_EQ(tls_wrap_.get(), tls_wrap);
+  spliced_ |= direction;
+  // This splice takes over, too, what a splice that is to resume() has to tell.
+  if (direction == TLS_SPLICE_DECRYPT && in != nullptr) {
+    in->LeaveResuming();
+    if (in->IsHandleClosing()) in->FreePump();
+  }
+  SetSplice(tls_wrap, direction, this);
+  last_activity_ = env()->GetNowUint64();
+  // For what is buffered already there may be no event. The pump does not run
+  // now, because this may be inside of a callback of the call that reads.
+  ScheduleTurn();
+  return true;
 }
 
-// release(directions): give them back to the TLSWrap. Returns a Buffer with the
-// cleartext that was not delivered, or undefined.
+// stop(): asks both directions to stop. getState() says when they have stopped.
+void TLSSplice::Stop() {
+  if (spliced_ == 0) return;
+  BaseObjectPtr<TLSSplice> strong_ref{this};
+  endpoint_->Cancel();
+  On(TLS_SPLICE_ON_STOP, IsLowerBusy());
+}
+
+// release(directions): gives directions back to the TLSWrap. Returns a Buffer
+// with the cleartext that was not delivered, or undefined.
 void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   CHECK(args[0]->IsUint32());
   const uint32_t directions = args[0].As<Uint32>()->Value() & splice->spliced_;
-  if (splice->endpoint_ && (directions & TLS_SPLICE_DECRYPT) != 0)
-    splice->endpoint_->Disown();
+  splice->endpoint_->Release(directions);
   size_t len = 0;
-  if ((directions & TLS_SPLICE_DECRYPT) != 0)
-    splice->Check(tls_splice_undelivered(splice->pump_, &len));
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
+    splice->Check(tls_splice_undelivered(splice->pump_, &len));
     // JS may have seen the peer's close_notify before the pump's first turn.
     splice->has_close_notify_ =
         splice->tls_wrap_->eof_ && splice->tls_wrap_->ssl_ &&
@@ -296,29 +375,26 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
     if ((directions & direction) != 0)
       splice->Tell(TLS_SPLICE_ON_RELEASE, direction);
   }
-  // Last, since it calls into JS if the stream below is one of JS.
-  splice->Detach(directions);
+  splice->DetachAndStopReading(directions);
   if ((directions & TLS_SPLICE_DECRYPT) != 0 && tls_wrap->ssl_) {
-    // Until resume(), whoever starts another one, or asks for cleartext, finds
-    // what is still to be told.
+    // Until resume() the TLSWrap still finds this splice, which knows what JS
+    // is yet to be told: when the TLSWrap is to decrypt, and when another
+    // splice takes the direction over.
     splice->resuming_ = tls_wrap;
-    tls_wrap->splice_in_ = splice;
+    splice->SetSplice(tls_wrap.get(), TLS_SPLICE_DECRYPT, splice);
   }
 }
 
-// resume(tlsWrap, isLater): what OpenSSL holds, an error that it has reported,
+// resume(isLater): what OpenSSL holds, an error that it has reported,
 // and the end of the stream below go to JS, which has what release() returned.
 // If `isLater`, JS has yet to read that, and gets a turn of the loop for it.
 void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  CHECK(args[0]->IsObject());
-  CHECK(args[1]->IsBoolean());
-  TLSWrap* tls_wrap;
-  ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
-  // Another splice, started when JS was given the bytes, has taken it over.
+  CHECK(args[0]->IsBoolean());
+  // Otherwise JS, given the bytes, has started another splice.
   if (!splice->resuming_) return;
-  if (args[1]->IsFalse()) return splice->ResumeNow();
+  if (args[0]->IsFalse()) return splice->ResumeNow();
   BaseObjectPtr<TLSSplice> strong_ref{splice};
   splice->env()->SetImmediate(
       [strong_ref](Environment* env) { strong_ref->ResumeNow(); });
@@ -330,83 +406,84 @@ void TLSSplice::ResumeNow() {
   BaseObjectPtr<TLSWrap> tls_wrap = resuming_;
   HandleScope handle_scope(env()->isolate());
   Context::Scope context_scope(env()->context());
-  // JS may be called with the error of another connection in the queue, which
-  // SSL_get_error() would take for one of this.
+  InternalCallbackScope callback_scope(this);
+  // The queue may have the error of another connection, which SSL_get_error()
+  // would take for one of this connection.
   ERR_clear_error();
   if (GetPumpState().holds_tls_error) {
     tls_wrap->ClearOut();
-    // JS may have written meanwhile, see IsFailing().
+    // What JS has written meanwhile was not sent, see IsFailing().
     if (tls_wrap->ssl_ && tls_wrap->current_write_) {
       tls_wrap->write_callback_scheduled_ = true;
       tls_wrap->InvokeQueued(UV_EPROTO);
     }
   } else {
-    tls_wrap->splice_in_ = nullptr;
+    SetSplice(tls_wrap.get(), TLS_SPLICE_DECRYPT, nullptr);
     tls_wrap->Cycle();
   }
-  // JS may have started another splice, which has then taken over what is left.
-  TLSSplice* next = tls_wrap->splice_in_ == this
-                        ? nullptr
-                        : static_cast<TLSSplice*>(tls_wrap->splice_in_);
+  // JS may have started another splice meanwhile, which has the direction now.
   const bool is_owing = static_cast<bool>(resuming_);
+  TLSSplice* next = InOf(*tls_wrap);
+  if (next == this) next = nullptr;
   LeaveResuming();
-  if (is_owing && tls_wrap->ssl_) PassOn(tls_wrap.get(), next);
+  if (is_owing && tls_wrap->ssl_) {
+    const tls_splice_actions actions =
+        Tell(TLS_SPLICE_ON_RESUME, tls_wrap->eof_, tls_wrap.get());
+    if (next != nullptr) {
+      next->TakeOverEnd(actions);
+    } else {
+      RestoreReading(tls_wrap.get());
+      HandOver(actions, tls_wrap.get());
+    }
+  }
+  if (connection_->out != nullptr) connection_->out->NotifyOfChange();
   if (IsHandleClosing()) FreePump();
 }
 
-// Tells JS, or the splice `next`, how the stream below has ended.
-void TLSSplice::PassOn(TLSWrap* tls_wrap, TLSSplice* next) {
-  // What JS has asked of the TLSWrap in between had no effect.
+// A readStart() of JS while the TLSWrap was to resume had no effect.
+void TLSSplice::RestoreReading(TLSWrap* tls_wrap) {
   Local<Value> reading;
-  if (next == nullptr &&
-      tls_wrap->object()
+  if (tls_wrap->object()
           ->Get(env()->context(),
                 FIXED_ONE_BYTE_STRING(env()->isolate(), "reading"))
           .ToLocal(&reading) &&
       reading->IsTrue()) {
     tls_wrap->ReadStart();
   }
-  const tls_splice_actions actions =
-      Tell(TLS_SPLICE_ON_RESUME, tls_wrap->eof_, tls_wrap);
-  const int nread = LowerEnd(actions);
-  const bool is_write =
-      (actions.orders & TLS_SPLICE_ACTION_LOWER_WRITE_FAILED) != 0;
-  if (next != nullptr) {
-    if (is_write)
-      next->FailTLS(nread);
-    else if (nread != 0)
-      next->OnStreamRead(nread, uv_buf_init(nullptr, 0));
-  } else if (is_write) {
-    Local<Value> err = Integer::New(env()->isolate(), nread);
-    MakeCallback(env()->onerror_string(), 1, &err);
-  } else if (nread != 0) {
-    tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
-  }
-  if (tls_wrap->splice_out_ != nullptr)
-    static_cast<TLSSplice*>(tls_wrap->splice_out_)->NotifyOfChange();
+}
+
+// Another splice has been ordered to tell JS of the end of the stream below,
+// and this one has the direction now.
+void TLSSplice::TakeOverEnd(const tls_splice_actions& actions) {
+  const int status = LowerEnd(actions);
+  if (status == 0) return;
+  if ((actions.orders & TLS_SPLICE_ACTION_LOWER_WRITE_FAILED) != 0)
+    FailTLS(status);
+  else
+    OnStreamRead(status, uv_buf_init(nullptr, 0));
 }
 
 void TLSSplice::LeaveResuming() {
-  if (resuming_ && resuming_->splice_in_ == this)
-    resuming_->splice_in_ = nullptr;
+  if (!resuming_) return;
+  if (connection_->in == this)
+    SetSplice(resuming_.get(), TLS_SPLICE_DECRYPT, nullptr);
   resuming_.reset();
 }
 
 // failBelow(): the stream below is another TLSWrap, whose TLS session has
 // failed. That TLSWrap tells only its own socket. To the splice, which reads
 // from that TLSWrap, the failure is a read error.
-void TLSSplice::FailBelow(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  if (splice->spliced_ == 0) return;
-  BaseObjectPtr<TLSSplice> strong_ref{splice};
-  StreamBase* stream = static_cast<StreamBase*>(splice->stream());
+void TLSSplice::FailBelow() {
+  if (spliced_ == 0) return;
+  BaseObjectPtr<TLSSplice> strong_ref{this};
+  StreamBase* stream = lower();
   if (stream->GetAsyncWrap()->provider_type() == AsyncWrap::PROVIDER_TLSWRAP)
     static_cast<TLSWrap*>(stream)->EmitRead(UV_EPROTO);
 }
 
-// writeError(tlsWrap): that of a write of its own which failed when there was
-// nobody to tell. It does not write any more, nor fail again.
+// writeError(tlsWrap): the status of a write of the TLSWrap that has failed, or
+// 0. A TLSWrap that has failed so does not write again, and so does not fail
+// again.
 void TLSSplice::WriteError(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[0]->IsObject());
   TLSWrap* tls_wrap;
@@ -428,14 +505,6 @@ void TLSSplice::AccessMode(const FunctionCallbackInfo<Value>& args) {
   args.GetReturnValue().Set(directions);
 }
 
-// cycle(): let TLS send what it has to, in the next turn of the loop. An empty
-// write to the TLSWrap would be one to the stream below as well.
-void TLSSplice::RequestTurn(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  splice->ScheduleTurn();
-}
-
 // unflushed(tlsWrap): how many bytes of ciphertext the stream below has yet to
 // write.
 void TLSSplice::Unflushed(const FunctionCallbackInfo<Value>& args) {
@@ -446,9 +515,10 @@ void TLSSplice::Unflushed(const FunctionCallbackInfo<Value>& args) {
   args.GetReturnValue().Set(static_cast<double>(pending));
 }
 
-// flush(tlsWrap, req): 0 if no ciphertext waits for the stream below, a libuv
-// error code if it has failed. Otherwise 1: `req` completes as if it had
-// written that, and nothing else is to be written until it does.
+// flush(tlsWrap, req): 0 if no ciphertext waits for the stream below, and a
+// libuv error code if writing to that stream has failed. Otherwise 1: `req`
+// completes as if it had written the ciphertext, and JS is to write nothing
+// until then.
 void TLSSplice::WaitForFlush(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[0]->IsObject());
   CHECK(args[1]->IsObject());
@@ -456,9 +526,9 @@ void TLSSplice::WaitForFlush(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&tls_wrap, args[0].As<Object>());
   if (!tls_wrap->ssl_ || tls_wrap->current_write_ || IsFlushed(*tls_wrap))
     return args.GetReturnValue().Set(0);
-  // A splice of the other direction reports the failure once its endpoint has
-  // what came before. `req` completes with that.
-  const TLSSplice* in = static_cast<TLSSplice*>(tls_wrap->splice_in_);
+  // If a splice has the other direction, it reports the failure once its
+  // endpoint has the bytes that came before. Then `req` completes.
+  const TLSSplice* in = InOf(*tls_wrap);
   const bool is_held = in != nullptr && in->GetPumpState().holds_lower_end;
   if (tls_wrap->write_error_ != 0 && !is_held)
     return args.GetReturnValue().Set(tls_wrap->write_error_);
@@ -470,6 +540,7 @@ void TLSSplice::WaitForFlush(const FunctionCallbackInfo<Value>& args) {
   args.GetReturnValue().Set(1);
 }
 
+// readStats(array): fills a Float64Array with the counters.
 void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
@@ -478,169 +549,166 @@ void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
   CHECK_EQ(array->Length(), kStatsCount);
   double* out = reinterpret_cast<double*>(
       static_cast<char*>(array->Buffer()->Data()) + array->ByteOffset());
-  // Inside a call into the pump, and after its end, it is what it was. After a
-  // panic it is what it was then.
-  tls_splice_get_stats(splice->pump_, splice->stats_.get());
+  // Inside of a call into the pump, and when there is no pump any more, the
+  // counters stay as they were.
+  splice->CountBytes();
   const tls_splice_stats& stats = *splice->stats_;
-  out[kBytesIn] = static_cast<double>(stats.bytes_in);
-  out[kBytesOut] = static_cast<double>(stats.bytes_out);
-  out[kStallsIn] = static_cast<double>(stats.stalls_in);
-  out[kStallsOut] = static_cast<double>(stats.stalls_out);
-  out[kPeakBufferedIn] = static_cast<double>(stats.peak_buffered_in);
-  out[kPeakBufferedOut] = static_cast<double>(stats.peak_buffered_out);
-  out[kPacketsIn] = static_cast<double>(stats.packets_in);
-  out[kPacketsOut] = static_cast<double>(stats.packets_out);
-  out[kLargestPacketIn] = static_cast<double>(stats.largest_packet_in);
-  out[kLargestPacketOut] = static_cast<double>(stats.largest_packet_out);
-  out[kDropsIn] = static_cast<double>(stats.drops_in);
-  out[kDropsOut] = static_cast<double>(stats.drops_out);
-  out[kDropsEINVAL] = static_cast<double>(stats.drops_einval);
-  out[kDropsEMSGSIZE] = static_cast<double>(stats.drops_emsgsize);
-  out[kDropsECONNREFUSED] = static_cast<double>(stats.drops_econnrefused);
-  out[kDropsEIO] = static_cast<double>(stats.drops_eio);
-  out[kDropsENOBUFS] = static_cast<double>(stats.drops_enobufs);
-  out[kCloseNotify] =
-      stats.close_notify != 0 || splice->has_close_notify_ ? 1 : 0;
+#define V(index, field) out[index] = static_cast<double>(stats.field);
+  TLS_SPLICE_STATS(V)
+#undef V
+  if (splice->has_close_notify_) out[kCloseNotify] = 1;
   out[kLastActivity] = static_cast<double>(splice->last_activity_);
 }
 
+// getState(): bits of State.
 void TLSSplice::GetState(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  uint32_t state = splice->GetPumpState().outcome;
-  if (splice->is_endpoint_closed_) state |= kEndpointClosed;
-  // How much of it is delivered is not known yet.
-  if ((splice->transfers_ & UV_WRITABLE) != 0) state &= ~kInStopped;
+  uint32_t state =
+      splice->GetPumpState().outcome | splice->endpoint_->GetState();
+  // While a file is written, it is not known how much of that it will have got.
+  if ((state & kWriting) != 0) state &= ~kInStopped;
   if (splice->depth_ > 0) state |= kBusy;
-  if (splice->transfers_ != 0) state |= kTransferring;
-  if ((splice->transfers_ & UV_WRITABLE) != 0) state |= kWriting;
   args.GetReturnValue().Set(state);
 }
 
 // getFailure(): [libuv error code, syscall] of the endpoint or of the stream
-// below, or [0, '', direction, offset] of packets that are out of step.
-// Undefined if the pump has panicked. Throws the error of OpenSSL if encryption
-// failed.
+// below. If the code is 0, [0, syscall, direction, offset] says where packets
+// are out of step. Undefined if the pump has panicked. Throws the error of
+// OpenSSL if encryption has failed.
 void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   Environment* env = splice->env();
+  Isolate* isolate = env->isolate();
   tls_splice_failure failure{};
   const int found = tls_splice_get_failure(splice->pump_, &failure);
   if (found == TLS_SPLICE_EPANIC) return;
-  // A write that has failed, and waits to be reported, is not why the endpoint
-  // has failed meanwhile.
   int err = splice->GetPumpState().write_error;
   bool is_write = true;
   if (err == 0 && found == TLS_SPLICE_OK) {
-    if (failure.is_tls) {
+    if (failure.is_tls)
       return ThrowCryptoError(env, failure.tls_error, "SSL_write failed");
-    }
-    if (failure.framing != 0) {
-      Local<Value> result[] = {
-          Integer::New(env->isolate(), 0),
-          v8::String::Empty(env->isolate()),
-          Integer::NewFromUnsigned(env->isolate(), failure.framing),
-          Number::New(env->isolate(), static_cast<double>(failure.offset)),
-      };
-      return args.GetReturnValue().Set(
-          Array::New(env->isolate(), result, arraysize(result)));
-    }
     err = uv_translate_sys_error(failure.errnum);
     is_write = failure.is_write;
   }
   Local<Value> result[] = {
-      Integer::New(env->isolate(), err),
-      is_write ? FIXED_ONE_BYTE_STRING(env->isolate(), "write")
-               : FIXED_ONE_BYTE_STRING(env->isolate(), "read"),
+      Integer::New(isolate, err),
+      is_write ? FIXED_ONE_BYTE_STRING(isolate, "write")
+               : FIXED_ONE_BYTE_STRING(isolate, "read"),
+      Integer::NewFromUnsigned(isolate, failure.framing),
+      Number::New(isolate, static_cast<double>(failure.offset)),
   };
-  args.GetReturnValue().Set(
-      Array::New(env->isolate(), result, arraysize(result)));
+  args.GetReturnValue().Set(Array::New(isolate, result, arraysize(result)));
+}
+
+bool TLSSplice::IsDirect() const {
+  return IsLibuvStream(lower());
+}
+
+std::shared_ptr<TLSSplice::Connection> TLSSplice::ConnectionOf(
+    const TLSWrap& tls_wrap) {
+  TLSWrap::Splice* any = tls_wrap.splice_in_ != nullptr ? tls_wrap.splice_in_
+                                                        : tls_wrap.splice_out_;
+  return any != nullptr ? any->connection() : nullptr;
+}
+
+TLSSplice* TLSSplice::InOf(const TLSWrap& tls_wrap) {
+  if (tls_wrap.splice_in_ == nullptr) return nullptr;
+  return tls_wrap.splice_in_->connection()->in;
+}
+
+void TLSSplice::SetSplice(TLSWrap* tls_wrap,
+                          uint32_t direction,
+                          TLSSplice* splice) {
+  if (direction == TLS_SPLICE_DECRYPT)
+    tls_wrap->splice_in_ = connection_->in = splice;
+  else
+    tls_wrap->splice_out_ = connection_->out = splice;
 }
 
 void TLSSplice::Detach(uint32_t directions) {
   if (directions == 0) return;
   CHECK(tls_wrap_);
-  StreamBase* stream = static_cast<StreamBase*>(this->stream());
-  const bool stop_reading = (directions & TLS_SPLICE_DECRYPT) != 0 &&
-                            !stream_destroyed_ &&
-                            (GetPumpState().outcome & kInOver) == 0;
   spliced_ &= ~directions;
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
-    // Inside a call into OpenSSL its BIO stays. That only happens when the SSL
-    // is being destroyed, and the BIO goes with it.
+    // Inside of a call into OpenSSL the SSL keeps the BIO. This is inside of
+    // one only when the SSL is being destroyed, which destroys the BIO.
     if (rbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
       Check(tls_splice_detach_rbio(pump_, tls_wrap_->ssl_.get()));
     rbio_attached_ = false;
     reading_.reset();
-    tls_wrap_->splice_in_ = nullptr;
+    SetSplice(tls_wrap_.get(), TLS_SPLICE_DECRYPT, nullptr);
   }
   if ((directions & TLS_SPLICE_ENCRYPT) != 0) {
     if (wbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
       Check(tls_splice_detach_wbio(pump_, tls_wrap_->ssl_.get()));
     wbio_attached_ = false;
-    tls_wrap_->splice_out_ = nullptr;
+    SetSplice(tls_wrap_.get(), TLS_SPLICE_ENCRYPT, nullptr);
   }
-  if (endpoint_ && (directions & TLS_SPLICE_DECRYPT) != 0) endpoint_->Disown();
-  if (endpoint_ && (directions & TLS_SPLICE_ENCRYPT) != 0)
-    endpoint_->SetReading(false);
+  endpoint_->Release(directions);
   if (spliced_ == 0) {
-    if (poll_events_ != 0) uv_poll_stop(&poll_);
-    poll_events_ = 0;
-    CancelTransfers();
-    endpoint_.reset();
-    stream->RemoveStreamListener(this);
+    endpoint_->End();
+    stream()->RemoveStreamListener(this);
     tls_wrap_.reset();
   } else {
     UpdateInterest();
   }
-  // Last, since it calls into JS if the stream is one of JS.
-  if (stop_reading) stream->ReadStop();
+}
+
+void TLSSplice::DetachAndStopReading(uint32_t directions) {
+  StreamResource* lower = stream();
+  const bool stop_reading = (directions & TLS_SPLICE_DECRYPT) != 0 &&
+                            (GetPumpState().outcome & kInOver) == 0;
+  Detach(directions);
+  // This comes last, since a stream of JS is stopped by calling into JS.
+  if (stop_reading) lower->ReadStop();
 }
 
 void TLSSplice::FreePump() {
-  // Whoever is in there does it, or the end of the transfer.
-  if (depth_ > 0 || transfers_ != 0) return;
-  // It knows what JS is still to be told.
+  // A call into the pump, or a transfer, that is under way frees it at its end.
+  if (depth_ > 0 || IsTransferring()) return;
+  // The pump knows what JS is yet to be told.
   if (resuming_ && GetPumpState().owes) return;
   tls_splice_get_stats(pump_, stats_.get());
-  // There is nobody left to tell that it has panicked.
+  // Nobody is left to be told if this panics.
   tls_splice_free(pump_);
   pump_ = nullptr;
 }
 
 void TLSSplice::Close(Local<Value> close_callback) {
-  if (!IsHandleClosing()) {
-    Unjoin();
-    for (const uint32_t direction : {TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT}) {
-      if ((spliced_ & direction) != 0) Tell(TLS_SPLICE_ON_RELEASE, direction);
-    }
-    Detach(spliced_);
-    // After garbage collection there is no object that it could be listed as.
-    uv_unref(GetHandle());
-    HandleWrap::Close(close_callback);
-    if (turn_ != nullptr) {
-      env()->CloseHandle(turn_, [](uv_idle_t* handle) { delete handle; });
-      turn_ = nullptr;
-    }
-    // libuv is done with the file descriptor.
-    FreePump();
+  if (IsHandleClosing()) return;
+  endpoint_->Close();
+  for (const uint32_t direction : {TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT}) {
+    if ((spliced_ & direction) != 0) Tell(TLS_SPLICE_ON_RELEASE, direction);
   }
+  DetachAndStopReading(spliced_);
+  // A handle that is referenced would be listed by its object, which is not
+  // there any more after garbage collection.
+  uv_unref(GetHandle());
+  HandleWrap::Close(close_callback);
+  if (turn_ != nullptr) {
+    env()->CloseHandle(turn_, [](uv_idle_t* handle) { delete handle; });
+    turn_ = nullptr;
+  }
+  // libuv is done with the file descriptor.
+  FreePump();
 }
 
 void TLSSplice::OnDestroySSL() {
   LeaveResuming();
   if (IsHandleClosing()) FreePump();
   if (spliced_ == 0) return;
-  // JS knows, unless somebody has taken away what would have told it.
+  // JS, which destroys the SSL, knows that by itself, unless the user has
+  // removed what would have told it.
   Tell(TLS_SPLICE_ON_GONE);
-  Detach(spliced_);
+  DetachAndStopReading(spliced_);
   if (env()->can_call_into_js()) NotifyOfChange();
 }
 
 void TLSSplice::OnStreamDestroy() {
-  // From a destructor: its virtual methods are gone.
-  stream_destroyed_ = true;
+  // The destructor of the stream calls this: ReadStop(), a virtual method, is
+  // gone.
   if (spliced_ == 0) return;
   Tell(TLS_SPLICE_ON_GONE);
   Detach(spliced_);
@@ -649,7 +717,7 @@ void TLSSplice::OnStreamDestroy() {
 
 uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
   // This is the top of the stack: the time to change what OpenSSL reads from.
-  if (direct_ && !rbio_attached_ && (spliced_ & TLS_SPLICE_DECRYPT) != 0) {
+  if (!rbio_attached_ && IsSpliced(TLS_SPLICE_DECRYPT) && IsDirect()) {
     rbio_attached_ =
         Check(tls_splice_attach_rbio(pump_, tls_wrap_->ssl_.get()));
   }
@@ -662,20 +730,20 @@ uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
 void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
-  // As TLSWrap ignores what follows the end of the cleartext, so does a splice
-  // that only sends.
-  if (nread < 0 && tls_wrap->eof_ && (spliced_ & TLS_SPLICE_DECRYPT) == 0)
+  // A TLSWrap ignores what follows the peer's close_notify, and so does a
+  // splice that only sends.
+  if (nread < 0 && tls_wrap->eof_ && !IsSpliced(TLS_SPLICE_DECRYPT))
     return previous_listener_->OnStreamRead(nread, buf);
-  // read(2) can fail with that, too.
+  // read(2) can fail with ENOBUFS, too: then there is a buffer.
   const bool had_no_room = nread == UV_ENOBUFS && buf.len == 0;
   const bool is_ours = (spliced_ & TLS_SPLICE_DECRYPT) != 0;
   if (!is_ours &&
       (nread >= 0 || had_no_room || tls_wrap->splice_in_ != nullptr)) {
     previous_listener_->OnStreamRead(nread, buf);
   } else if (had_no_room) {
-    // Enough for this turn; libuv goes on in the next. Otherwise this is before
-    // the first turn, or somebody else has resumed the stream while the sink is
-    // full: the pump's buffer is full, too.
+    // The pump has enough for this turn, and libuv goes on in the next one. Or
+    // the buffer of the pump is full: this is before the first turn, or
+    // somebody else has resumed the stream while the sink is full.
     if (GetPumpState().reading == TLS_SPLICE_READING_ON) return;
     reading_ = false;
     stream()->ReadStop();
@@ -693,13 +761,14 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
     tls_wrap->Cycle();
     on_top_ = false;
   } else {
-    // A stream of JS may pass on what it had before it was stopped, and
-    // somebody else may have resumed it: whether it is being read is not known.
+    // The stream was to be stopped. Either it is a stream of JS that passes on
+    // what it had before, or somebody else has resumed it: it is not known
+    // which.
     if (reading_ == false) reading_.reset();
     previous_listener_->OnStreamRead(nread, buf);
-    // One that is resumed inside of TLSWrap::Cycle() may pass on all that it
-    // has, before any of that can be decrypted. So may one that reads before
-    // the first turn, as much as libuv reads at once.
+    // A stream of JS that is resumed inside of TLSWrap::Cycle() may pass on all
+    // that it has before any of it can be decrypted. Before the first turn any
+    // stream may pass on as much as libuv reads at once.
     if ((spliced_ & TLS_SPLICE_DECRYPT) != 0 &&
         (tls_wrap->cycle_depth_ > 0 ||
          GetPumpState().reading == TLS_SPLICE_READING_AS_IT_IS)) {
@@ -711,15 +780,16 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
 
 void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
-  // JS hears of its own write's failure; one of ours it would never hear of.
-  const bool ours = (spliced_ & TLS_SPLICE_ENCRYPT) != 0 &&
-                    !tls_wrap_->current_write_ && !tls_wrap_->shutdown_;
+  // If a write of JS fails, JS is told. If it was a write of the splice's
+  // ciphertext, only the splice knows of it.
+  const bool is_ours = (spliced_ & TLS_SPLICE_ENCRYPT) != 0 &&
+                       !tls_wrap_->current_write_ && !tls_wrap_->shutdown_;
   previous_listener_->OnStreamAfterWrite(w, status);
-  // That calls JS, which may have given the direction back, or destroyed the
-  // socket.
+  // This has called JS, which may have given the direction back, or destroyed
+  // the socket.
   if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
-  if (status != 0 && ours) FailTLS(status);
-  if (!direct_ && spliced_ != 0) On(TLS_SPLICE_ON_LOWER_DRAINED);
+  if (status != 0 && is_ours) FailTLS(status);
+  if (spliced_ != 0 && !IsDirect()) On(TLS_SPLICE_ON_LOWER_DRAINED);
 }
 
 bool TLSSplice::IsFlushed(const TLSWrap& tls_wrap) {
@@ -738,7 +808,6 @@ void TLSSplice::OnDrain() {
 }
 
 void TLSSplice::FailTLS(int err) {
-  BaseObjectPtr<TLSSplice> strong_ref{this};
   On(TLS_SPLICE_ON_LOWER_WRITE_FAILED, err);
 }
 
@@ -753,11 +822,11 @@ bool TLSSplice::Check(int result) {
   return result == TLS_SPLICE_OK;
 }
 
-// The events after which the outbound pump may run have a value: whether the
-// stream below takes no write now, since this is inside of one, or since it is
-// one of JS and has yet to complete an empty one.
+// Whether the stream below takes no write now: this is inside of a write to it,
+// or it is a stream of JS that has yet to complete an empty write. The pump is
+// told with the events after which it may encrypt.
 bool TLSSplice::IsLowerBusy() const {
-  return is_flushing_ || (!direct_ && tls_wrap_->current_empty_write_);
+  return is_flushing_ || (tls_wrap_->current_empty_write_ && !IsDirect());
 }
 
 void TLSSplice::On(uint32_t event, int value) {
@@ -779,7 +848,7 @@ tls_splice_actions TLSSplice::Tell(uint32_t event,
   depth_--;
   Debug(this,
         "%s %d: orders 0x%x, SSL_read %d, lower error %d; outcome 0x%x",
-        EventName(event),
+        kEventNames[event],
         value,
         actions.orders,
         actions.ssl_ret,
@@ -790,40 +859,160 @@ tls_splice_actions TLSSplice::Tell(uint32_t event,
   return actions;
 }
 
-// Carries out the orders, in the order of their bits. Each may run JS, which
-// may end the splice.
+// Carries out what the pump orders, in the same order for all events. A step
+// may run JS, which may end the splice: each step that follows looks for
+// itself.
 void TLSSplice::Apply(const tls_splice_actions& actions) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
   if (spliced_ != 0 && depth_ == 0) CountBytes();
-  // A write that was not the splice's, and of which JS does not hear either.
+  if (actions.ssl_ret != 1) {
+    // SSL_read() has failed, and TLSWrap::ClearOut() tells JS with what is in
+    // the error queue. JS is not called before that: all other orders are left
+    // to the next turn.
+    NotifyOfChange();
+    return ScheduleTurn();
+  }
+  // The TLSWrap may have failed to write something of its own, such as an
+  // alert. JS is not told of that, either.
   if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0 && depth_ == 0 &&
       tls_wrap_->write_error_ != 0 && !GetPumpState().has_write_failed) {
     FailTLS(tls_wrap_->write_error_);
   }
   if ((actions.orders & TLS_SPLICE_ACTION_FLUSH) != 0) Flush();
   if ((actions.orders & TLS_SPLICE_ACTION_CYCLE) != 0) Cycle();
-  if (const int nread = LowerEnd(actions); nread != 0) HandOver(nread);
+  if ((actions.orders & TLS_SPLICE_ACTION_CLOSE_NOTIFY) != 0) EmitEnd();
+  HandOver(actions, tls_wrap_.get());
   if (spliced_ == 0) return NotifyOfChange();
   if ((actions.orders & TLS_SPLICE_ACTION_NEXT_TURN) != 0) ScheduleTurn();
-  for (TLSWrap::Splice* other :
-       {tls_wrap_->splice_in_, tls_wrap_->splice_out_}) {
+  for (TLSSplice* other : {connection_->in, connection_->out}) {
     if (other == nullptr || other == this) continue;
-    TLSSplice* splice = static_cast<TLSSplice*>(other);
     if ((actions.orders & TLS_SPLICE_ACTION_WAKE_OTHER) != 0)
-      splice->ScheduleTurn();
-    splice->NotifyOfChange();
+      other->ScheduleTurn();
+    other->NotifyOfChange();
   }
   NotifyOfChange();
   UpdateInterest();
-  // Last, since it calls into JS if the stream below is one of JS.
+  // This comes last, since a stream of JS is started by calling into JS.
   UpdateReading();
+}
+
+void TLSSplice::UpdateInterest() {
+  if (IsHandleClosing() || depth_ > 0 || spliced_ == 0) return;
+  uint32_t interest = 0;
+  if (tls_wrap_->ssl_)
+    Check(tls_splice_interest(pump_, tls_wrap_->ssl_.get(), &interest));
+  endpoint_->Await(static_cast<int>(interest));
+}
+
+void TLSSplice::OnPoll(int events) {
+  uint32_t ready;
+  Check(tls_splice_ready(pump_, events, &ready));
+  OnReady(ready);
+}
+
+void TLSSplice::OnReady(int events) {
+  // A stream of JS below is written by calling into JS. If that were the
+  // outermost call, JS would run its ticks inside of it, and an exception of a
+  // tick would look like a failure of the write.
+  std::optional<InternalCallbackScope> callback_scope;
+  if (spliced_ != 0 && !IsDirect()) callback_scope.emplace(this);
+  if ((events & UV_WRITABLE) != 0 && (spliced_ & TLS_SPLICE_DECRYPT) != 0) {
+    on_top_ = true;
+    On(TLS_SPLICE_ON_SINK_READY);
+    on_top_ = false;
+  }
+  if ((events & UV_READABLE) != 0 && (spliced_ & TLS_SPLICE_ENCRYPT) != 0) {
+    AttachWbio();
+    On(TLS_SPLICE_ON_SOURCE_READY, IsLowerBusy());
+  }
+  UpdateInterest();
+}
+
+void TLSSplice::AttachWbio() {
+  if (wbio_attached_ || !IsSpliced(TLS_SPLICE_ENCRYPT) || !tls_wrap_->ssl_ ||
+      !IsDirect()) {
+    return;
+  }
+  wbio_attached_ = Check(tls_splice_attach_wbio(pump_, tls_wrap_->ssl_.get()));
+}
+
+tls_splice_transfer TLSSplice::BeginTransfer(int event) {
+  tls_splice_transfer transfer{};
+  Check(tls_splice_begin_transfer(
+      pump_, tls_wrap_->ssl_.get(), event, &transfer));
+  return transfer;
+}
+
+bool TLSSplice::EndTransfer(int event, ssize_t result) {
+  return Check(tls_splice_end_transfer(pump_, event, result));
+}
+
+bool TLSSplice::IsTransferring() const {
+  return (endpoint_->GetState() & kTransferring) != 0;
+}
+
+void TLSSplice::OnTransfer(int event) {
+  if (!IsHandleClosing()) {
+    // How much a stopped splice has delivered is known now.
+    Notify();
+    return OnReady(event);
+  }
+  FreePump();
+  // JS has closed the splice, and only waits for this.
+  if (!IsTransferring() && env()->can_call_into_js())
+    MakeCallback(env()->onchange_string(), 0, nullptr);
+}
+
+bool TLSSplice::PassTo(TLSSplice* to) {
+  if ((to->spliced_ & TLS_SPLICE_ENCRYPT) == 0 || !to->tls_wrap_->ssl_)
+    return false;
+  const int result =
+      tls_splice_pass(pump_, to->pump_, to->tls_wrap_->ssl_.get());
+  // A panic in this is one of both pumps.
+  if (!Check(result)) {
+    to->Check(result);
+    return false;
+  }
+  if (on_top_ && to->IsDirect()) {
+    to->AttachWbio();
+    to->On(TLS_SPLICE_ON_SOURCE_READY, to->IsLowerBusy());
+  } else {
+    // The other splice may be inside of a call into OpenSSL, or its stream
+    // below may call into JS.
+    to->On(TLS_SPLICE_ON_SOURCE_GAVE);
+  }
+  return (spliced_ & TLS_SPLICE_DECRYPT) != 0;
+}
+
+// endOut(): stops reading the endpoint, as if it had ended.
+void TLSSplice::EndSource() {
+  if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0)
+    On(TLS_SPLICE_ON_LEAVE_SOURCE);
+  else
+    Check(tls_splice_end_encrypt(pump_));
+}
+
+// shutdownEndpoint(): ends the write side of a descriptor that is a socket, or
+// the source of the other splice. A net.Socket is ended by JS itself.
+void TLSSplice::ShutdownEndpoint() {
+  endpoint_->Shutdown();
+  Check(tls_splice_shutdown_write(pump_));
+}
+
+// abandon(): nobody waits any more for the transfers that are under way, which
+// the system may never carry out. They keep the descriptor that the pump has
+// made; the descriptor of the user is closed now, if the splice is to close it.
+void TLSSplice::Abandon() {
+  if (!IsTransferring()) return;
+  endpoint_->Abandon();
+  Check(tls_splice_adopt_fd(pump_, -1));
 }
 
 void TLSSplice::Flush() {
   if (is_flushing_ || spliced_ == 0 || !tls_wrap_->ssl_) return;
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
   MarkPopErrorOnReturn mark_pop_error_on_return;
-  // A stream of JS writes by calling into JS, which may ask for more.
+  // A stream of JS is written by calling into JS, which may get here again.
   is_flushing_ = true;
   WriteCollected();
   if (tls_wrap->ssl_) tls_wrap->EncOut();
@@ -837,43 +1026,50 @@ void TLSSplice::Flush() {
 void TLSSplice::Cycle() {
   if (spliced_ == 0 || !tls_wrap_->ssl_) return;
   BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
-  // A stream of JS can get here from inside of TLSWrap::Cycle(), when that
-  // resumes it. Then what came before has not been decrypted yet.
+  // A stream of JS that TLSWrap::Cycle() has resumed can get here from inside
+  // of that. Then what came before has not been decrypted yet.
   if (tls_wrap->cycle_depth_ > 0) return ScheduleTurn();
   tls_wrap->Cycle();
-  // JS has seen the end already, and TLSWrap::ClearOut() does nothing any more.
-  // What JS had read before goes to the endpoint.
+  // TLSWrap::ClearOut() does nothing any more when JS has seen the end. What JS
+  // had read before that is yet to go to the endpoint.
   if (tls_wrap->eof_ && tls_wrap->splice_in_ != nullptr && tls_wrap->ssl_) {
     MarkPopErrorOnReturn mark_pop_error_on_return;
-    static_cast<TLSSplice*>(tls_wrap->splice_in_)->ClearOut();
+    tls_wrap->splice_in_->ClearOut();
   }
   if (spliced_ != 0) On(TLS_SPLICE_ON_CYCLED, IsLowerBusy());
 }
 
 int TLSSplice::LowerEnd(const tls_splice_actions& actions) {
-  if ((actions.orders & TLS_SPLICE_ACTION_LOWER_EOF) != 0) return UV_EOF;
-  return actions.lower_error;
+  const bool is_eof = (actions.orders & TLS_SPLICE_ACTION_LOWER_EOF) != 0;
+  return is_eof ? UV_EOF : actions.lower_error;
 }
 
-void TLSSplice::HandOver(int nread) {
-  if (spliced_ == 0) return;
-  // JS has seen that before the splice.
-  if (nread == UV_EOF && tls_wrap_->eof_) return;
-  BaseObjectPtr<TLSWrap> tls_wrap = tls_wrap_;
-  tls_wrap->OnStreamRead(nread, uv_buf_init(nullptr, 0));
+void TLSSplice::HandOver(const tls_splice_actions& actions, TLSWrap* tls_wrap) {
+  const int status = LowerEnd(actions);
+  if (status == 0 || tls_wrap == nullptr) return;
+  if ((actions.orders & TLS_SPLICE_ACTION_LOWER_WRITE_FAILED) != 0) {
+    // The TLSWrap has no way to tell JS of a write that is not one of JS.
+    if (!env()->can_call_into_js()) return;
+    HandleScope handle_scope(env()->isolate());
+    Local<Value> err = Integer::New(env()->isolate(), status);
+    MakeCallback(env()->onerror_string(), 1, &err);
+    return;
+  }
+  BaseObjectPtr<TLSWrap> strong_ref{tls_wrap};
+  tls_wrap->OnStreamRead(status, uv_buf_init(nullptr, 0));
 }
 
 void TLSSplice::UpdateReading() {
-  if (spliced_ == 0) return;
-  switch (GetPumpState().reading) {
-    case TLS_SPLICE_READING_ON:
-      return SetReading(true);
-    case TLS_SPLICE_READING_OFF:
-      return SetReading(false);
-  }
+  const uint32_t reading = GetPumpState().reading;
+  if (reading != TLS_SPLICE_READING_AS_IT_IS)
+    SetReading(reading == TLS_SPLICE_READING_ON);
 }
 
-// Not SetImmediate(): what that is given while it runs, it runs at once.
+// cycle(): asks for a turn, so that TLS can send its own messages. An empty
+// write to the TLSWrap would be one to the stream below as well.
+//
+// This is not done with SetImmediate(), because what is given to that from
+// inside of its callbacks is run in the same turn.
 void TLSSplice::ScheduleTurn() {
   if (IsHandleClosing()) return;
   if (turn_ == nullptr) {
@@ -888,15 +1084,14 @@ void TLSSplice::ScheduleTurn() {
     HandleScope handle_scope(env->isolate());
     Context::Scope context_scope(env->context());
     uv_idle_stop(handle);
-    splice->Turn();
+    if (splice->spliced_ == 0 || !splice->tls_wrap_->ssl_) return;
+    // See OnReady().
+    std::optional<InternalCallbackScope> callback_scope;
+    if (!splice->IsDirect()) callback_scope.emplace(splice);
+    splice->on_top_ = true;
+    splice->On(TLS_SPLICE_ON_TURN);
+    splice->on_top_ = false;
   });
-}
-
-void TLSSplice::Turn() {
-  if (spliced_ == 0 || !tls_wrap_->ssl_) return;
-  on_top_ = true;
-  On(TLS_SPLICE_ON_TURN);
-  on_top_ = false;
 }
 
 int TLSSplice::ClearOut() {
@@ -904,13 +1099,13 @@ int TLSSplice::ClearOut() {
     BaseObjectPtr<TLSSplice> strong_ref{this};
     BaseObjectPtr<TLSWrap> tls_wrap = resuming_;
     const bool is_failing = GetPumpState().holds_tls_error;
-    tls_wrap->splice_in_ = nullptr;
+    SetSplice(tls_wrap.get(), TLS_SPLICE_DECRYPT, nullptr);
     if (is_failing)
       return Tell(TLS_SPLICE_ON_DECRYPT, 0, tls_wrap.get()).ssl_ret;
     tls_wrap->ClearOut();
     return 1;
   }
-  // A callback of OpenSSL runs.
+  // Inside of a callback of OpenSSL nothing can be read.
   if (depth_ > 0) return 1;
   return Decrypt();
 }
@@ -937,43 +1132,35 @@ int TLSSplice::Decrypt() {
       return 1;
     }
     orders |= actions.orders;
-  } while ((actions.orders & TLS_SPLICE_ACTION_DELIVER) != 0 && Deliver());
+  } while ((actions.orders & TLS_SPLICE_ACTION_DELIVER) != 0 &&
+           endpoint_->Deliver());
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return 1;
-  waits_for_peer_ =
-      joined_ && (actions.orders & TLS_SPLICE_ACTION_DELIVER) != 0;
-  int ssl_ret = actions.ssl_ret;
-  if ((orders & TLS_SPLICE_ACTION_CLOSE_NOTIFY) != 0 &&
-      SSL_get_error(ssl.get(), ssl_ret) != SSL_ERROR_ZERO_RETURN) {
-    EmitEnd();
-    ssl_ret = 1;
-    if ((spliced_ & TLS_SPLICE_DECRYPT) == 0) return 1;
+  if ((orders & TLS_SPLICE_ACTION_CLOSE_NOTIFY) != 0) {
+    // TLSWrap::ClearOut() tells JS, unless the close_notify follows another
+    // warning alert, such as user_canceled: then SSL_get_error() does not find
+    // it.
+    if (SSL_get_error(ssl.get(), actions.ssl_ret) == SSL_ERROR_ZERO_RETURN)
+      orders &= ~TLS_SPLICE_ACTION_CLOSE_NOTIFY;
+    else
+      actions.ssl_ret = 1;
   }
-  // The queue is for TLSWrap::ClearOut() if there is something to be told. Then
-  // JS is not called before that.
+  // TLSWrap::Cycle(), which has called this, flushes.
   actions.orders =
-      orders & (TLS_SPLICE_ACTION_NEXT_TURN | TLS_SPLICE_ACTION_WAKE_OTHER);
-  if (ssl_ret == 1) {
-    Apply(actions);
-  } else {
-    CountBytes();
-    NotifyOfChange();
-    ScheduleTurn();
-  }
-  return ssl_ret;
+      orders & (TLS_SPLICE_ACTION_NEXT_TURN | TLS_SPLICE_ACTION_WAKE_OTHER |
+                TLS_SPLICE_ACTION_CLOSE_NOTIFY);
+  Apply(actions);
+  return actions.ssl_ret;
 }
 
-// A close_notify that follows another warning alert, such as user_canceled, is
-// none for SSL_get_error(), and so would not be the end for
-// TLSWrap::ClearOut().
 void TLSSplice::EmitEnd() {
-  if (tls_wrap_->eof_) return;
+  if (spliced_ == 0 || tls_wrap_->eof_) return;
   tls_wrap_->eof_ = true;
   tls_wrap_->EmitRead(UV_EOF);
 }
 
 void TLSSplice::WriteCollected() {
   if (!wbio_attached_) return;
-  // As in TLSWrap::EncOut(), which would not write now.
+  // TLSWrap::EncOut() would not write now, either.
   const bool must_wait = tls_wrap_->is_awaiting_new_session() ||
                          tls_wrap_->has_active_write_issued_by_prev_listener_;
   tls_splice_buf pieces[8];
@@ -989,8 +1176,7 @@ void TLSSplice::WriteCollected() {
       total += pieces[i].len;
     }
     uv_buf_t* left = bufs;
-    const int err =
-        must_wait ? 0 : tls_wrap_->underlying_stream()->TryWrite(&left, &count);
+    const int err = must_wait ? 0 : lower()->TryWrite(&left, &count);
     if (err != 0) {
       Check(tls_splice_written(pump_, total, true));
       return OnStreamAfterWrite(nullptr, err);
@@ -1002,27 +1188,25 @@ void TLSSplice::WriteCollected() {
 }
 
 void TLSSplice::CountBytes() {
-  if (!Check(tls_splice_get_stats(pump_, stats_.get()))) return;
   const uint64_t in = stats_->bytes_decrypted;
   const uint64_t out = stats_->bytes_out;
-  if (in == counted_in_ && out == counted_out_) return;
-  tls_wrap_->bytes_read_ += in - counted_in_;
-  tls_wrap_->bytes_written_ += out - counted_out_;
-  counted_in_ = in;
-  counted_out_ = out;
+  if (!Check(tls_splice_get_stats(pump_, stats_.get()))) return;
+  if (in == stats_->bytes_decrypted && out == stats_->bytes_out) return;
   last_activity_ = env()->GetNowUint64();
+  if (!tls_wrap_) return;
+  tls_wrap_->bytes_read_ += stats_->bytes_decrypted - in;
+  tls_wrap_->bytes_written_ += stats_->bytes_out - out;
 }
 
 void TLSSplice::SetReading(bool on) {
-  // Otherwise it is JS's to say.
+  // Unless 'in' is spliced, this is for JS to say.
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || on == reading_) return;
   reading_ = on;
-  StreamBase* stream = static_cast<StreamBase*>(this->stream());
-  // A stream that has ended says so again; there is nothing to do about it.
+  // These fail if the stream has ended, which the pump has been told.
   if (on) {
-    stream->ReadStart();
+    stream()->ReadStart();
   } else {
-    stream->ReadStop();
+    stream()->ReadStop();
   }
 }
 
@@ -1053,25 +1237,9 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   t->InstanceTemplate()->SetInternalFieldCount(TLSSplice::kInternalFieldCount);
   t->Inherit(HandleWrap::GetConstructorTemplate(env));
 
-  SetProtoMethod(isolate, t, "open", Open);
-  SetProtoMethod(isolate, t, "join", Join);
-  SetProtoMethod(isolate, t, "holdSink", HoldSink);
-  SetProtoMethod(isolate, t, "start", Start);
-  SetProtoMethod(isolate, t, "stop", Stop);
-  SetProtoMethod(isolate, t, "endOut", EndOut);
-  SetProtoMethod(isolate, t, "cycle", RequestTurn);
-  SetProtoMethod(isolate, t, "shutdownEndpoint", ShutdownEndpoint);
-  SetProtoMethod(isolate, t, "abandon", Abandon);
-  SetProtoMethod(isolate, t, "release", Release);
-  SetProtoMethod(isolate, t, "resume", Resume);
-  SetProtoMethod(isolate, t, "failBelow", FailBelow);
-  SetProtoMethodNoSideEffect(isolate, t, "readStats", ReadStats);
-  SetProtoMethodNoSideEffect(isolate, t, "getState", GetState);
-  SetProtoMethodNoSideEffect(isolate, t, "getFailure", GetFailure);
-  SetMethodNoSideEffect(isolate, t, "writeError", WriteError);
-  SetMethodNoSideEffect(isolate, t, "accessMode", AccessMode);
-  SetMethodNoSideEffect(isolate, t, "unflushed", Unflushed);
-  SetMethod(isolate, t, "flush", WaitForFlush);
+#define V(Set, name, method) Set(isolate, t, name, method);
+  TLS_SPLICE_METHODS(V)
+#undef V
   SetConstructorFunction(context, target, "TLSSplice", t);
 
   Local<Object> constants = Object::New(isolate);
@@ -1099,24 +1267,9 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, kEndpointClosed);
   NODE_DEFINE_CONSTANT(constants, kWriting);
   NODE_DEFINE_CONSTANT(constants, kWantsTLS);
-  NODE_DEFINE_CONSTANT(constants, kBytesIn);
-  NODE_DEFINE_CONSTANT(constants, kBytesOut);
-  NODE_DEFINE_CONSTANT(constants, kStallsIn);
-  NODE_DEFINE_CONSTANT(constants, kStallsOut);
-  NODE_DEFINE_CONSTANT(constants, kPeakBufferedIn);
-  NODE_DEFINE_CONSTANT(constants, kPeakBufferedOut);
-  NODE_DEFINE_CONSTANT(constants, kPacketsIn);
-  NODE_DEFINE_CONSTANT(constants, kPacketsOut);
-  NODE_DEFINE_CONSTANT(constants, kLargestPacketIn);
-  NODE_DEFINE_CONSTANT(constants, kLargestPacketOut);
-  NODE_DEFINE_CONSTANT(constants, kDropsIn);
-  NODE_DEFINE_CONSTANT(constants, kDropsOut);
-  NODE_DEFINE_CONSTANT(constants, kDropsEINVAL);
-  NODE_DEFINE_CONSTANT(constants, kDropsEMSGSIZE);
-  NODE_DEFINE_CONSTANT(constants, kDropsECONNREFUSED);
-  NODE_DEFINE_CONSTANT(constants, kDropsEIO);
-  NODE_DEFINE_CONSTANT(constants, kDropsENOBUFS);
-  NODE_DEFINE_CONSTANT(constants, kCloseNotify);
+#define V(index, field) NODE_DEFINE_CONSTANT(constants, index);
+  TLS_SPLICE_STATS(V)
+#undef V
   NODE_DEFINE_CONSTANT(constants, kLastActivity);
   NODE_DEFINE_CONSTANT(constants, kStatsCount);
   target
@@ -1128,25 +1281,9 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
 void TLSSplice::RegisterExternalReferences(
     ExternalReferenceRegistry* registry) {
   registry->Register(New);
-  registry->Register(Open);
-  registry->Register(Join);
-  registry->Register(HoldSink);
-  registry->Register(Start);
-  registry->Register(Stop);
-  registry->Register(EndOut);
-  registry->Register(RequestTurn);
-  registry->Register(ShutdownEndpoint);
-  registry->Register(Abandon);
-  registry->Register(Release);
-  registry->Register(Resume);
-  registry->Register(FailBelow);
-  registry->Register(WriteError);
-  registry->Register(AccessMode);
-  registry->Register(Unflushed);
-  registry->Register(WaitForFlush);
-  registry->Register(ReadStats);
-  registry->Register(GetState);
-  registry->Register(GetFailure);
+#define V(Set, name, method) registry->Register(method);
+  TLS_SPLICE_METHODS(V)
+#undef V
 }
 
 }  // namespace crypto

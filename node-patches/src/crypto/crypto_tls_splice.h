@@ -17,18 +17,27 @@
 namespace node {
 namespace crypto {
 
+class TLSSpliceEndpoint;
+
+// What the splices of one TLSWrap share, by which they find each other: either
+// one that has both directions, or up to two that have one each.
+struct TLSWrap::Splice::Connection {
+  // Invariant: if TLSWrap::splice_in_ or splice_out_ points to one of these
+  // two, both are what these two are.
+  TLSSplice* in = nullptr;
+  TLSSplice* out = nullptr;
+};
+
 // Joins a TLSWrap to an endpoint, see tlsSocket.spliceTo(). The pump is in
-// deps/tls_splice; this class hands it what arrives from libuv and OpenSSL,
-// and carries out the steps that it returns. It decides nothing.
+// deps/tls_splice: this class tells the pump what has happened, and carries out
+// what the pump orders. It decides nothing.
 //
 // While a direction is spliced, this object is pushed on the stream below the
 // TLSWrap as a listener, and the TLSWrap points to it.
 //
-// The endpoint is a file descriptor that a uv_poll_t watches; a file, which is
-// read and written with uv_fs_read() and uv_fs_write(); the libuv stream of a
-// net.Socket; or, if it is a TLSSocket, the splice of that, which is joined to
-// this one: see crypto_tls_splice_endpoint.cc. But for those of files
-// everything happens on the thread of the event loop.
+// How the endpoint is read and written is for a TLSSpliceEndpoint to know.
+// Everything happens on the thread of the event loop, except that other threads
+// read and write files.
 class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
  public:
   static void Initialize(Environment* env, v8::Local<v8::Object> target);
@@ -36,12 +45,58 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
 
   ~TLSSplice() override;
 
+  // Bits of getState(), which JS reads when onchange() is called: those of
+  // tls_splice_get_state(), and some that only this class knows.
+  enum State : uint32_t {
+    kInOver = TLS_SPLICE_OUTCOME_IN_OVER,
+    kOutOver = TLS_SPLICE_OUTCOME_OUT_OVER,
+    kInStopped = TLS_SPLICE_OUTCOME_IN_STOPPED,
+    kOutStopped = TLS_SPLICE_OUTCOME_OUT_STOPPED,
+    kFailed = TLS_SPLICE_OUTCOME_ENDPOINT_FAILED,
+    kTLSFailed = TLS_SPLICE_OUTCOME_TLS_FAILED,
+    kTLSFailing = TLS_SPLICE_OUTCOME_TLS_FAILING,
+    kWantsTLS = TLS_SPLICE_OUTCOME_WANTS_HANDSHAKE,
+    kBusy = 1 << 16,            // The pump is inside of a call into OpenSSL.
+    kTransferring = 1 << 17,    // A file is being read or written.
+    kEndpointClosed = 1 << 18,  // The stream is gone.
+    kWriting = 1 << 19,         // A file is being written.
+  };
+
+  // The following methods are for the TLSSpliceEndpoint.
+  // Whether the direction is spliced.
+  bool IsSpliced(uint32_t direction) const {
+    return (spliced_ & direction) != 0;
+  }
+  // Whether the endpoint is not going to be read any more.
+  bool IsOutOver() const { return (GetPumpState().outcome & kOutOver) != 0; }
+  // Polling the descriptor has found these events.
+  void OnPoll(int events);
+  // The endpoint can be read or written: these events were waited for.
+  void OnReady(int events);
+  // Gives the memory to read into (UV_READABLE) or to write from (UV_WRITABLE).
+  // If its length is not 0, EndTransfer() must follow, with the number of bytes
+  // that were transferred, or a libuv error code.
+  tls_splice_transfer BeginTransfer(int event);
+  bool EndTransfer(int event, ssize_t result);
+  // EndTransfer() was called for a transfer that has taken until now.
+  void OnTransfer(int event);
+  // Gives what the pump holds to another splice, whose source this one is.
+  // Returns whether there is room for more.
+  bool PassTo(TLSSplice* to);
+  // Stops reading the endpoint, as if it had ended.
+  void EndSource();
+  // Asks the event loop for a turn.
+  void ScheduleTurn();
+  // Tells JS that getState() has changed, from the top of the stack.
+  void Notify();
+
   // Implement TLSWrap::Splice:
   int ClearOut() override;
   bool IsFailing() override;
   void Absorb(const char* data, size_t len) override;
   void OnDrain() override;
   void OnDestroySSL() override;
+  std::shared_ptr<Connection> connection() override { return connection_; }
 
   // Implement HandleWrap:
   void Close(
@@ -59,104 +114,21 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   SET_SELF_SIZE(TLSSplice)
 
  private:
-  // Bits of getState(), which JS reads when onchange() is called: those of
-  // tls_splice_get_state(), and some that only this class knows.
-  enum State : uint32_t {
-    kInOver = TLS_SPLICE_OUTCOME_IN_OVER,
-    kOutOver = TLS_SPLICE_OUTCOME_OUT_OVER,
-    kInStopped = TLS_SPLICE_OUTCOME_IN_STOPPED,
-    kOutStopped = TLS_SPLICE_OUTCOME_OUT_STOPPED,
-    kFailed = TLS_SPLICE_OUTCOME_ENDPOINT_FAILED,
-    kTLSFailed = TLS_SPLICE_OUTCOME_TLS_FAILED,
-    kTLSFailing = TLS_SPLICE_OUTCOME_TLS_FAILING,
-    kWantsTLS = TLS_SPLICE_OUTCOME_WANTS_HANDSHAKE,
-    kBusy = 1 << 16,            // This is a callback of OpenSSL, in the pump.
-    kTransferring = 1 << 17,    // The file is in use, and stays open for that.
-    kEndpointClosed = 1 << 18,  // Of a stream: it is gone.
-    kWriting = 1 << 19,         // Of transfers: there is a write.
-  };
-
-  // Indices of the array that readStats() fills.
-  enum Stats {
-    kBytesIn,
-    kBytesOut,
-    kStallsIn,
-    kStallsOut,
-    kPeakBufferedIn,
-    kPeakBufferedOut,
-    kPacketsIn,
-    kPacketsOut,
-    kLargestPacketIn,
-    kLargestPacketOut,
-    kDropsIn,
-    kDropsOut,
-    kDropsEINVAL,
-    kDropsEMSGSIZE,
-    kDropsECONNREFUSED,
-    kDropsEIO,
-    kDropsENOBUFS,
-    kCloseNotify,
-    kLastActivity,  // In milliseconds of the loop's clock.
-    kStatsCount
-  };
-
-  struct FileRequests {
-    uv_fs_t read;
-    uv_fs_t write;
-    // What they read and write.
-    int fd;
-  };
-
-  // The libuv stream of a net.Socket.
-  class EndpointStream final : public StreamListener {
-   public:
-    EndpointStream(TLSSplice* splice, StreamBase* stream);
-
-    void SetReading(bool on);
-    // Writes what the pump holds. Returns whether there is room for more.
-    bool Write();
-    // The byte that has not been written yet is the stream's, and not waited
-    // for. One that is closing does not write it.
-    void Disown();
-
-    // Implement StreamListener:
-    uv_buf_t OnStreamAlloc(size_t suggested_size) override;
-    void OnStreamRead(ssize_t nread, const uv_buf_t& buf) override;
-    void OnStreamAfterWrite(WriteWrap* w, int status) override;
-    void OnStreamDestroy() override;
-
-   private:
-    StreamBase* base() { return static_cast<StreamBase*>(stream_); }
-    bool IsSource() const;
-    // When it has been written there is room again. One byte: of more nobody
-    // would know, if it fails, how many had been.
-    int WriteByte(uint8_t byte);
-    // Whether that byte is not going to be written, since the stream is
-    // closing.
-    bool WillCancelWrite();
-    void EndWrite(ssize_t result);
-
-    TLSSplice* splice_;
-    bool reading_ = false;
-    // Of that byte.
-    WriteWrap* pending_ = nullptr;
-    // It is being made.
-    bool is_writing_ = false;
-  };
+  // A method that JS calls without arguments, and that returns nothing.
+  template <void (TLSSplice::*method)()>
+  static void Call(const v8::FunctionCallbackInfo<v8::Value>& args);
+  void Stop();
+  void ShutdownEndpoint();
+  void Abandon();
+  void FailBelow();
 
   static void New(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Open(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Join(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void HoldSink(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Start(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void Stop(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void EndOut(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void RequestTurn(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void ShutdownEndpoint(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void Abandon(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Release(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Resume(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void FailBelow(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void WriteError(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void AccessMode(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Unflushed(const v8::FunctionCallbackInfo<v8::Value>& args);
@@ -167,124 +139,132 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
 
   TLSSplice(Environment* env, v8::Local<v8::Object> object);
 
-  static void OnPoll(uv_poll_t* handle, int status, int events);
-  static void OnTransfer(uv_fs_t* req);
-
-  // Lets the TLSWrap go: its SSL reads from its own BIO again, and it hears the
-  // stream below itself. For both directions, or for one of two.
+  // The stream below the TLSWrap, while something is spliced.
+  StreamBase* lower() const { return static_cast<StreamBase*>(stream()); }
+  // Whether the stream below is one of libuv's: then ciphertext goes past the
+  // NodeBIOs.
+  bool IsDirect() const;
+  // What the splices of a TLSWrap share, or nullptr if it has none.
+  static std::shared_ptr<Connection> ConnectionOf(const TLSWrap& tls_wrap);
+  // The splice that a TLSWrap calls for cleartext, or nullptr.
+  static TLSSplice* InOf(const TLSWrap& tls_wrap);
+  // Makes `splice`, or none, the one that a TLSWrap calls for a direction.
+  void SetSplice(TLSWrap* tls_wrap, uint32_t direction, TLSSplice* splice);
+  // Takes a direction of a TLSWrap over, from the next turn on. False if the
+  // TLSWrap is not able to.
+  bool TakeOver(TLSWrap* tls_wrap, uint32_t direction, StreamBase* stream);
+  // Gives directions back to the TLSWrap: its SSL uses its own BIO again, and
+  // with the last direction the TLSWrap listens to the stream below again.
   void Detach(uint32_t directions);
+  // Detach(), and the stream below is not read before JS asks for it.
+  void DetachAndStopReading(uint32_t directions);
+  // Frees the pump, as soon as that is possible.
   void FreePump();
+  bool IsTransferring() const;
 
-  // Tell the pump what has happened, and do what it orders.
+  // Tells the pump what has happened, and does what it orders.
   void On(uint32_t event, int value = 0);
+  // Only tells the pump. The connection is that of a TLSWrap which is given
+  // back, or else that of `tls_wrap_`.
   tls_splice_actions Tell(uint32_t event,
                           int value = 0,
                           TLSWrap* tls_wrap = nullptr);
   void Apply(const tls_splice_actions& actions);
   tls_splice_state GetPumpState() const;
+  // What ClearOut() does while 'in' is spliced.
   int Decrypt();
-  // Let the TLSWrap decrypt and flush, and tell the pump.
+  // Lets the TLSWrap decrypt and flush, and tells the pump.
   void Cycle();
-  // Write what the pump has encrypted.
+  // Writes what the pump has encrypted.
   void Flush();
   void WriteCollected();
   bool IsLowerBusy() const;
   // The status of the stream below that JS is to be told of, or 0.
   static int LowerEnd(const tls_splice_actions& actions);
-  void HandOver(int nread);
-  void ScheduleTurn();
-  void Turn();
+  // Tells JS of the end of the stream below, if that is ordered, by way of a
+  // TLSWrap that is not nullptr.
+  void HandOver(const tls_splice_actions& actions, TLSWrap* tls_wrap);
+  void TakeOverEnd(const tls_splice_actions& actions);
   void UpdateReading();
   void SetReading(bool on);
   void UpdateInterest();
-  // The endpoint is ready for what UpdateInterest() has asked for.
-  void OnReady(int events);
-  // Write to the stream, or to the other splice. Returns whether there is room
-  // for more.
-  bool Deliver();
-  bool PassToPeer();
-  void EndSource();
-  void WakePeer();
-  void Unjoin();
-  // Read or write the file, on the thread pool.
-  void BeginTransfers(int events);
-  void CancelTransfers();
-  // At the top of the stack: changes what OpenSSL writes to.
+  // Lets OpenSSL write to the buffers of the pump. Only to be called at the top
+  // of the stack, where OpenSSL is in no call.
   void AttachWbio();
+  // Reads the counters of the pump, and adds what is new to those of the
+  // TLSWrap.
   void CountBytes();
   // The stream below cannot be written any more.
   void FailTLS(int err);
+  // Lets the TLSWrap tell JS of the peer's close_notify.
   void EmitEnd();
-  // Give JS what comes after the bytes that release() has returned.
+  // Gives JS what comes after the bytes that release() has returned.
   void ResumeNow();
-  void PassOn(TLSWrap* tls_wrap, TLSSplice* next);
+  void RestoreReading(TLSWrap* tls_wrap);
   void LeaveResuming();
   // Whether the pump has done what it was asked for, which `result` says. If it
   // has panicked, that is the end of the splice and of its socket.
   bool Check(int result);
-  // Tell JS that getState() has changed, from the top of the stack.
+  // Notify(), if the pump's part of getState() has changed.
   void NotifyOfChange();
-  void Notify();
 
   static bool IsFlushed(const TLSWrap& tls_wrap);
 
+  // The handle of the HandleWrap. It is only initialized, and never started,
+  // where nothing is polled.
   union {
     uv_poll_t poll_;
-    // Where nothing is polled. Never started, only there to be closed.
     uv_idle_t idle_;
   };
   // Runs the next turn; nullptr until there is one.
   uv_idle_t* turn_ = nullptr;
-  int poll_events_ = 0;
-  // Of a file, else nullptr.
-  std::unique_ptr<FileRequests> file_;
-  // UV_READABLE and UV_WRITABLE: of these two, which are under way. They keep
-  // the splice alive.
-  int transfers_ = 0;
-  // Nobody waits for them any more.
-  bool abandoned_ = false;
-  BaseObjectPtr<TLSSplice> keep_alive_;
-  // Of a stream, else nullptr. Only while there is something spliced.
-  std::unique_ptr<EndpointStream> endpoint_;
-  // JS is still writing to the stream.
-  bool sink_held_ = false;
-  // The one at the other TLSSocket, while it is there.
-  TLSSplice* peer_ = nullptr;
-  bool joined_ = false;
-  // It did not take all.
-  bool waits_for_peer_ = false;
+  // Never nullptr. Before open() and join() it is a stream that there is none
+  // of.
+  std::unique_ptr<TLSSpliceEndpoint> endpoint_;
   tls_splice* pump_ = nullptr;
-  // As of the last call into the pump.
+  // Never nullptr. If another splice has a direction of the TLSWrap when this
+  // one starts, it is taken from that, as the pump takes its own from the pump.
+  std::shared_ptr<Connection> connection_;
+  // The counters of the pump, as they were when it could last be asked.
   std::unique_ptr<tls_splice_stats> stats_;
+  // The TLSWrap, while something is spliced. TLSSplice is a friend of TLSWrap,
+  // because a splice takes the place of JavaScript in the middle of what
+  // TLSWrap does with its SSL and with the stream below:
+  // - ssl_ is what the pump uses in each call.
+  // - splice_in_ and splice_out_ are where a splice puts itself.
+  // - Cycle(), ClearOut() and EncOut() decrypt and flush in the order in which
+  //   TLSWrap does it; cycle_depth_ says that this is under way.
+  // - enc_out_ and write_size_ say whether all ciphertext is written.
+  // - current_write_, current_empty_write_, write_callback_scheduled_,
+  //   InvokeQueued() and has_active_write_issued_by_prev_listener_: the writes
+  //   of JS come before those of the splice, and complete as they would.
+  // - eof_, shutdown_ and write_error_ are what JS has seen of the connection.
+  // - bytes_read_ and bytes_written_ count what JS does not see; EmitRead() and
+  //   OnStreamRead() let JS see an end.
   BaseObjectPtr<TLSWrap> tls_wrap_;
 
-  // What JS has been told of the pump's state.
+  // The outcome of which Notify() has told JS.
   uint32_t notified_outcome_ = 0;
-  bool is_endpoint_closed_ = false;
-  // Directions, as TLS_SPLICE_DECRYPT and TLS_SPLICE_ENCRYPT.
+  // The directions that are spliced: TLS_SPLICE_DECRYPT and TLS_SPLICE_ENCRYPT.
   uint32_t spliced_ = 0;
-  // Depth of calls into the pump: OpenSSL callbacks can get here again.
+  // How many calls into the pump are under way: callbacks of OpenSSL run JS,
+  // which can get here again.
   int depth_ = 0;
+  // Flush() is under way.
   bool is_flushing_ = false;
-  // The stream below is libuv's: ciphertext goes past the NodeBIOs.
-  bool direct_ = false;
   bool rbio_attached_ = false;
   bool wbio_attached_ = false;
-  // Whether the stream below is being read. Not known at first, when JS may
+  // Whether the stream below is being read. This is not known at first: JS may
   // have been reading it or not.
   std::optional<bool> reading_;
-  bool stream_destroyed_ = false;
-  // Called by the event loop, and so from inside of no other call.
+  // The event loop has called this, so that no call into OpenSSL or into a
+  // stream is under way.
   bool on_top_ = false;
   bool notify_scheduled_ = false;
   // JS has seen the peer's close_notify, which the pump may not have read.
   bool has_close_notify_ = false;
-  // The TLSWrap that JS has again, until JS has had a turn to read what
-  // release() returned.
+  // The TLSWrap that JS has again, from release() until resume() is done.
   BaseObjectPtr<TLSWrap> resuming_;
-  // What has been counted in the TLSWrap's bytesRead and bytesWritten.
-  uint64_t counted_in_ = 0;
-  uint64_t counted_out_ = 0;
   uint64_t last_activity_ = 0;
 };
 

@@ -1,7 +1,8 @@
-#include "crypto/crypto_tls_splice.h"
+#include "crypto/crypto_tls_splice_endpoint.h"
 
 #if HAVE_TLS_SPLICE
 
+#include "debug_utils-inl.h"
 #include "env-inl.h"
 #include "stream_base-inl.h"
 #include "stream_wrap.h"
@@ -16,297 +17,153 @@ using v8::ArrayBuffer;
 using v8::BackingStore;
 using v8::BackingStoreInitializationMode;
 using v8::Context;
-using v8::FunctionCallbackInfo;
 using v8::HandleScope;
 using v8::Local;
 using v8::Object;
-using v8::Value;
 
 namespace crypto {
 
-void TLSSplice::UpdateInterest() {
-  if (IsHandleClosing() || depth_ > 0 || spliced_ == 0) return;
-  uint32_t interest = 0;
-  if (tls_wrap_->ssl_)
-    Check(tls_splice_interest(pump_, tls_wrap_->ssl_.get(), &interest));
-  const int events = static_cast<int>(interest);
-  if (file_) return BeginTransfers(events);
-  if (endpoint_) return endpoint_->SetReading((events & UV_READABLE) != 0);
-  if (joined_) {
-    if ((events & UV_READABLE) != 0 || (GetPumpState().outcome & kOutOver) != 0)
-      WakePeer();
-    return;
-  }
-  if (events == poll_events_) return;
-  poll_events_ = events;
+void PollEndpoint::Await(int events) {
+  const bool is_active =
+      uv_is_active(reinterpret_cast<uv_handle_t*>(handle_)) != 0;
+  if (events == (is_active ? events_ : 0)) return;
+  events_ = events;
   if (events == 0) {
-    uv_poll_stop(&poll_);
+    uv_poll_stop(handle_);
   } else {
-    uv_poll_start(&poll_, events, OnPoll);
+    uv_poll_start(handle_, events, OnPoll);
   }
 }
 
-void TLSSplice::OnPoll(uv_poll_t* handle, int status, int events) {
-  TLSSplice* splice = ContainerOf(&TLSSplice::poll_, handle);
+void PollEndpoint::OnPoll(uv_poll_t* handle, int status, int events) {
+  TLSSplice* splice =
+      static_cast<TLSSplice*>(static_cast<HandleWrap*>(handle->data));
   Environment* env = splice->env();
   HandleScope handle_scope(env->isolate());
   Context::Scope context_scope(env->context());
   BaseObjectPtr<TLSSplice> strong_ref{splice};
-  // libuv stops at POLLERR; the next read or write says what it is.
+  // At POLLERR libuv stops the handle; the next read or write gives the error.
   if (status < 0) {
-    splice->poll_events_ = 0;
+    Debug(splice, "Polling has ended with %d", status);
     events = UV_READABLE | UV_WRITABLE;
   }
-  uint32_t ready;
-  splice->Check(tls_splice_ready(splice->pump_, events, &ready));
-  splice->OnReady(ready);
+  splice->OnPoll(events);
 }
 
-void TLSSplice::OnReady(int events) {
-  if ((events & UV_WRITABLE) != 0 && (spliced_ & TLS_SPLICE_DECRYPT) != 0) {
-    on_top_ = true;
-    On(TLS_SPLICE_ON_SINK_READY);
-    on_top_ = false;
-  }
-  if ((events & UV_READABLE) != 0 && (spliced_ & TLS_SPLICE_ENCRYPT) != 0) {
-    AttachWbio();
-    On(TLS_SPLICE_ON_SOURCE_READY, IsLowerBusy());
-  }
-  UpdateInterest();
-}
-
-void TLSSplice::AttachWbio() {
-  if (!direct_ || wbio_attached_ || (spliced_ & TLS_SPLICE_ENCRYPT) == 0 ||
-      !tls_wrap_->ssl_) {
-    return;
-  }
-  wbio_attached_ = Check(tls_splice_attach_wbio(pump_, tls_wrap_->ssl_.get()));
-}
-
-bool TLSSplice::Deliver() {
-  if (endpoint_) return !sink_held_ && endpoint_->Write();
-  if (!joined_) return false;
-  if (peer_ != nullptr && (peer_->GetPumpState().outcome & kOutOver) == 0)
-    return PassToPeer();
-  // As a socket whose other side does not read any more.
-  tls_splice_transfer transfer;
-  Check(tls_splice_begin_transfer(
-      pump_, tls_wrap_->ssl_.get(), UV_WRITABLE, &transfer));
-  if (transfer.buf.len == 0) return false;
-  return Check(tls_splice_end_transfer(pump_, UV_WRITABLE, UV_EPIPE));
-}
-
-// endOut(): stop reading the source, as if it had ended.
-void TLSSplice::EndOut(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  splice->EndSource();
-}
-
-void TLSSplice::EndSource() {
-  if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0)
-    On(TLS_SPLICE_ON_LEAVE_SOURCE);
-  else
-    Check(tls_splice_end_encrypt(pump_));
-}
-
-// shutdownEndpoint(): end the write side of a socket, or the source of the
-// other splice. A net.Socket JS ends itself.
-void TLSSplice::ShutdownEndpoint(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  if (splice->peer_ != nullptr) splice->peer_->EndSource();
-  splice->Check(tls_splice_shutdown_write(splice->pump_));
-}
-
-void TLSSplice::BeginTransfers(int events) {
+void FileEndpoint::Await(int events) {
   for (const int event : {UV_READABLE, UV_WRITABLE}) {
-    if ((events & event) == 0) continue;
-    tls_splice_transfer transfer;
-    Check(tls_splice_begin_transfer(
-        pump_, tls_wrap_->ssl_.get(), event, &transfer));
-    if (transfer.buf.len == 0) continue;
-    transfers_ |= event;
-    keep_alive_.reset(this);
-    env()->IncreaseWaitingRequestCounter();
-    uv_fs_t* req = event == UV_READABLE ? &file_->read : &file_->write;
-    req->data = this;
-    file_->fd = transfer.fd;
-    const uv_buf_t buf = uv_buf_init(reinterpret_cast<char*>(transfer.buf.base),
-                                     transfer.buf.len);
-    // At the position of the file, which this moves on.
-    CHECK_EQ(
-        (event == UV_READABLE ? uv_fs_read : uv_fs_write)(
-            env()->event_loop(), req, transfer.fd, &buf, 1, -1, OnTransfer),
-        0);
+    if ((events & event) != 0) BeginTransfer(event);
   }
 }
 
-void TLSSplice::CancelTransfers() {
-  // One that has begun is not cancelled; its end is waited for.
-  if ((transfers_ & UV_READABLE) != 0)
-    uv_cancel(reinterpret_cast<uv_req_t*>(&file_->read));
-  if ((transfers_ & UV_WRITABLE) != 0)
-    uv_cancel(reinterpret_cast<uv_req_t*>(&file_->write));
+void FileEndpoint::BeginTransfer(int event) {
+  const tls_splice_transfer transfer = splice_->BeginTransfer(event);
+  if (transfer.buf.len == 0) return;
+  transfers_ |= event;
+  keep_alive_.reset(splice_);
+  Debug(splice_, "Transfer %d of at most %zu bytes", event, transfer.buf.len);
+  Environment* env = splice_->env();
+  env->IncreaseWaitingRequestCounter();
+  uv_fs_t* req = event == UV_READABLE ? &read_ : &write_;
+  req->data = this;
+  fd_ = transfer.fd;
+  const uv_buf_t buf =
+      uv_buf_init(reinterpret_cast<char*>(transfer.buf.base), transfer.buf.len);
+  // A position of -1 is that of the file, which this moves on.
+  CHECK_EQ((event == UV_READABLE ? uv_fs_read : uv_fs_write)(
+               env->event_loop(), req, fd_, &buf, 1, -1, OnTransfer),
+           0);
 }
 
-// abandon(): nobody waits for the transfers that are under way, which the
-// system may never carry out. They keep the descriptor of our own; that of the
-// caller is closed now, if it is to be.
-void TLSSplice::Abandon(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  if (splice->transfers_ == 0) return;
-  splice->abandoned_ = true;
-  splice->Check(tls_splice_adopt_fd(splice->pump_, -1));
-}
-
-void TLSSplice::OnTransfer(uv_fs_t* req) {
-  TLSSplice* splice = static_cast<TLSSplice*>(req->data);
+void FileEndpoint::OnTransfer(uv_fs_t* req) {
+  FileEndpoint* file = static_cast<FileEndpoint*>(req->data);
+  TLSSplice* splice = file->splice_;
   BaseObjectPtr<TLSSplice> strong_ref{splice};
   Environment* env = splice->env();
   HandleScope handle_scope(env->isolate());
   Context::Scope context_scope(env->context());
   env->DecreaseWaitingRequestCounter();
-  const int event = req == &splice->file_->read ? UV_READABLE : UV_WRITABLE;
-  splice->transfers_ &= ~event;
-  if (splice->transfers_ == 0) splice->keep_alive_.reset();
-  // What comes too late is put back, if that can be.
-  if (splice->abandoned_ && event == UV_READABLE && req->result > 0)
-    lseek(splice->file_->fd, -req->result, SEEK_CUR);
-  splice->Check(tls_splice_end_transfer(splice->pump_, event, req->result));
+  const int event = req == &file->read_ ? UV_READABLE : UV_WRITABLE;
+  const ssize_t result = req->result;
   uv_fs_req_cleanup(req);
-  if (splice->IsHandleClosing()) {
-    splice->FreePump();
-    if (splice->transfers_ == 0 && env->can_call_into_js())
-      splice->MakeCallback(env->onchange_string(), 0, nullptr);
-    return;
-  }
-  // The state says of what is written by a stopped splice when it is known.
-  splice->Notify();
-  splice->OnReady(event);
+  file->transfers_ &= ~event;
+  if (file->transfers_ == 0) file->keep_alive_.reset();
+  // What was read too late is put back, if the file has a position.
+  if (file->is_abandoned_ && event == UV_READABLE && result > 0)
+    lseek(file->fd_, -result, SEEK_CUR);
+  splice->EndTransfer(event, result);
+  splice->OnTransfer(event);
 }
 
-// join(splice): what one of the two decrypts the other encrypts.
-void TLSSplice::Join(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  TLSSplice* peer;
-  ASSIGN_OR_RETURN_UNWRAP(&peer, args[0].As<Object>());
-  CHECK_NE(splice, peer);
-  splice->peer_ = peer;
-  peer->peer_ = splice;
-  splice->joined_ = peer->joined_ = true;
+void FileEndpoint::Cancel() {
+  // This has no effect on a transfer that a thread has begun with.
+  if ((transfers_ & UV_READABLE) != 0)
+    uv_cancel(reinterpret_cast<uv_req_t*>(&read_));
+  if ((transfers_ & UV_WRITABLE) != 0)
+    uv_cancel(reinterpret_cast<uv_req_t*>(&write_));
 }
 
-void TLSSplice::WakePeer() {
-  if (peer_ == nullptr || !peer_->waits_for_peer_) return;
-  peer_->waits_for_peer_ = false;
-  peer_->ScheduleTurn();
+void FileEndpoint::Abandon() {
+  Debug(splice_, "Abandoning transfers %d", transfers_);
+  is_abandoned_ = true;
 }
 
-void TLSSplice::Unjoin() {
-  if (peer_ == nullptr) return;
-  WakePeer();
-  peer_->peer_ = nullptr;
-  peer_ = nullptr;
+uint32_t FileEndpoint::GetState() const {
+  uint32_t state = 0;
+  if (transfers_ != 0) state |= TLSSplice::kTransferring;
+  if ((transfers_ & UV_WRITABLE) != 0) state |= TLSSplice::kWriting;
+  return state;
 }
 
-bool TLSSplice::PassToPeer() {
-  TLSSplice* to = peer_;
-  if ((to->spliced_ & TLS_SPLICE_ENCRYPT) == 0 || !to->tls_wrap_->ssl_)
-    return false;
-  const int result =
-      tls_splice_pass(pump_, to->pump_, to->tls_wrap_->ssl_.get());
-  // A panic is one of both.
-  if (!Check(result)) {
-    to->Check(result);
-    return false;
-  }
-  if (on_top_ && to->direct_) {
-    to->AttachWbio();
-    to->On(TLS_SPLICE_ON_SOURCE_READY, to->IsLowerBusy());
-  } else {
-    // It may be in a call of OpenSSL's, or calls into JS.
-    to->On(TLS_SPLICE_ON_SOURCE_GAVE);
-  }
-  return (spliced_ & TLS_SPLICE_DECRYPT) != 0;
+void StreamEndpoint::Begin(StreamBase* stream) {
+  if (stream != nullptr) stream->PushStreamListener(this);
 }
 
-// holdSink(on): whether the stream is not to be written to yet.
-void TLSSplice::HoldSink(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  CHECK(args[0]->IsBoolean());
-  splice->sink_held_ = args[0]->IsTrue();
-  if (!splice->sink_held_ && splice->spliced_ != 0) splice->ScheduleTurn();
-}
-
-TLSSplice::EndpointStream::EndpointStream(TLSSplice* splice, StreamBase* stream)
-    : splice_(splice) {
-  stream->PushStreamListener(this);
-}
-
-void TLSSplice::EndpointStream::SetReading(bool on) {
-  if (on == reading_ || stream_ == nullptr) return;
-  reading_ = on;
-  // One that is closing cannot be read; JS says that it has closed.
-  if (on) {
+void StreamEndpoint::Await(int events) {
+  const bool is_source = (events & UV_READABLE) != 0;
+  if (is_source == is_reading_ || stream_ == nullptr) return;
+  is_reading_ = is_source;
+  // A stream that is closing cannot be read; JS says that it has closed.
+  if (is_source) {
     base()->ReadStart();
   } else {
     base()->ReadStop();
   }
 }
 
-bool TLSSplice::EndpointStream::IsSource() const {
-  return (splice_->spliced_ & TLS_SPLICE_ENCRYPT) != 0;
+bool StreamEndpoint::IsSource() const {
+  return splice_->IsSpliced(TLS_SPLICE_ENCRYPT);
 }
 
-uv_buf_t TLSSplice::EndpointStream::OnStreamAlloc(size_t suggested_size) {
+uv_buf_t StreamEndpoint::OnStreamAlloc(size_t suggested_size) {
   if (!IsSource()) return previous_listener_->OnStreamAlloc(suggested_size);
-  tls_splice_transfer transfer;
-  splice_->Check(tls_splice_begin_transfer(
-      splice_->pump_, splice_->tls_wrap_->ssl_.get(), UV_READABLE, &transfer));
-  return uv_buf_init(reinterpret_cast<char*>(transfer.buf.base),
-                     transfer.buf.len);
+  const tls_splice_buf buf = splice_->BeginTransfer(UV_READABLE).buf;
+  return uv_buf_init(reinterpret_cast<char*>(buf.base), buf.len);
 }
 
-void TLSSplice::EndpointStream::OnStreamRead(ssize_t nread,
-                                             const uv_buf_t& buf) {
+void StreamEndpoint::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   if (!IsSource()) return previous_listener_->OnStreamRead(nread, buf);
   if (nread == UV_ENOBUFS && buf.len == 0) {
-    // Enough for this turn; libuv goes on in the next. Or somebody else has
-    // resumed the stream.
-    if (!reading_) base()->ReadStop();
+    // The pump has enough for this turn, and libuv goes on in the next one. Or
+    // somebody else has resumed the stream.
+    if (!is_reading_) base()->ReadStop();
     return;
   }
   BaseObjectPtr<TLSSplice> strong_ref{splice_};
-  // libuv has stopped.
-  if (nread < 0) reading_ = false;
+  // After an end or an error libuv has stopped.
+  if (nread < 0) is_reading_ = false;
   if (nread == 0) nread = UV_EAGAIN;
   if (nread == UV_EOF) nread = 0;
-  splice_->Check(tls_splice_end_transfer(splice_->pump_, UV_READABLE, nread));
+  splice_->EndTransfer(UV_READABLE, nread);
   if (nread != UV_EAGAIN) splice_->OnReady(UV_READABLE);
 }
 
-bool TLSSplice::EndpointStream::Write() {
-  if (stream_ == nullptr || pending_ != nullptr || !base()->IsAlive() ||
-      base()->IsClosing()) {
+bool StreamEndpoint::Deliver() {
+  if (is_held_ || stream_ == nullptr || pending_ != nullptr ||
+      !base()->IsAlive() || base()->IsClosing()) {
     return false;
   }
-  const auto begin = [this] {
-    tls_splice_transfer transfer;
-    splice_->Check(tls_splice_begin_transfer(splice_->pump_,
-                                             splice_->tls_wrap_->ssl_.get(),
-                                             UV_WRITABLE,
-                                             &transfer));
-    return transfer.buf;
-  };
-  const auto end = [this](ssize_t result) {
-    splice_->Check(
-        tls_splice_end_transfer(splice_->pump_, UV_WRITABLE, result));
-  };
-  tls_splice_buf held = begin();
+  tls_splice_buf held = splice_->BeginTransfer(UV_WRITABLE).buf;
   if (held.len == 0) return false;
   uv_buf_t buf = uv_buf_init(reinterpret_cast<char*>(held.base), held.len);
   uv_buf_t* left = &buf;
@@ -314,74 +171,128 @@ bool TLSSplice::EndpointStream::Write() {
   int err = base()->TryWrite(&left, &count);
   if (err == 0 && count > 0) {
     if (left->len < held.len) {
-      end(held.len - left->len);
-      held = begin();
+      splice_->EndTransfer(UV_WRITABLE, held.len - left->len);
+      held = splice_->BeginTransfer(UV_WRITABLE).buf;
       if (held.len == 0) return false;
     }
-    // Hooks of JS are called for that, and may have ended the splice.
-    TLSSplice* splice = splice_;
-    BaseObjectPtr<TLSSplice> strong_ref{splice};
+    Debug(splice_, "The stream is full, and writes the next byte later");
+    BaseObjectPtr<TLSSplice> strong_ref{splice_};
+    is_writing_ = true;
     err = WriteByte(*held.base);
-    if (err == 0 || splice->endpoint_.get() != this) return false;
+    // Hooks of JS that this has called may have ended the splice.
+    if (err == 0 || !is_writing_) return false;
+    is_writing_ = false;
     if (base()->IsClosing()) {
-      end(UV_ECANCELED);
+      splice_->EndTransfer(UV_WRITABLE, UV_ECANCELED);
       return false;
     }
   }
-  end(err == 0 ? held.len : err);
+  splice_->EndTransfer(UV_WRITABLE, err == 0 ? held.len : err);
   return true;
 }
 
-int TLSSplice::EndpointStream::WriteByte(uint8_t byte) {
+// Leaves one byte to the stream: when it is written, there is room again. If a
+// write of more bytes failed, nobody would know how many had been written.
+int StreamEndpoint::WriteByte(uint8_t byte) {
   Environment* env = splice_->env();
   HandleScope handle_scope(env->isolate());
   std::unique_ptr<BackingStore> copy = ArrayBuffer::NewBackingStore(
       env->isolate(), 1, BackingStoreInitializationMode::kUninitialized);
   *static_cast<uint8_t*>(copy->Data()) = byte;
   uv_buf_t buf = uv_buf_init(static_cast<char*>(copy->Data()), 1);
-  TLSSplice* splice = splice_;
-  is_writing_ = true;
   StreamWriteResult res =
       base()->Write(&buf, 1, nullptr, Local<Object>(), true);
-  if (res.err == 0) res.wrap->SetBackingStore(std::move(copy));
-  if (splice->endpoint_.get() != this) return res.err;
+  if (res.err != 0) return res.err;
+  res.wrap->SetBackingStore(std::move(copy));
+  if (is_writing_) pending_ = res.wrap;
   is_writing_ = false;
-  pending_ = res.wrap;
-  return res.err;
+  return 0;
 }
 
-void TLSSplice::EndpointStream::Disown() {
-  EndWrite(stream_ == nullptr || WillCancelWrite() ? UV_ECANCELED : 1);
-}
-
-bool TLSSplice::EndpointStream::WillCancelWrite() {
+bool StreamEndpoint::WillCancelWrite() {
   if (!base()->IsClosing()) return false;
   if (is_writing_) return true;
-  // libuv may have written it, and not said so yet.
+  // libuv may have written the byte, and not said so yet.
   uv_stream_t* stream = static_cast<LibuvStreamWrap*>(base())->stream();
   return uv_stream_get_write_queue_size(stream) != 0;
 }
 
-void TLSSplice::EndpointStream::EndWrite(ssize_t result) {
+void StreamEndpoint::EndWrite(ssize_t result) {
   if (pending_ == nullptr && !is_writing_) return;
   pending_ = nullptr;
   is_writing_ = false;
-  splice_->Check(tls_splice_end_transfer(splice_->pump_, UV_WRITABLE, result));
+  splice_->EndTransfer(UV_WRITABLE, result);
 }
 
-void TLSSplice::EndpointStream::OnStreamAfterWrite(WriteWrap* w, int status) {
+void StreamEndpoint::OnStreamAfterWrite(WriteWrap* w, int status) {
   if (w != pending_) return previous_listener_->OnStreamAfterWrite(w, status);
   BaseObjectPtr<TLSSplice> strong_ref{splice_};
   EndWrite(status == 0 ? 1 : status);
   splice_->OnReady(UV_WRITABLE);
 }
 
-void TLSSplice::EndpointStream::OnStreamDestroy() {
+void StreamEndpoint::OnStreamDestroy() {
+  Debug(splice_, "The stream of the endpoint is gone");
   EndWrite(UV_ECANCELED);
-  reading_ = false;
-  // JS does not hear of it if the handle has gone to another process.
-  splice_->is_endpoint_closed_ = true;
+  is_reading_ = false;
+  // If the handle has gone to another process, nothing else tells JS.
+  is_closed_ = true;
   if (splice_->env()->can_call_into_js()) splice_->Notify();
+}
+
+void StreamEndpoint::Release(uint32_t directions) {
+  // The splice does not wait any more for the byte that the stream has.
+  if ((directions & TLS_SPLICE_DECRYPT) != 0)
+    EndWrite(stream_ == nullptr || WillCancelWrite() ? UV_ECANCELED : 1);
+  if ((directions & TLS_SPLICE_ENCRYPT) != 0) Await(0);
+}
+
+void StreamEndpoint::End() {
+  is_reading_ = false;
+  if (stream_ != nullptr) stream_->RemoveStreamListener(this);
+}
+
+uint32_t StreamEndpoint::GetState() const {
+  return is_closed_ ? TLSSplice::kEndpointClosed : 0;
+}
+
+void JoinedEndpoint::Join(JoinedEndpoint* peer) {
+  CHECK_NE(this, peer);
+  peer_ = peer;
+  peer->peer_ = this;
+}
+
+void JoinedEndpoint::Await(int events) {
+  // What the peer holds is taken now, or nobody is going to take it.
+  if ((events & UV_READABLE) != 0 || splice_->IsOutOver()) WakePeer();
+}
+
+void JoinedEndpoint::WakePeer() {
+  if (peer_ == nullptr || !peer_->waits_for_room_) return;
+  Debug(splice_, "Waking the other splice");
+  peer_->waits_for_room_ = false;
+  peer_->splice_->ScheduleTurn();
+}
+
+bool JoinedEndpoint::Deliver() {
+  if (peer_ != nullptr && !peer_->splice_->IsOutOver()) {
+    waits_for_room_ = !splice_->PassTo(peer_->splice_);
+    return !waits_for_room_;
+  }
+  // Nobody reads any more: a socket would fail with EPIPE.
+  if (splice_->BeginTransfer(UV_WRITABLE).buf.len == 0) return false;
+  return splice_->EndTransfer(UV_WRITABLE, UV_EPIPE);
+}
+
+void JoinedEndpoint::Shutdown() {
+  if (peer_ != nullptr) peer_->splice_->EndSource();
+}
+
+void JoinedEndpoint::Close() {
+  if (peer_ == nullptr) return;
+  WakePeer();
+  peer_->peer_ = nullptr;
+  peer_ = nullptr;
 }
 
 }  // namespace crypto

@@ -605,7 +605,7 @@ class TLSSplice extends EventEmitter {
       // anything that comes next, which may be an error that destroys the socket.
       const isLater = socket.readableLength > 0;
       if (socket._handle)
-        guarded(() => this.#native.resume(socket._handle, isLater));
+        guarded(() => this.#native.resume(isLater));
     });
   }
 
