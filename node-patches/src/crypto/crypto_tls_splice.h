@@ -22,8 +22,8 @@ class TLSSpliceEndpoint;
 // What the splices of one TLSWrap share, by which they find each other: either
 // one that has both directions, or up to two that have one each.
 struct TLSWrap::Splice::Connection {
-  // Invariant: if TLSWrap::splice_in_ or splice_out_ points to one of these
-  // two, both are what these two are.
+  // Invariant: as long as TLSWrap::splice_in_ or splice_out_ is one of these
+  // two, the other one is the other of these two.
   TLSSplice* in = nullptr;
   TLSSplice* out = nullptr;
 };
@@ -223,7 +223,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   std::unique_ptr<TLSSpliceEndpoint> endpoint_;
   tls_splice* pump_ = nullptr;
   // Never nullptr. If another splice has a direction of the TLSWrap when this
-  // one starts, it is taken from that, as the pump takes its own from the pump.
+  // one starts, both use the Connection of that other splice, as their pumps do.
   std::shared_ptr<Connection> connection_;
   // The counters of the pump, as they were when it could last be asked.
   std::unique_ptr<tls_splice_stats> stats_;
