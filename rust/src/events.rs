@@ -205,19 +205,19 @@ impl Call<'_> {
         }
     }
 
-    /// The end of the stream below may be within a packet.
+    /// The end of the stream below may be within a packet, which only the splice of the
+    /// inbound direction knows.
     fn cycled(&mut self) -> Orders {
-        let is_cut_off = self.connection.lifecycle().is_at_eof()
-            && self.splice.has(Direction::Inbound)
-            && !self.splice.end_inbound();
-        match is_cut_off {
-            true => {
-                let cleartext = Cleartext::Open;
-                self.connection
-                    .step(Input::Delivered(Delivery::Failed, cleartext))
-            }
-            false => self.connection.step(Input::Cycled),
+        let is_at_eof = self.connection.lifecycle().is_at_eof();
+        if is_at_eof && !self.splice.has(Direction::Inbound) {
+            self.actions.wake_other = true;
+            return self.connection.step(Input::CycledBeforeEnd);
         }
+        if is_at_eof && !self.splice.end_inbound() {
+            let cut_off = Input::Delivered(Delivery::Failed, Cleartext::Open);
+            return self.connection.step(cut_off);
+        }
+        self.connection.step(Input::Cycled)
     }
 
     /// # Safety

@@ -123,6 +123,9 @@ pub enum Input {
     /// The call that [`Orders::cycle`] has asked for has returned, and no other call into
     /// the session or the stream below is under way.
     Cycled,
+    /// As [`Input::Cycled`], but the end of the stream below is left to the splice that
+    /// has the inbound direction: only that one knows whether the end is within a packet.
+    CycledBeforeEnd,
     /// The outbound pump has run.
     Sent(Sending),
     /// The direction is to stop.
@@ -331,6 +334,7 @@ impl Lifecycle {
             Input::SourceGave | Input::EndSource => self.send_later(),
             Input::Delivered(delivery, cleartext) => self.delivered(delivery, cleartext),
             Input::Cycled => self.cycled(),
+            Input::CycledBeforeEnd => self.send_more(),
             Input::Sent(sending) => self.sent(sending),
             Input::Stop(direction) => self.stop(direction),
             Input::Release(direction) => self.release(direction),
@@ -496,10 +500,18 @@ impl Lifecycle {
     /// What was decrypted has been delivered, as far as that is possible now. Only then
     /// more is sent: SSL_read says better than SSL_write why the session has failed.
     fn cycled(&mut self) -> Orders {
-        let orders = self.end_inbound();
+        let hand_over = self.end_inbound().hand_over;
         Orders {
-            encrypt: self.can_send() && !matches!(self.outbound, Outbound::Waiting | Outbound::Full),
-            ..orders
+            hand_over,
+            ..self.send_more()
+        }
+    }
+
+    fn send_more(&self) -> Orders {
+        let waits = matches!(self.outbound, Outbound::Waiting | Outbound::Full);
+        match self.can_send() && !waits {
+            true => Orders::ENCRYPT,
+            false => Orders::NONE,
         }
     }
 
