@@ -476,7 +476,15 @@ impl Lifecycle {
                 self.inbound = Inbound::Paused;
                 Orders::NEXT_TURN
             }
-            Delivery::Drained => self.drained(),
+            Delivery::Drained => {
+                let orders = self.drained();
+                // Node may have decrypted by itself, and then says nothing of a cycle.
+                let next_turn = self.holds_lower_end();
+                Orders {
+                    next_turn,
+                    ..orders
+                }
+            }
         }
     }
 
