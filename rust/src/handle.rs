@@ -142,10 +142,11 @@ impl tls_splice {
     fn keep_outcome(&self, direction: Direction) {
         if self.has(direction).replace(false) {
             let outcome = self.connection().lifecycle().outcome(direction);
-            let finished = outcome & (outcome::INBOUND_OVER
-                | outcome::INBOUND_STOPPED
-                | outcome::OUTBOUND_OVER
-                | outcome::OUTBOUND_STOPPED);
+            let finished = outcome
+                & (outcome::INBOUND_OVER
+                    | outcome::INBOUND_STOPPED
+                    | outcome::OUTBOUND_OVER
+                    | outcome::OUTBOUND_STOPPED);
             self.finished.set(self.finished.get() | finished);
         }
     }
