@@ -5,7 +5,7 @@
 //! knows both directions, the TLS session, and the stream below the session, because
 //! what ends one of them concerns the others. It is told facts ([`Input`]) and answers
 //! with orders ([`Orders`]). It does no I/O and calls nothing, so that a test can go
-//! through all of its states (rust/tests/lifecycle.rs).
+//! through all of its states (rust/tests/lifecycle/main.rs).
 //!
 //! # Rules
 //!
@@ -23,6 +23,8 @@
 //!    stream below that is read later is not reported.
 //! 5. Of several failures the first one is reported. An error of `SSL_read` is the reason
 //!    why a later `SSL_write` fails, and is reported in its place.
+//!    Any other error of `SSL_write` ends the connection at once: the session cannot
+//!    decrypt any more, so there is nothing to wait for.
 //! 6. A failure of TLS or of the stream below is one of the connection: both directions
 //!    end with it. A failure of the endpoint is one of its splice: the connection goes
 //!    back to JavaScript.
@@ -31,6 +33,27 @@
 //! 8. An error that was observed is reported exactly once: by the splice, or, if the
 //!    direction was given back before, to JavaScript behind the bytes that were given
 //!    back with it.
+//!
+//! # Outcomes
+//!
+//! The documentation of `tls.TLSSplice` has a table of all endings. Each row is reached
+//! by the bits of [`outcome`] in the middle, or by what JavaScript knows without the
+//! lifecycle. If a splice has several of the bits, JavaScript looks at `TLS_FAILED`
+//! first, then at `INBOUND_STOPPED` and `OUTBOUND_STOPPED` if it has asked for a stop,
+//! at `ENDPOINT_FAILED`, and at the others last. `TLS_FAILING` decides when the socket is
+//! destroyed with an error, and `WANTS_HANDSHAKE` when a stop has taken too long.
+//!
+//! | Event | Outcome | Splice |
+//! | --- | --- | --- |
+//! | `close_notify` from the peer | `INBOUND_OVER` | `'in'` is over, `closeNotify: true`, `reason: 'end'` |
+//! | End of the TCP connection without `close_notify` | `INBOUND_OVER` | The same, `closeNotify: false` |
+//! | End of the endpoint | `OUTBOUND_OVER` | `'out'` is over, `reason: 'end'` |
+//! | Connection reset, bad record, other TLS error | `TLS_FAILED`, `TLS_FAILING` | `'error'`, then `'close'` with `reason: 'error'` |
+//! | Read or write error of the endpoint (`EPIPE`, `ENOSPC`, and so on) | `ENDPOINT_FAILED` | `'error'` with `code` and `syscall`, then `'close'` |
+//! | `stream` is closed before the end | — | `'error'` (`ERR_STREAM_PREMATURE_CLOSE`, or that of a `tls.TLSSocket`), then `'close'` |
+//! | `tlsSocket.destroy([error])` | — | `'error'` if there is one, `'close'` with `reason: 'destroyed'`; before the handshake is done an error is the `reason` |
+//! | `splice.stop()`, abort of `signal` | `INBOUND_STOPPED`, `OUTBOUND_STOPPED`, `WANTS_HANDSHAKE` | `'close'` with `reason: 'stopped'` or `'aborted'` |
+//! | End of the `Worker` or process | — | Emits nothing |
 
 use libc::c_int;
 
