@@ -252,7 +252,11 @@ impl Call<'_> {
             // The endpoint has failed as the source. The end of the stream below is not to
             // overtake what is not decrypted any more.
             InboundStep::Stopped if self.splice.failure().is_some() => Delivery::Failed,
-            InboundStep::Stopped | InboundStep::Cancelled => return,
+            InboundStep::Stopped => return,
+            InboundStep::Cancelled => {
+                self.connection.step(Input::Interrupted(cleartext));
+                return;
+            }
         };
         self.actions.deliver = delivery == Delivery::Blocked && self.splice.is_endpoint_of_caller();
         let orders = self.connection.step(Input::Delivered(delivery, cleartext));
