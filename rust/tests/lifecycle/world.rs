@@ -246,6 +246,8 @@ pub enum What {
     EndSource,
     Handshake,
     Stop(usize),
+    /// The user stops the splice in a callback of the `SSL_read` of its pump.
+    StopInside,
     StopTimer(usize),
     Destroy(bool),
     Gone,
@@ -674,6 +676,19 @@ impl Side {
 }
 
 impl<const N: usize> World<N> {
+    /// The inbound pump has decrypted what it can when it sees that it was cancelled.
+    fn interrupt_inbound(&mut self, s: usize, h: usize) {
+        let side = &mut self.sides[s];
+        while side.can_decrypt() {
+            side.held += side.decrypt_one();
+        }
+        if side.read_end == Cleartext::Failed {
+            side.saw(Fault::Read);
+        }
+        let cleartext = side.read_end;
+        self.feed(s, h, Input::Interrupted(cleartext));
+    }
+
     fn encrypt(&mut self, s: usize, h: usize) {
         let side = &mut self.sides[s];
         if side.is_gone {
@@ -892,9 +907,11 @@ impl<const N: usize> World<N> {
             What::Read | What::End | What::PeerEnds | What::Drained | What::WriteFails => {
                 self.lower(s, what)
             }
-            What::Handshake | What::HandshakeDone | What::NodeCycles | What::SslWriteBreaks => {
-                self.session(s, what)
-            }
+            What::Handshake
+            | What::HandshakeDone
+            | What::NodeCycles
+            | What::StopInside
+            | What::SslWriteBreaks => self.session(s, what),
             _ => self.endpoint(s, what),
         }
     }
@@ -1013,6 +1030,20 @@ impl<const N: usize> World<N> {
                 side.handshake = Handshake::Done;
                 self.node_cycle(s);
                 self.lower_read(s);
+            }
+            What::StopInside => {
+                let Some(h) = side.handle_of(IN) else {
+                    return false;
+                };
+                let runs = side.life.moves_inbound()
+                    && side.can_decrypt()
+                    && side.held == 0
+                    && side.failure[h] == Failure::No;
+                if rare != Rare::CyclesAndPanic || N == 2 || !runs {
+                    return false;
+                }
+                self.interrupt_inbound(s, h);
+                return self.user_stops(s, h);
             }
             What::NodeCycles => {
                 if rare != Rare::CyclesAndPanic {
@@ -1358,6 +1389,7 @@ pub fn events(sides: usize) -> Events<Event> {
         Handshake,
         Stop(0),
         Stop(1),
+        StopInside,
         StopTimer(0),
         StopTimer(1),
         Destroy(false),
