@@ -18,6 +18,8 @@ struct Fault {
     /// The text to be replaced, which is there exactly once.
     text: &'static str,
     with: &'static str,
+    /// Which worlds are explored, a function of setups.rs: the other ones are not compiled.
+    worlds: &'static str,
 }
 
 const FAULTS: [Fault; 12] = [
@@ -25,61 +27,73 @@ const FAULTS: [Fault; 12] = [
         what: "A direction moves bytes in the turn in which it was taken over.",
         text: "Direction::Inbound => self.inbound = Inbound::Starting,",
         with: "Direction::Inbound => self.inbound = Inbound::Running,",
+        worlds: "singles",
     },
     Fault {
         what: "The stream below is read while bytes wait for the sink.",
         text: "            Inbound::Running | Inbound::Over\n                if self.held.is_none()",
         with: "            Inbound::Running | Inbound::Blocked | Inbound::Over\n                if self.held.is_none()",
+        worlds: "singles",
     },
     Fault {
         what: "A failed write is reported before the sink has every byte.",
         text: "Inbound::Running if self.write_failure.is_some() => {",
         with: "Inbound::Running | Inbound::Blocked if self.write_failure.is_some() => {",
+        worlds: "singles",
     },
     Fault {
         what: "An end of the stream below that is held is told behind a close_notify.",
         text: "                self.held = None;\n                Orders::hand_over(HandOver::CloseNotify)",
         with: "                Orders::hand_over(HandOver::CloseNotify)",
+        worlds: "singles",
     },
     Fault {
         what: "A read error takes the place of the failed write that came first.",
         text: "let is_later_failure = self.write_failure.is_some() && end != LowerEnd::Eof;",
         with: "let is_later_failure = false;",
+        worlds: "singles",
     },
     Fault {
         what: "An error of SSL_write takes the place of the error of SSL_read that explains it.",
         text: "        if self.holds_tls_error() {\n            self.outbound",
         with: "        if false {\n            self.outbound",
+        worlds: "singles",
     },
     Fault {
         what: "An end takes the place of the failed write when both are handed back.",
         text: "self.held = self.write_failure.or(self.held);",
         with: "self.held = self.held.or(self.write_failure);",
+        worlds: "singles",
     },
     Fault {
         what: "A failed write takes the place of the failure of the source.",
         text: "Outbound::JavaScript | Outbound::Over | Outbound::Failed\n        );",
         with: "Outbound::JavaScript | Outbound::Over\n        );",
+        worlds: "singles",
     },
     Fault {
         what: "A failure of the connection takes the place of an end that came before it.",
         text: "            _ if is_finished => own,\n            Connection::Failed | Connection::Gone => own | outcome::TLS_FAILED,",
         with: "            Connection::Failed | Connection::Gone => own | outcome::TLS_FAILED,\n            _ if is_finished => own,",
+        worlds: "singles",
     },
     Fault {
         what: "A stop does not go on when the stream below has written.",
         text: "            Outbound::Stopping => Orders::NEXT_TURN,",
         with: "            Outbound::Stopping => Orders::NONE,",
+        worlds: "singles",
     },
     Fault {
         what: "What waits for a handshake is not tried again when ciphertext arrives.",
         text: "        match self.waits_for_handshake() {\n            true => Orders::ENCRYPT,",
         with: "        match self.waits_for_handshake() {\n            true => Orders::NONE,",
+        worlds: "singles",
     },
     Fault {
         what: "What another splice gives while the source is waited for stays where it is.",
         text: "        if self.outbound == Outbound::Waiting {\n            self.outbound = Outbound::Paused;\n        }",
         with: "",
+        worlds: "pairs",
     },
 ];
 
@@ -107,7 +121,7 @@ mod setups;
 #[path = "MODULES/world.rs"]
 mod world;
 fn main() {
-    setups::one_by_one();
+    setups::WORLDS();
 }
 "#;
 
@@ -148,7 +162,8 @@ fn make_package(folder: &Path) {
         write(&folder.join(&name), &lifecycle);
         let program = PROGRAM
             .replace("FAULT", &format!("../../{name}"))
-            .replace("MODULES", modules);
+            .replace("MODULES", modules)
+            .replace("WORLDS", fault.worlds);
         write(&programs.join(format!("fault-{number}.rs")), &program);
     }
 }
