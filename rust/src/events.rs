@@ -206,19 +206,19 @@ impl Call<'_> {
         }
     }
 
-    /// The end of the stream below may be within a packet.
+    /// The end of the stream below may be within a packet, which only the splice of the
+    /// inbound direction knows.
     fn cycled(&mut self) -> Orders {
-        let is_cut_off = self.connection.lifecycle().is_at_eof()
-            && self.splice.has(Direction::Inbound)
-            && !self.splice.end_inbound();
-        match is_cut_off {
-            true => {
-                let cleartext = Cleartext::Open;
-                self.connection
-                    .step(Input::Delivered(Delivery::Failed, cleartext))
-            }
-            false => self.connection.step(Input::Cycled),
+        let is_at_eof = self.connection.lifecycle().is_at_eof();
+        if is_at_eof && !self.splice.has(Direction::Inbound) {
+            self.actions.wake_other = true;
+            return self.connection.step(Input::CycledBeforeEnd);
         }
+        if is_at_eof && !self.splice.end_inbound() {
+            let cut_off = Input::Delivered(Delivery::Failed, Cleartext::Open);
+            return self.connection.step(cut_off);
+        }
+        self.connection.step(Input::Cycled)
     }
 
     /// # Safety
@@ -253,7 +253,11 @@ impl Call<'_> {
             // The endpoint has failed as the source. The end of the stream below is not to
             // overtake what is not decrypted any more.
             InboundStep::Stopped if self.splice.failure().is_some() => Delivery::Failed,
-            InboundStep::Stopped | InboundStep::Cancelled => return,
+            InboundStep::Stopped => return,
+            InboundStep::Cancelled => {
+                self.connection.step(Input::Interrupted(cleartext));
+                return;
+            }
         };
         self.actions.deliver = delivery == Delivery::Blocked && self.splice.is_endpoint_of_caller();
         let orders = self.connection.step(Input::Delivered(delivery, cleartext));

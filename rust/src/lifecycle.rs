@@ -5,7 +5,7 @@
 //! knows both directions, the TLS session, and the stream below the session, because
 //! what ends one of them concerns the others. It is told facts ([`Input`]) and answers
 //! with orders ([`Orders`]). It does no I/O and calls nothing, so that a test can go
-//! through all of its states (rust/tests/lifecycle.rs).
+//! through all of its states (rust/tests/lifecycle/main.rs).
 //!
 //! # Rules
 //!
@@ -23,6 +23,8 @@
 //!    stream below that is read later is not reported.
 //! 5. Of several failures the first one is reported. An error of `SSL_read` is the reason
 //!    why a later `SSL_write` fails, and is reported in its place.
+//!    Any other error of `SSL_write` ends the connection at once: the session cannot
+//!    decrypt any more, so there is nothing to wait for.
 //! 6. A failure of TLS or of the stream below is one of the connection: both directions
 //!    end with it. A failure of the endpoint is one of its splice: the connection goes
 //!    back to JavaScript.
@@ -31,6 +33,27 @@
 //! 8. An error that was observed is reported exactly once: by the splice, or, if the
 //!    direction was given back before, to JavaScript behind the bytes that were given
 //!    back with it.
+//!
+//! # Outcomes
+//!
+//! The documentation of `tls.TLSSplice` has a table of all endings. Each row is reached
+//! by the bits of [`outcome`] in the middle, or by what JavaScript knows without the
+//! lifecycle. If a splice has several of the bits, JavaScript looks at `TLS_FAILED`
+//! first, then at `INBOUND_STOPPED` and `OUTBOUND_STOPPED` if it has asked for a stop,
+//! at `ENDPOINT_FAILED`, and at the others last. `TLS_FAILING` decides when the socket is
+//! destroyed with an error, and `WANTS_HANDSHAKE` when a stop has taken too long.
+//!
+//! | Event | Outcome | Splice |
+//! | --- | --- | --- |
+//! | `close_notify` from the peer | `INBOUND_OVER` | `'in'` is over, `closeNotify: true`, `reason: 'end'` |
+//! | End of the TCP connection without `close_notify` | `INBOUND_OVER` | The same, `closeNotify: false` |
+//! | End of the endpoint | `OUTBOUND_OVER` | `'out'` is over, `reason: 'end'` |
+//! | Connection reset, bad record, other TLS error | `TLS_FAILED`, `TLS_FAILING` | `'error'`, then `'close'` with `reason: 'error'` |
+//! | Read or write error of the endpoint (`EPIPE`, `ENOSPC`, and so on) | `ENDPOINT_FAILED` | `'error'` with `code` and `syscall`, then `'close'` |
+//! | `stream` is closed before the end | — | `'error'` (`ERR_STREAM_PREMATURE_CLOSE`, or that of a `tls.TLSSocket`), then `'close'` |
+//! | `tlsSocket.destroy([error])` | — | `'error'` if there is one, `'close'` with `reason: 'destroyed'`; before the handshake is done an error is the `reason` |
+//! | `splice.stop()`, abort of `signal` | `INBOUND_STOPPED`, `OUTBOUND_STOPPED`, `WANTS_HANDSHAKE` | `'close'` with `reason: 'stopped'` or `'aborted'` |
+//! | End of the `Worker` or process | — | Emits nothing |
 
 use libc::c_int;
 
@@ -120,9 +143,16 @@ pub enum Input {
     /// The inbound pump has run, as [`Orders::cycle`] has asked for, or because Node has
     /// something to decrypt.
     Delivered(Delivery, Cleartext),
+    /// The inbound pump was run, and a callback of OpenSSL has ended that: the pump knows
+    /// this of `SSL_read`, and has delivered nothing. What the callback has done comes
+    /// next.
+    Interrupted(Cleartext),
     /// The call that [`Orders::cycle`] has asked for has returned, and no other call into
     /// the session or the stream below is under way.
     Cycled,
+    /// As [`Input::Cycled`], but the end of the stream below is left to the splice that
+    /// has the inbound direction: only that one knows whether the end is within a packet.
+    CycledBeforeEnd,
     /// The outbound pump has run.
     Sent(Sending),
     /// The direction is to stop.
@@ -331,7 +361,9 @@ impl Lifecycle {
             Input::SourceReady => self.source_ready(),
             Input::SourceGave | Input::EndSource => self.send_later(),
             Input::Delivered(delivery, cleartext) => self.delivered(delivery, cleartext),
+            Input::Interrupted(cleartext) => self.interrupted(cleartext),
             Input::Cycled => self.cycled(),
+            Input::CycledBeforeEnd => self.send_more(),
             Input::Sent(sending) => self.sent(sending),
             Input::Stop(direction) => self.stop(direction),
             Input::Release(direction) => self.release(direction),
@@ -396,6 +428,12 @@ impl Lifecycle {
             }
             // Rule 4.
             Inbound::Over | Inbound::Cut => Orders::NONE,
+            // JavaScript knows of the end. If an error is held, the end was a close_notify
+            // (rule 4).
+            Inbound::Starting if end == LowerEnd::Eof => {
+                self.held = Some(end);
+                Orders::NONE
+            }
             // Rule 3.
             Inbound::Starting | Inbound::Stopped | Inbound::Failed => self.hold(end),
             Inbound::Running | Inbound::Blocked | Inbound::Paused => {
@@ -473,8 +511,23 @@ impl Lifecycle {
                 self.inbound = Inbound::Paused;
                 Orders::NEXT_TURN
             }
-            Delivery::Drained => self.drained(),
+            Delivery::Drained => {
+                let orders = self.drained();
+                // Node may have decrypted by itself, and then says nothing of a cycle.
+                let next_turn = self.holds_lower_end();
+                Orders {
+                    next_turn,
+                    ..orders
+                }
+            }
         }
+    }
+
+    fn interrupted(&mut self, cleartext: Cleartext) -> Orders {
+        if self.moves_inbound() {
+            self.cleartext = cleartext;
+        }
+        Orders::NONE
     }
 
     /// The sink has every byte that `SSL_read` has given.
@@ -497,11 +550,18 @@ impl Lifecycle {
     /// What was decrypted has been delivered, as far as that is possible now. Only then
     /// more is sent: SSL_read says better than SSL_write why the session has failed.
     fn cycled(&mut self) -> Orders {
-        let orders = self.end_inbound();
+        let hand_over = self.end_inbound().hand_over;
         Orders {
-            encrypt: self.can_send()
-                && !matches!(self.outbound, Outbound::Waiting | Outbound::Full),
-            ..orders
+            hand_over,
+            ..self.send_more()
+        }
+    }
+
+    fn send_more(&self) -> Orders {
+        let waits = matches!(self.outbound, Outbound::Waiting | Outbound::Full);
+        match self.can_send() && !waits {
+            true => Orders::ENCRYPT,
+            false => Orders::NONE,
         }
     }
 
@@ -586,14 +646,17 @@ impl Lifecycle {
             }
             Direction::Outbound => {
                 self.outbound = match self.outbound {
-                    finished @ (Outbound::JavaScript | Outbound::Over) => finished,
-                    // Why nothing can be sent is JavaScript's to hear of now.
-                    Outbound::Cut | Outbound::Stopped => Outbound::Stopped,
+                    finished @ (Outbound::JavaScript | Outbound::Over | Outbound::Stopped) => {
+                        finished
+                    }
+                    // The connection has failed, which this splice has to report.
+                    _ if self.connection != Connection::Alive => Outbound::Cut,
+                    // Nothing can be sent any more. JavaScript is to hear of that later.
+                    Outbound::Cut => Outbound::Stopped,
+                    _ if self.write_failure.is_some() => Outbound::Stopped,
                     Outbound::StoppingWantsRead | Outbound::WantsRead => {
                         Outbound::StoppingWantsRead
                     }
-                    // Nothing can be sent any more.
-                    _ if self.write_failure.is_some() => Outbound::Stopped,
                     _ => Outbound::Stopping,
                 };
                 match self.outbound {
