@@ -27,6 +27,8 @@ pub struct Connection {
     /// What `SSL_read` returned when it failed, and the packed OpenSSL error, since the
     /// direction was given back before anybody was told.
     owed: Cell<Option<(c_int, c_ulong)>>,
+    /// A splice of the connection is inside of a call, which may be inside of OpenSSL.
+    is_in_call: Cell<bool>,
 }
 
 impl Connection {
@@ -45,10 +47,32 @@ impl Connection {
         self.step(Input::Panicked);
     }
 
+    /// A splice of the connection begins a call, which ends when the guard is dropped.
+    pub fn enter(&self) -> InCall<'_> {
+        InCall {
+            connection: self,
+            is_nested: self.is_in_call.replace(true),
+        }
+    }
+
     fn step(&self, input: Input) -> Orders {
         let (lifecycle, orders) = self.lifecycle.get().step(input);
         self.lifecycle.set(lifecycle);
         orders
+    }
+}
+
+/// A call on a splice.
+pub struct InCall<'a> {
+    connection: &'a Connection,
+    /// The other splice of the connection is inside of a call, so that this one, in a
+    /// callback of OpenSSL, must not use the session.
+    pub is_nested: bool,
+}
+
+impl Drop for InCall<'_> {
+    fn drop(&mut self) {
+        self.connection.is_in_call.set(self.is_nested);
     }
 }
 
@@ -146,6 +170,9 @@ pub struct Call<'a> {
     pub lower: Lower,
     /// Set by what cancels the call from inside of a callback of OpenSSL.
     pub cancelled: &'a Cell<bool>,
+    /// The other splice of the connection is inside of a call: nothing may be decrypted or
+    /// encrypted before the next turn.
+    pub is_nested: bool,
     /// What to do.
     pub actions: &'a mut Actions,
 }
@@ -224,6 +251,10 @@ impl Call<'_> {
     /// # Safety
     /// As for [`Call::handle`].
     unsafe fn decrypt(&mut self) {
+        if self.is_nested {
+            self.actions.next_turn = true;
+            return;
+        }
         let lifecycle = self.connection.lifecycle();
         if lifecycle.owes() && lifecycle.holds_tls_error() {
             let orders = self.connection.step(Input::Resume { has_ended: false });
@@ -281,6 +312,8 @@ impl Call<'_> {
         }
         if !self.splice.has(Direction::Outbound) {
             self.actions.wake_other = true;
+        } else if self.is_nested {
+            self.actions.next_turn = true;
         } else if self.lower == Lower::Busy {
             self.connection.step(Input::Sent(Sending::Full));
         } else {

@@ -203,6 +203,7 @@ impl tls_splice {
         }
         let connection = self.connection();
         self.with(|pump, cancelled| {
+            let in_call = connection.enter();
             let mut next = Some(event);
             while let Some(event) = next {
                 cancelled.set(false);
@@ -212,6 +213,7 @@ impl tls_splice {
                     ssl,
                     lower,
                     cancelled,
+                    is_nested: in_call.is_nested,
                     actions: &mut *actions,
                 };
                 if let Event::Release(direction) = event {
