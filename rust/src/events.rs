@@ -85,6 +85,17 @@ pub enum Event {
     Gone,
 }
 
+impl Event {
+    /// Whether a pump may run because of the event, and with it OpenSSL. Invariant: the
+    /// lifecycle orders no pump to run because of any other event.
+    pub fn needs_session(self) -> bool {
+        matches!(
+            self,
+            Event::LowerRead | Event::SourceReady | Event::Decrypt | Event::Cycled | Event::Stop
+        )
+    }
+}
+
 /// Whether the stream below takes a write now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lower {
@@ -139,7 +150,7 @@ pub struct Call<'a> {
     pub splice: &'a mut Splice,
     /// The connection that it has to do with.
     pub connection: &'a Connection,
-    /// The session.
+    /// The session. It may be NULL for an event without [`Event::needs_session`].
     pub ssl: *mut SSL,
     /// Whether what the outbound pump encrypts could be written.
     pub lower: Lower,
@@ -150,11 +161,11 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Deals with the event.
+    /// Handles the event.
     ///
     /// # Safety
-    /// `ssl` must be valid, and stay so while its callbacks run. Those may set
-    /// `cancelled`, after which `ssl` is not used any more.
+    /// `ssl` must be valid if [`Event::needs_session`], and stay so while its callbacks
+    /// run. Those may set `cancelled`, after which `ssl` is not used any more.
     pub unsafe fn handle(&mut self, event: Event) {
         let orders = match event {
             // SAFETY: by the contract above.
@@ -176,7 +187,11 @@ impl Call<'_> {
             }
             Event::LeaveSource => {
                 self.splice.leave_source();
-                self.connection.step(Input::EndSource)
+                match self.splice.has(Direction::Outbound) {
+                    true => self.connection.step(Input::EndSource),
+                    // The connection may have another splice in that direction.
+                    false => return,
+                }
             }
             Event::Turn => self.connection.step(Input::Turn),
             Event::LowerRead => self.connection.step(Input::LowerRead),
@@ -279,6 +294,8 @@ impl Call<'_> {
         } else if self.lower == Lower::Busy {
             self.connection.step(Input::Sent(Sending::Full));
         } else {
+            // A bug in the lifecycle is to be a panic, and no use of NULL.
+            assert!(!self.ssl.is_null(), "a pump is run without a session");
             // SAFETY: passed on.
             unsafe { self.encrypt() };
         }
@@ -319,7 +336,8 @@ impl Call<'_> {
     }
 }
 
-/// What the endpoint is to be polled for, or to be asked for by a transfer.
+/// Prepares to wait for the endpoint: see [`Splice::begin_wait`]. Returns what the endpoint
+/// is to be polled for, or to be asked for by a transfer.
 ///
 /// # Safety
 /// `ssl` must be valid.

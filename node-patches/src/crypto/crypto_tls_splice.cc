@@ -100,6 +100,7 @@ TLSSplice::TLSSplice(Environment* env, Local<Object> object)
                  reinterpret_cast<uv_handle_t*>(&poll_),
                  AsyncWrap::PROVIDER_TLSSPLICE),
       stats_(std::make_unique<tls_splice_stats>()) {
+  stats_->struct_size = sizeof(*stats_);
   MarkAsUninitialized();
   // Until it is started, a splice is nothing but a file descriptor.
   MakeWeak();
@@ -118,7 +119,7 @@ void TLSSplice::MemoryInfo(MemoryTracker* tracker) const {
   if (file_) tracker->TrackFieldWithSize("file", sizeof(*file_));
   if (endpoint_) tracker->TrackFieldWithSize("endpoint", sizeof(*endpoint_));
   size_t held;
-  if (tls_splice_undelivered(pump_, &held) == TLS_SPLICE_OK)
+  if (tls_splice_take_undelivered(pump_, nullptr, 0, &held) == TLS_SPLICE_OK)
     tracker->TrackFieldWithSize("held", held, "tls_splice");
 }
 
@@ -269,7 +270,8 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
     splice->endpoint_->Disown();
   size_t len = 0;
   if ((directions & TLS_SPLICE_DECRYPT) != 0)
-    splice->Check(tls_splice_undelivered(splice->pump_, &len));
+    splice->Check(
+        tls_splice_take_undelivered(splice->pump_, nullptr, 0, &len));
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
     // JS may have seen the peer's close_notify before the pump's first turn.
     splice->has_close_notify_ =
@@ -512,6 +514,7 @@ void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   Environment* env = splice->env();
   tls_splice_failure failure{};
+  failure.struct_size = sizeof(failure);
   const int found = tls_splice_get_failure(splice->pump_, &failure);
   if (found == TLS_SPLICE_EPANIC) return;
   // A write that has failed, and waits to be reported, is not why the endpoint
@@ -558,14 +561,16 @@ void TLSSplice::Detach(uint32_t directions) {
     // Inside a call into OpenSSL its BIO stays. That only happens when the SSL
     // is being destroyed, and the BIO goes with it.
     if (rbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
-      Check(tls_splice_detach_rbio(pump_, tls_wrap_->ssl_.get()));
+      Check(tls_splice_detach(
+          pump_, TLS_SPLICE_DECRYPT, tls_wrap_->ssl_.get()));
     rbio_attached_ = false;
     reading_.reset();
     tls_wrap_->splice_in_ = nullptr;
   }
   if ((directions & TLS_SPLICE_ENCRYPT) != 0) {
     if (wbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
-      Check(tls_splice_detach_wbio(pump_, tls_wrap_->ssl_.get()));
+      Check(tls_splice_detach(
+          pump_, TLS_SPLICE_ENCRYPT, tls_wrap_->ssl_.get()));
     wbio_attached_ = false;
     tls_wrap_->splice_out_ = nullptr;
   }
@@ -639,7 +644,8 @@ uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
   // This is the top of the stack: the time to change what OpenSSL reads from.
   if (direct_ && !rbio_attached_ && (spliced_ & TLS_SPLICE_DECRYPT) != 0) {
     rbio_attached_ =
-        Check(tls_splice_attach_rbio(pump_, tls_wrap_->ssl_.get()));
+        Check(tls_splice_attach(
+            pump_, TLS_SPLICE_DECRYPT, tls_wrap_->ssl_.get()));
   }
   if (!rbio_attached_) return previous_listener_->OnStreamAlloc(suggested_size);
   tls_splice_buf buf;
@@ -734,6 +740,7 @@ void TLSSplice::FailTLS(int err) {
 
 tls_splice_state TLSSplice::GetPumpState() const {
   tls_splice_state state{};
+  state.struct_size = sizeof(state);
   tls_splice_get_state(pump_, &state);
   return state;
 }

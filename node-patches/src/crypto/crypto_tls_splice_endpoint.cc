@@ -28,7 +28,7 @@ void TLSSplice::UpdateInterest() {
   if (IsHandleClosing() || depth_ > 0 || spliced_ == 0) return;
   uint32_t interest = 0;
   if (tls_wrap_->ssl_)
-    Check(tls_splice_interest(pump_, tls_wrap_->ssl_.get(), &interest));
+    Check(tls_splice_begin_wait(pump_, tls_wrap_->ssl_.get(), &interest));
   const int events = static_cast<int>(interest);
   if (file_) return BeginTransfers(events);
   if (endpoint_) return endpoint_->SetReading((events & UV_READABLE) != 0);
@@ -81,7 +81,8 @@ void TLSSplice::AttachWbio() {
       !tls_wrap_->ssl_) {
     return;
   }
-  wbio_attached_ = Check(tls_splice_attach_wbio(pump_, tls_wrap_->ssl_.get()));
+  wbio_attached_ = Check(
+      tls_splice_attach(pump_, TLS_SPLICE_ENCRYPT, tls_wrap_->ssl_.get()));
 }
 
 bool TLSSplice::Deliver() {
@@ -90,7 +91,7 @@ bool TLSSplice::Deliver() {
   if (peer_ != nullptr && (peer_->GetPumpState().outcome & kOutOver) == 0)
     return PassToPeer();
   // As a socket whose other side does not read any more.
-  tls_splice_transfer transfer;
+  tls_splice_transfer transfer{.struct_size = sizeof(transfer)};
   Check(tls_splice_begin_transfer(
       pump_, tls_wrap_->ssl_.get(), UV_WRITABLE, &transfer));
   if (transfer.buf.len == 0) return false;
@@ -106,9 +107,11 @@ void TLSSplice::EndOut(const FunctionCallbackInfo<Value>& args) {
 
 void TLSSplice::EndSource() {
   if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0)
-    On(TLS_SPLICE_ON_LEAVE_SOURCE);
-  else
-    Check(tls_splice_end_encrypt(pump_));
+    return On(TLS_SPLICE_ON_LEAVE_SOURCE);
+  // The direction is not started: nothing is to be done.
+  tls_splice_actions none{.struct_size = sizeof(none)};
+  Check(
+      tls_splice_on(pump_, TLS_SPLICE_ON_LEAVE_SOURCE, 0, nullptr, &none));
 }
 
 // shutdownEndpoint(): end the write side of a socket, or the source of the
@@ -123,7 +126,7 @@ void TLSSplice::ShutdownEndpoint(const FunctionCallbackInfo<Value>& args) {
 void TLSSplice::BeginTransfers(int events) {
   for (const int event : {UV_READABLE, UV_WRITABLE}) {
     if ((events & event) == 0) continue;
-    tls_splice_transfer transfer;
+    tls_splice_transfer transfer{.struct_size = sizeof(transfer)};
     Check(tls_splice_begin_transfer(
         pump_, tls_wrap_->ssl_.get(), event, &transfer));
     if (transfer.buf.len == 0) continue;
@@ -265,7 +268,7 @@ bool TLSSplice::EndpointStream::IsSource() const {
 
 uv_buf_t TLSSplice::EndpointStream::OnStreamAlloc(size_t suggested_size) {
   if (!IsSource()) return previous_listener_->OnStreamAlloc(suggested_size);
-  tls_splice_transfer transfer;
+  tls_splice_transfer transfer{.struct_size = sizeof(transfer)};
   splice_->Check(tls_splice_begin_transfer(
       splice_->pump_, splice_->tls_wrap_->ssl_.get(), UV_READABLE, &transfer));
   return uv_buf_init(reinterpret_cast<char*>(transfer.buf.base),
@@ -296,7 +299,7 @@ bool TLSSplice::EndpointStream::Write() {
     return false;
   }
   const auto begin = [this] {
-    tls_splice_transfer transfer;
+    tls_splice_transfer transfer{.struct_size = sizeof(transfer)};
     splice_->Check(tls_splice_begin_transfer(splice_->pump_,
                                              splice_->tls_wrap_->ssl_.get(),
                                              UV_WRITABLE,
