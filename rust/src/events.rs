@@ -170,6 +170,8 @@ impl Call<'_> {
         let orders = match event {
             // SAFETY: by the contract above.
             Event::Decrypt => return unsafe { self.decrypt() },
+            // The connection may have another splice in that direction.
+            Event::Release(direction) if !self.splice.has(direction) => return,
             Event::Release(direction) => {
                 if direction == Direction::Inbound {
                     let owed = self.splice.take_error();
@@ -263,8 +265,9 @@ impl Call<'_> {
                 self.actions.ssl_ret = ssl_ret;
                 Delivery::Drained
             }
-            InboundStep::Failed(_) => Delivery::Failed,
-            InboundStep::Stopped | InboundStep::Cancelled => return,
+            // The endpoint may have failed as the source of the other direction.
+            InboundStep::Failed(_) | InboundStep::Stopped => Delivery::Failed,
+            InboundStep::Cancelled => return,
         };
         self.actions.deliver = delivery == Delivery::Blocked
             && self.splice.is_endpoint_of_caller();

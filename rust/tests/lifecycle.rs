@@ -217,6 +217,12 @@ impl World {
     fn feed(&mut self, input: Input) {
         let (life, orders) = self.life.step(input);
         self.life = life;
+        // Event::needs_session of events.rs.
+        let has_session = matches!(
+            input,
+            Input::LowerRead | Input::SourceReady | Input::Cycled | Input::Stop(_)
+        );
+        assert!(has_session || !orders.encrypt, "{input:?} runs a pump without a session");
         self.carry_out(orders);
     }
 

@@ -122,7 +122,7 @@ pub struct tls_splice_actions {
 
 /// What has become of a splice.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct tls_splice_state {
     /// `sizeof(struct tls_splice_state)`, which the caller sets before the call.
     pub struct_size: size_t,
@@ -326,7 +326,8 @@ mod tests {
     #[test]
     fn what_an_older_caller_does_not_know_is_not_read() {
         for (size, expected) in Third::SIZES.iter().zip([(1, 8, 9), (1, 2, 9), (1, 2, 3)]) {
-            let value = unsafe { read(&raw const third(*size), REST) }.unwrap();
+            let older = third(*size);
+            let value = unsafe { read(&raw const older, REST) }.unwrap();
             assert_eq!((value.first, value.second, value.third), expected);
         }
     }
