@@ -269,11 +269,8 @@ impl Call<'_> {
             InboundStep::Failed(_) | InboundStep::Stopped => Delivery::Failed,
             InboundStep::Cancelled => return,
         };
-        self.actions.deliver = delivery == Delivery::Blocked
-            && self.splice.is_endpoint_of_caller();
-        let orders = self
-            .connection
-            .step(Input::Delivered(delivery, cleartext));
+        self.actions.deliver = delivery == Delivery::Blocked && self.splice.is_endpoint_of_caller();
+        let orders = self.connection.step(Input::Delivered(delivery, cleartext));
         // SAFETY: passed on.
         unsafe { self.carry_out(orders) };
     }

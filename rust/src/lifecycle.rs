@@ -492,7 +492,8 @@ impl Lifecycle {
     fn cycled(&mut self) -> Orders {
         let orders = self.end_inbound();
         Orders {
-            encrypt: self.can_send() && !matches!(self.outbound, Outbound::Waiting | Outbound::Full),
+            encrypt: self.can_send()
+                && !matches!(self.outbound, Outbound::Waiting | Outbound::Full),
             ..orders
         }
     }
@@ -567,7 +568,10 @@ impl Lifecycle {
     fn stop(&mut self, direction: Direction) -> Orders {
         match direction {
             Direction::Inbound => {
-                if !matches!(self.inbound, Inbound::JavaScript | Inbound::Over | Inbound::Cut) {
+                if !matches!(
+                    self.inbound,
+                    Inbound::JavaScript | Inbound::Over | Inbound::Cut
+                ) {
                     self.inbound = Inbound::Stopped;
                 }
                 Orders::NONE
@@ -776,8 +780,8 @@ impl Lifecycle {
     }
 
     fn is_failing(&self) -> bool {
-        let has_failed_below = self.write_failure.is_some()
-            || matches!(self.held, Some(LowerEnd::ReadFailed(_)));
+        let has_failed_below =
+            self.write_failure.is_some() || matches!(self.held, Some(LowerEnd::ReadFailed(_)));
         has_failed_below || self.cleartext == Cleartext::Failed
     }
 }

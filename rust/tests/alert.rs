@@ -343,7 +343,11 @@ fn an_end_behind_undelivered_bytes_can_be_taken() {
             assert_eq!(rig.in_over, None, "it is told behind the bytes");
             let outcome = rig.state().outcome;
             let failing = TLS_SPLICE_OUTCOME_TLS_FAILING;
-            assert_eq!(outcome & failing, 0, "a direction that has stopped does not fail");
+            assert_eq!(
+                outcome & failing,
+                0,
+                "a direction that has stopped does not fail"
+            );
             rig.give_back();
             assert_eq!(rig.to_us.at, 1000);
             if is_close_notify {

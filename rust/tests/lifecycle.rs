@@ -222,7 +222,10 @@ impl World {
             input,
             Input::LowerRead | Input::SourceReady | Input::Cycled | Input::Stop(_)
         );
-        assert!(has_session || !orders.encrypt, "{input:?} runs a pump without a session");
+        assert!(
+            has_session || !orders.encrypt,
+            "{input:?} runs a pump without a session"
+        );
         self.carry_out(orders);
     }
 
@@ -285,7 +288,10 @@ impl World {
         if !self.taken[0] {
             self.javascript_decrypts();
         } else if self.life.moves_inbound() {
-            assert!(!self.endpoint_failed[0], "the inbound pump is run after its sink has failed");
+            assert!(
+                !self.endpoint_failed[0],
+                "the inbound pump is run after its sink has failed"
+            );
             let (delivery, cleartext) = self.deliver();
             self.endpoint_failed[0] = delivery == Delivery::Failed;
             self.feed(Input::Delivered(delivery, cleartext));
@@ -295,7 +301,9 @@ impl World {
     fn deliver(&mut self) -> (Delivery, Cleartext) {
         let mut records = 0;
         while self.cleartext == Cleartext::Open && !self.ciphertext.is_empty() {
-            if self.held > 0 && self.sink == Sink::Full || self.budget == Budget::OneRecord && records == 1 {
+            if self.held > 0 && self.sink == Sink::Full
+                || self.budget == Budget::OneRecord && records == 1
+            {
                 break;
             }
             records += 1;
@@ -328,7 +336,10 @@ impl World {
         if self.is_gone || !self.life.can_send() {
             return;
         }
-        assert!(!self.endpoint_failed[1], "the outbound pump is run after its source has failed");
+        assert!(
+            !self.endpoint_failed[1],
+            "the outbound pump is run after its source has failed"
+        );
         let sending = self.send();
         self.endpoint_failed[1] = sending == Sending::SourceFailed;
         self.feed(Input::Sent(sending));
@@ -544,14 +555,23 @@ impl World {
         }
         // Rule 8.
         assert!(self.tls_errors <= 1, "an error of SSL_read is told twice");
-        assert!(self.lower_errors <= 2, "an error of the stream below is told twice");
+        assert!(
+            self.lower_errors <= 2,
+            "an error of the stream below is told twice"
+        );
         assert!(self.ends <= 2);
         if self.endpoint_failed != [false; 2] && !self.is_gone {
             let failed = outcome::ENDPOINT_FAILED | outcome::TLS_FAILED;
-            assert!(self.outcome() & failed != 0, "a failure of the endpoint is lost");
+            assert!(
+                self.outcome() & failed != 0,
+                "a failure of the endpoint is lost"
+            );
         }
         if self.life.waits_for_sink() {
-            assert!(self.held > 0, "the sink is waited for with nothing to deliver");
+            assert!(
+                self.held > 0,
+                "the sink is waited for with nothing to deliver"
+            );
         }
         let bits = self.outcome();
         if self.taken[0] && bits & outcome::INBOUND_OVER != 0 {

@@ -444,7 +444,10 @@ fn a_broken_source_fails() {
     assert!(rig.out_stopped && rig.in_stopped);
     rig.decrypt();
     let after = rig.stats();
-    assert_eq!((after.bytes_in, after.bytes_decrypted), (before.bytes_in, before.bytes_decrypted));
+    assert_eq!(
+        (after.bytes_in, after.bytes_decrypted),
+        (before.bytes_in, before.bytes_decrypted)
+    );
     assert_eq!(after.bytes_out, before.bytes_out);
 }
 
@@ -731,7 +734,11 @@ unsafe extern "C" fn reenter(ssl: *const SSL, _: c_int, _: c_int) {
         // Once: an event may make OpenSSL call back again.
         if let Some(event) = EVENT.take() {
             let actions = abi::on(splice, event, TLS_SPLICE_DECRYPT as c_int, ssl);
-            assert_eq!((actions.orders, actions.ssl_ret), (0, 1), "that comes later");
+            assert_eq!(
+                (actions.orders, actions.ssl_ret),
+                (0, 1),
+                "that comes later"
+            );
         }
         assert_eq!(abi::state(splice).outcome, before.outcome);
     }
@@ -859,7 +866,11 @@ fn a_callback_may_release_the_direction() {
         let moved = rig.stats().bytes_decrypted;
         rig.source_write(1000);
         rig.settle();
-        assert_eq!(rig.stats().bytes_decrypted, moved, "nothing is decrypted any more");
+        assert_eq!(
+            rig.stats().bytes_decrypted,
+            moved,
+            "nothing is decrypted any more"
+        );
         rig.give_back();
         assert_eq!(rig.to_us.at, 40_000, "nothing was lost");
     }
@@ -940,7 +951,12 @@ fn the_release_of_a_direction_that_was_not_started_is_nothing() {
     rig.peer_turn();
     let release = |rig: &Rig| unsafe {
         let direction = TLS_SPLICE_ENCRYPT as c_int;
-        abi::on(rig.splice, TLS_SPLICE_ON_RELEASE, direction, ptr::null_mut());
+        abi::on(
+            rig.splice,
+            TLS_SPLICE_ON_RELEASE,
+            direction,
+            ptr::null_mut(),
+        );
     };
     release(&rig);
     rig.stream_read();
@@ -954,7 +970,8 @@ fn the_release_of_a_direction_that_was_not_started_is_nothing() {
 fn a_direction_is_started_once() {
     let mut rig = Rig::new(Options::default());
     rig.start();
-    let again = |rig: &Rig| unsafe { tls_splice_start(rig.splice, TLS_SPLICE_DECRYPT, ptr::null()) };
+    let again =
+        |rig: &Rig| unsafe { tls_splice_start(rig.splice, TLS_SPLICE_DECRYPT, ptr::null()) };
     assert_eq!(again(&rig), TLS_SPLICE_EARG);
     rig.peer_write(1000);
     rig.drain();
@@ -982,8 +999,20 @@ fn a_question_changes_nothing() {
         let undelivered = abi::undelivered(splice);
         let (poll_fd, ready) = (abi::poll_fd(splice), abi::ready(splice, READABLE));
         let failure = abi::failure(splice);
-        let state = (state.outcome, state.reading, state.holds_tls_error, state.owes);
-        (state, undelivered, poll_fd, ready, failure, abi::stats(splice))
+        let state = (
+            state.outcome,
+            state.reading,
+            state.holds_tls_error,
+            state.owes,
+        );
+        (
+            state,
+            undelivered,
+            poll_fd,
+            ready,
+            failure,
+            abi::stats(splice),
+        )
     };
     let first = ask();
     assert!(first.1 > 0);
@@ -1240,7 +1269,12 @@ fn a_struct_of_no_version_is_refused() {
     let (mut actions, mut transfer) = (abi::no_actions(), abi::no_transfer());
     let (mut state, mut failure) = (abi::no_state(), abi::no_failure());
     let mut stats = tls_splice::stats::Stats::default();
-    for (i, off) in [(0, 1usize), (1, usize::MAX), (2, 8), (3, 16usize.wrapping_neg())] {
+    for (i, off) in [
+        (0, 1usize),
+        (1, usize::MAX),
+        (2, 8),
+        (3, 16usize.wrapping_neg()),
+    ] {
         actions.struct_size = size_of_val(&actions).wrapping_add(off);
         transfer.struct_size = size_of_val(&transfer).wrapping_add(off);
         state.struct_size = size_of_val(&state).wrapping_add(off);
@@ -1546,13 +1580,19 @@ fn the_rust_api_over_pipes() {
 
         source_writer.write_all(&buf).unwrap();
         let outcome = unsafe { encrypt.run_outbound(ours.0, &cancelled) };
-        assert_eq!((outcome.step, outcome.flush), (OutboundStep::WantSource, Flush::Yes));
+        assert_eq!(
+            (outcome.step, outcome.flush),
+            (OutboundStep::WantSource, Flush::Yes)
+        );
         peer.give(&ours.take(usize::MAX));
         assert_eq!(peer.read_all().0, buf);
     }
     drop(source_writer);
     let outcome = unsafe { encrypt.run_outbound(ours.0, &cancelled) };
-    assert_eq!((outcome.step, outcome.flush), (OutboundStep::Ended, Flush::No));
+    assert_eq!(
+        (outcome.step, outcome.flush),
+        (OutboundStep::Ended, Flush::No)
+    );
 
     // A pipe without a reader.
     drop(sink_reader);

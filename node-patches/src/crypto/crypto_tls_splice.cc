@@ -270,8 +270,7 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
     splice->endpoint_->Disown();
   size_t len = 0;
   if ((directions & TLS_SPLICE_DECRYPT) != 0)
-    splice->Check(
-        tls_splice_take_undelivered(splice->pump_, nullptr, 0, &len));
+    splice->Check(tls_splice_take_undelivered(splice->pump_, nullptr, 0, &len));
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
     // JS may have seen the peer's close_notify before the pump's first turn.
     splice->has_close_notify_ =
@@ -561,16 +560,16 @@ void TLSSplice::Detach(uint32_t directions) {
     // Inside a call into OpenSSL its BIO stays. That only happens when the SSL
     // is being destroyed, and the BIO goes with it.
     if (rbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
-      Check(tls_splice_detach(
-          pump_, TLS_SPLICE_DECRYPT, tls_wrap_->ssl_.get()));
+      Check(
+          tls_splice_detach(pump_, TLS_SPLICE_DECRYPT, tls_wrap_->ssl_.get()));
     rbio_attached_ = false;
     reading_.reset();
     tls_wrap_->splice_in_ = nullptr;
   }
   if ((directions & TLS_SPLICE_ENCRYPT) != 0) {
     if (wbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
-      Check(tls_splice_detach(
-          pump_, TLS_SPLICE_ENCRYPT, tls_wrap_->ssl_.get()));
+      Check(
+          tls_splice_detach(pump_, TLS_SPLICE_ENCRYPT, tls_wrap_->ssl_.get()));
     wbio_attached_ = false;
     tls_wrap_->splice_out_ = nullptr;
   }
@@ -643,9 +642,8 @@ void TLSSplice::OnStreamDestroy() {
 uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
   // This is the top of the stack: the time to change what OpenSSL reads from.
   if (direct_ && !rbio_attached_ && (spliced_ & TLS_SPLICE_DECRYPT) != 0) {
-    rbio_attached_ =
-        Check(tls_splice_attach(
-            pump_, TLS_SPLICE_DECRYPT, tls_wrap_->ssl_.get()));
+    rbio_attached_ = Check(
+        tls_splice_attach(pump_, TLS_SPLICE_DECRYPT, tls_wrap_->ssl_.get()));
   }
   if (!rbio_attached_) return previous_listener_->OnStreamAlloc(suggested_size);
   tls_splice_buf buf;

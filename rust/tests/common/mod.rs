@@ -571,7 +571,11 @@ impl Rig {
         }
         let outcome = |bits| state.outcome & bits != 0;
         if outcome(TLS_SPLICE_OUTCOME_OUT_OVER) && !self.out_over {
-            assert_eq!(self.ours.pending(), 0, "over before the write BIO has drained");
+            assert_eq!(
+                self.ours.pending(),
+                0,
+                "over before the write BIO has drained"
+            );
         }
         self.out_over |= outcome(TLS_SPLICE_OUTCOME_OUT_OVER);
         self.in_stopped = outcome(TLS_SPLICE_OUTCOME_IN_STOPPED);
