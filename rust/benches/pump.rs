@@ -19,10 +19,8 @@ use std::time::{Duration, Instant};
 
 use common::{abi, connect, new_splice, nonblocking_pair, poll_splice, stats_of, Tls, TLS1_3};
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};
-use tls_splice::error::TLS_SPLICE_OK;
 use tls_splice::ffi::*;
 use tls_splice::handle::tls_splice as Splice;
-use tls_splice::pump::*;
 
 struct Counting;
 
@@ -75,8 +73,9 @@ impl Bench {
         let splice = new_splice(near.as_raw_fd(), directions, 256 << 10).unwrap();
         unsafe {
             abi::start(splice, directions);
-            let rc = tls_splice_attach_rbio(splice, ours.0);
-            assert_eq!(rc, TLS_SPLICE_OK);
+            abi::attach(splice, TLS_SPLICE_DECRYPT, ours.0);
+            abi::on(splice, TLS_SPLICE_ON_TURN, 0, ours.0);
+            abi::on(splice, TLS_SPLICE_ON_CYCLED, 0, ours.0);
         }
         Bench {
             ours,
@@ -99,6 +98,11 @@ impl Bench {
         elapsed
     }
 
+    /// Returns what is ordered.
+    fn report(&self, event: u32) -> u32 {
+        unsafe { abi::on(self.splice, event, 0, self.ours.0) }.orders
+    }
+
     /// A batch from the peer to the endpoint.
     fn decrypt(&mut self, record: usize) -> Duration {
         for part in self.content.chunks(record) {
@@ -108,22 +112,18 @@ impl Bench {
         let elapsed = self.timed(|bench| {
             let mut rest = &cipher[..];
             while !rest.is_empty() {
-                let mut steps = TLS_SPLICE_STEP_MORE;
                 unsafe {
                     let buf = abi::alloc(bench.splice);
                     let n = rest.len().min(buf.len);
                     ptr::copy_nonoverlapping(rest.as_ptr(), buf.base, n);
                     abi::commit(bench.splice, n);
                     rest = &rest[n..];
-                    let mut ret = 0;
-                    while steps & TLS_SPLICE_STEP_MORE != 0 {
-                        steps = abi::decrypt(bench.splice, bench.ours.0, &mut ret);
+                    while bench.report(TLS_SPLICE_ON_DECRYPT) & TLS_SPLICE_ACTION_NEXT_TURN != 0 {
+                        bench.report(TLS_SPLICE_ON_TURN);
                     }
+                    let state = abi::state(bench.splice);
+                    assert_eq!((state.outcome, state.reading), (0, TLS_SPLICE_READING_ON));
                 }
-                assert_eq!(
-                    steps & (TLS_SPLICE_STEP_PAUSE_TLS | TLS_SPLICE_STEP_OVER),
-                    0
-                );
             }
         });
         let mut got = 0;
@@ -141,7 +141,10 @@ impl Bench {
         while stats_of(self.splice).bytes_out < goal || self.ours.pending() > 0 {
             poll_splice(self.splice, self.ours.0);
             elapsed += self.timed(|bench| {
-                black_box(unsafe { abi::encrypt(bench.splice, bench.ours.0) });
+                black_box(bench.report(TLS_SPLICE_ON_LOWER_DRAINED));
+                black_box(bench.report(TLS_SPLICE_ON_TURN));
+                black_box(bench.report(TLS_SPLICE_ON_CYCLED));
+                black_box(bench.report(TLS_SPLICE_ON_SOURCE_READY));
             });
             self.ours.take(usize::MAX);
         }
@@ -152,7 +155,7 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         unsafe {
-            abi::detach_rbio(self.splice, self.ours.0);
+            abi::detach(self.splice, self.ours.0);
             abi::free(self.splice);
         }
     }

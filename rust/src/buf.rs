@@ -9,15 +9,17 @@ use crate::packets::Unit;
 /// within the L2 cache at this size; larger ones cost more CPU per byte.
 pub const CHUNK_SIZE: usize = 64 * 1024;
 
-/// Size of those that a source is read into. Each read of a TCP socket tells its
-/// sender of the room, so few large ones are cheaper.
+/// Size in bytes of a lent buffer that a source is read into. Each read of a TCP socket
+/// tells the sender how much room there is, so that few large reads are cheaper than many
+/// small ones.
 pub const LARGE_CHUNK_SIZE: usize = 256 * 1024;
 
-/// What is allocated besides: the longest packet with its framing fits behind the
-/// beginning of another one, or a record's worth of others.
+/// Bytes that a lent buffer has beyond its size. With them the longest packet and its
+/// framing fit behind the beginning of another packet, or behind a record's worth of other
+/// packets.
 const SLACK: usize = 16 * 1024 + 256;
 
-/// One of the two sizes.
+/// One of the two sizes of a lent buffer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Size {
     /// [`CHUNK_SIZE`].
@@ -28,7 +30,7 @@ pub enum Size {
 }
 
 impl Size {
-    /// In bytes.
+    /// The size in bytes.
     pub const fn bytes(self) -> usize {
         match self {
             Size::Small => CHUNK_SIZE,
@@ -36,8 +38,8 @@ impl Size {
         }
     }
 
-    /// Buffers that a thread keeps for the next splice that needs one: what both
-    /// directions of one hold at the default high-water mark.
+    /// How many buffers of this size a thread keeps for the next splice that needs one: as
+    /// many as both directions of a splice hold at the default high-water mark.
     const fn kept(self) -> usize {
         match self {
             Size::Small => 8,
@@ -47,12 +49,15 @@ impl Size {
 }
 
 thread_local! {
-    // Memory only: a chunk may come home to another thread's pool.
+    // A pool is nothing but memory, so that a chunk may be lent by the pool of one thread and
+    // go back to that of another one.
     static POOLS: [RefCell<Vec<Box<[u8]>>>; 2] = const { [const { RefCell::new(Vec::new()) }; 2] };
 }
 
-/// A fixed buffer lent from the thread's pool, filled at the end and consumed
-/// at the start.
+/// A buffer of fixed length, lent from the pool of the thread. It is filled at its end and
+/// consumed at its start.
+///
+/// Invariant: `start <= end <= data.len()`. The bytes from `start` to `end` are held.
 pub struct Chunk {
     data: Box<[u8]>,
     size: Size,
@@ -76,7 +81,7 @@ impl Chunk {
         }
     }
 
-    /// One of which whatever is done with it panics.
+    /// A chunk that violates the invariant, so that whatever is done with it panics.
     #[cfg(test)]
     pub(crate) fn broken() -> Chunk {
         let mut chunk = Chunk::lend(Size::Small);
@@ -85,7 +90,7 @@ impl Chunk {
         chunk
     }
 
-    /// Bytes held.
+    /// How many bytes are held.
     pub fn len(&self) -> usize {
         self.end - self.start
     }
@@ -100,19 +105,19 @@ impl Chunk {
         self.end == self.data.len()
     }
 
-    /// What is held.
+    /// The bytes that are held.
     pub fn filled(&self) -> &[u8] {
         &self.data[self.start..self.end]
     }
 
-    /// Room at the end for more of a byte stream.
+    /// The room at the end for more bytes of a byte stream.
     pub fn spare(&mut self) -> &mut [u8] {
         self.spare_for(Unit::Bytes)
     }
 
-    /// Room at the end for more. Of a chunk for packets there is enough for the longest
-    /// packet behind the beginning of another one, or behind less than a record of
-    /// others.
+    /// The room at the end for more bytes of that unit. For packets, a chunk has enough room
+    /// for the longest packet behind the beginning of another packet, or behind less than a
+    /// record of other packets.
     pub fn spare_for(&mut self, unit: Unit) -> &mut [u8] {
         let limit = match unit {
             Unit::Packets => self.data.len(),
@@ -121,14 +126,14 @@ impl Chunk {
         &mut self.data[self.end.min(limit)..limit]
     }
 
-    /// Moves what is held to the start of the buffer.
+    /// Moves the bytes that are held to the start of the buffer.
     pub fn compact(&mut self) {
         self.data.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
     }
 
-    /// Takes in `n` bytes that were written to the room.
+    /// Takes in `n` bytes that were written to the room at the end.
     pub fn commit(&mut self, n: usize) {
         assert!(n <= self.data.len() - self.end);
         self.end += n;
@@ -144,9 +149,10 @@ impl Chunk {
 impl Drop for Chunk {
     fn drop(&mut self) {
         let data = std::mem::take(&mut self.data);
-        // During thread exit the pool may be gone; then the buffer just goes too.
+        // While a thread exits, its pool may be gone already. Then the buffer is freed.
         let _ = POOLS.try_with(|pools| {
-            // This may be for a panic, during which there must not be another.
+            // A chunk may be dropped because of a panic, during which there must not be
+            // another panic, as borrow_mut() could be.
             if let Ok(mut pool) = pools[self.size as usize].try_borrow_mut() {
                 if pool.len() < self.size.kept() {
                     pool.push(data);
@@ -156,20 +162,20 @@ impl Drop for Chunk {
     }
 }
 
-/// Bytes on their way: first what JavaScript had read before the splice, then
-/// what the pump reads.
+/// Bytes on their way through a splice: first those that JavaScript had read before the
+/// splice, then those that a pump reads.
 #[derive(Default)]
 pub struct Held {
     before: VecDeque<Vec<u8>>,
     consumed: usize,
     size: Size,
     chunk: Option<Chunk>,
-    /// The buffer has the start of it all, see [`Held::gather`].
+    /// The first of all bytes are in `chunk`, and not in `before`: see [`Held::gather`].
     gathered: bool,
 }
 
 impl Held {
-    /// Nothing, with a buffer of that size for what will be read.
+    /// Holds nothing. Bytes that will be read go to a buffer of that size.
     pub fn new(size: Size) -> Held {
         Held {
             size,
@@ -177,8 +183,8 @@ impl Held {
         }
     }
 
-    /// Appends bytes that were read before the pump took over. Only before the
-    /// first [`Held::chunk`].
+    /// Appends bytes that JavaScript had read before the splice. To be called before the
+    /// first [`Held::chunk`] only.
     pub fn push_before(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
             debug_assert!(self.chunk.is_none());
@@ -186,12 +192,12 @@ impl Held {
         }
     }
 
-    /// Whether [`Held::front`] is of [`Held::push_before`].
+    /// Whether [`Held::front`] is of the bytes that [`Held::push_before`] was given.
     pub fn has_before(&self) -> bool {
         !self.before.is_empty() && !self.gathered
     }
 
-    /// Bytes held.
+    /// How many bytes are held.
     pub fn len(&self) -> usize {
         let before: usize = self.before.iter().map(Vec::len).sum();
         before - self.consumed + self.chunk.as_ref().map_or(0, Chunk::len)
@@ -202,9 +208,9 @@ impl Held {
         self.before.is_empty() && self.chunk.as_ref().is_none_or(Chunk::is_empty)
     }
 
-    /// The next bytes in order, at most a buffer of them; empty when nothing is
-    /// held. The same slice until [`Held::consume`], as SSL_write(3) asks of a
-    /// retry.
+    /// The next bytes in order, at most as many as one buffer holds; empty when nothing is
+    /// held. Invariant: as long as no byte is consumed, further calls return a slice that
+    /// begins at this address, as SSL_write(3) requires of a retry.
     pub fn front(&self) -> &[u8] {
         if let Some(bytes) = self.before.front().filter(|_| !self.gathered) {
             let rest = &bytes[self.consumed..];
@@ -247,8 +253,8 @@ impl Held {
         taken
     }
 
-    /// Holds what another one did, and nothing else. Later buffers are of the same size
-    /// as before.
+    /// Holds the bytes that `other` has held, in place of its own. Buffers that are lent
+    /// later keep the size that this one was made with.
     pub fn replace(&mut self, other: Held) {
         *self = Held {
             size: self.size,
@@ -257,8 +263,8 @@ impl Held {
         self.release_if_empty();
     }
 
-    /// Brings what is held together in the buffer, as much of it as fits: from then
-    /// on [`Held::front`] is all of that.
+    /// Brings the bytes that are held together in one buffer, as many as fit, so that
+    /// [`Held::front`] is all of these.
     pub fn gather(&mut self) {
         if self.before.is_empty() {
             if let Some(chunk) = &mut self.chunk {
@@ -266,7 +272,7 @@ impl Held {
             }
             return;
         }
-        // The buffer is empty, or has the beginning.
+        // The buffer is empty, or has the first bytes from a call before.
         self.gathered = true;
         let chunk = self.chunk.get_or_insert_with(|| Chunk::lend(self.size));
         chunk.compact();
@@ -285,12 +291,12 @@ impl Held {
         }
     }
 
-    /// The buffer to read into.
+    /// The buffer to read into, behind all bytes that are held.
     pub fn chunk(&mut self) -> &mut Chunk {
         self.chunk.get_or_insert_with(|| Chunk::lend(self.size))
     }
 
-    /// Gives the buffer back if nothing is in it.
+    /// Gives the buffer back to the pool if it is empty.
     pub fn release_if_empty(&mut self) {
         if self.chunk.as_ref().is_some_and(Chunk::is_empty) {
             self.chunk = None;

@@ -4,30 +4,34 @@ use libc::c_int;
 
 use crate::splice::Direction;
 
-/// The call did what it says.
+/// Result: the call did what its description says.
 pub const TLS_SPLICE_OK: c_int = 0;
-/// `struct_size` is not that of this ABI version.
+/// Result: `struct_size` is no size that the struct has in this version of the ABI, or had
+/// in an earlier one. The call had no effect.
 pub const TLS_SPLICE_EABI: c_int = 1;
-/// A required pointer is NULL, or a value is out of range.
+/// Result: a required pointer is NULL, or a value is out of range. The call had no effect.
 pub const TLS_SPLICE_EARG: c_int = 2;
-/// The handle is inside another call: an OpenSSL callback re-entered. Nothing has
-/// happened.
+/// Result: the handle is inside another call, because a callback of OpenSSL has re-entered
+/// the library; or the call is not possible at present, as its description says. The call
+/// had no effect.
 pub const TLS_SPLICE_EBUSY: c_int = 3;
-/// The access mode of the fd (F_GETFL) does not fit the directions.
+/// Result of `tls_splice_new`: the access mode of the file descriptor (F_GETFL in fcntl(2))
+/// does not fit the directions.
 pub const TLS_SPLICE_EACCMODE: c_int = 4;
-/// The fd is of a kind that this version does not splice to.
+/// Result of `tls_splice_new`: the file descriptor is of a kind that the library does not
+/// splice to.
 pub const TLS_SPLICE_ENOTSUP: c_int = 5;
-/// A bug in this library: a panic was caught at the boundary, in this call or in an
-/// earlier one on the handle, which can only be freed.
+/// Result: a bug in the library. A panic was caught, in this call or in an earlier call on
+/// the handle. From then on the handle can only be freed, and asked for its state and its
+/// last counters.
 pub const TLS_SPLICE_EPANIC: c_int = 6;
-/// OpenSSL could not allocate.
+/// Result of `tls_splice_attach`: OpenSSL could not allocate memory.
 pub const TLS_SPLICE_ENOMEM: c_int = 7;
-
-/// The framing does not fit the fd.
+/// Result of `tls_splice_new`: the framing does not fit the file descriptor.
 pub const TLS_SPLICE_EFRAMING: c_int = 8;
-/// The fd is a TUN or TAP device with IFF_VNET_HDR.
+/// Result of `tls_splice_new`: the file descriptor is a TUN or TAP device with IFF_VNET_HDR.
 pub const TLS_SPLICE_EVNETHDR: c_int = 9;
-/// There is none of what was asked for.
+/// Result: nothing is there of what the call gives or moves. This is no error.
 pub const TLS_SPLICE_NOTHING: c_int = 10;
 
 /// Why [`crate::endpoint::Endpoint::open`] refuses an fd.
@@ -72,16 +76,17 @@ pub enum Syscall {
 pub enum Failure {
     /// The endpoint failed.
     Endpoint {
-        /// What was tried.
+        /// The system call that failed.
         syscall: Syscall,
-        /// Its errno.
+        /// The errno of the system call.
         errno: c_int,
     },
     /// The packets in one direction are out of step.
     Framing {
-        /// Which.
+        /// The direction.
         direction: Direction,
-        /// Bytes of that stream before the packet that is none.
+        /// Bytes of the direction's stream before the place where a packet would have to
+        /// begin, and none does.
         offset: u64,
     },
     /// `SSL_write` failed; the packed OpenSSL error, 0 when the queue was empty.

@@ -103,11 +103,24 @@ pub enum Event {
     Stop,
     /// The direction goes back to JavaScript.
     Release(Direction),
-    /// JavaScript has had a turn to read what it was given back. `has_ended`: it has been
-    /// told of the end of what the peer sends.
-    Resume { has_ended: bool },
+    /// JavaScript has had a turn to read what it was given back.
+    Resume {
+        /// JavaScript has been told of the end of what the peer sends.
+        has_ended: bool,
+    },
     /// The session or the stream below is about to be freed.
     Gone,
+}
+
+impl Event {
+    /// Whether a pump may run because of the event, and with it OpenSSL. Invariant: the
+    /// lifecycle orders no pump to run because of any other event.
+    pub fn needs_session(self) -> bool {
+        matches!(
+            self,
+            Event::LowerRead | Event::SourceReady | Event::Decrypt | Event::Cycled | Event::Stop
+        )
+    }
 }
 
 /// Whether the stream below takes a write now.
@@ -164,7 +177,7 @@ pub struct Call<'a> {
     pub splice: &'a mut Splice,
     /// The connection that it has to do with.
     pub connection: &'a Connection,
-    /// The session.
+    /// The session. It may be NULL for an event without [`Event::needs_session`].
     pub ssl: *mut SSL,
     /// Whether what the outbound pump encrypts could be written.
     pub lower: Lower,
@@ -178,15 +191,17 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Deals with the event.
+    /// Handles the event.
     ///
     /// # Safety
-    /// `ssl` must be valid, and stay so while its callbacks run. Those may set
-    /// `cancelled`, after which `ssl` is not used any more.
+    /// `ssl` must be valid if [`Event::needs_session`], and stay so while its callbacks
+    /// run. Those may set `cancelled`, after which `ssl` is not used any more.
     pub unsafe fn handle(&mut self, event: Event) {
         let orders = match event {
             // SAFETY: by the contract above.
             Event::Decrypt => return unsafe { self.decrypt() },
+            // The connection may have another splice in that direction.
+            Event::Release(direction) if !self.splice.has(direction) => return,
             Event::Release(direction) => {
                 if direction == Direction::Inbound {
                     let owed = self.splice.take_error();
@@ -204,7 +219,11 @@ impl Call<'_> {
             }
             Event::LeaveSource => {
                 self.splice.leave_source();
-                self.connection.step(Input::EndSource)
+                match self.splice.has(Direction::Outbound) {
+                    true => self.connection.step(Input::EndSource),
+                    // The connection may have another splice in that direction.
+                    false => return,
+                }
             }
             Event::Turn => self.connection.step(Input::Turn),
             Event::LowerRead => self.connection.step(Input::LowerRead),
@@ -280,11 +299,9 @@ impl Call<'_> {
                 self.actions.ssl_ret = ssl_ret;
                 Delivery::Drained
             }
-            InboundStep::Failed(_) => Delivery::Failed,
-            // The endpoint has failed as the source. The end of the stream below is not to
-            // overtake what is not decrypted any more.
-            InboundStep::Stopped if self.splice.failure().is_some() => Delivery::Failed,
-            InboundStep::Stopped => return,
+            // The endpoint may have failed as the source of the other direction. The end of the
+            // stream below is not to overtake what is not decrypted any more.
+            InboundStep::Failed(_) | InboundStep::Stopped => Delivery::Failed,
             InboundStep::Cancelled => {
                 self.connection.step(Input::Interrupted(cleartext));
                 return;
@@ -317,6 +334,8 @@ impl Call<'_> {
         } else if self.lower == Lower::Busy {
             self.connection.step(Input::Sent(Sending::Full));
         } else {
+            // A bug in the lifecycle is to be a panic, and no use of NULL.
+            assert!(!self.ssl.is_null(), "a pump is run without a session");
             // SAFETY: passed on.
             unsafe { self.encrypt() };
         }
@@ -357,7 +376,8 @@ impl Call<'_> {
     }
 }
 
-/// What the endpoint is to be polled for, or to be asked for by a transfer.
+/// Prepares to wait for the endpoint: see [`Splice::begin_wait`]. Returns what the endpoint
+/// is to be polled for, or to be asked for by a transfer.
 ///
 /// # Safety
 /// `ssl` must be valid.

@@ -1,10 +1,12 @@
-//! Packets in a byte stream: where one ends and the next begins.
+//! Packets in a byte stream: where each packet ends and the next packet begins.
 //!
-//! TLS is a byte stream and keeps no boundaries. A packet device takes exactly one
-//! packet per write and gives one per read, so the boundaries have to be in the
-//! bytes: in the length fields of IP itself, or in front of each packet.
+//! TLS is a byte stream and keeps no boundaries between packets. A packet device takes
+//! exactly one packet per write and gives one packet per read. So the boundaries have to
+//! be in the bytes of the stream: in the length fields of IP itself, or as a length in
+//! front of each packet.
 
-/// The longest IP packet: an IPv6 header and what its 16-bit length can say.
+/// Length in bytes of the longest IP packet: an IPv6 header, and the longest payload that
+/// the 16 bits of its length field can say.
 pub const MAX_PACKET: usize = 40 + u16::MAX as usize;
 
 const IPV4_HEADER: usize = 20;
@@ -14,7 +16,7 @@ const LENGTH_FIELD: usize = 2;
 /// How the stream says where a packet ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// It does not: any piece is as good as any other.
+    /// The stream has no packets: it may be cut into any pieces.
     Raw,
     /// IPv4 and IPv6 packets, back to back (RFC 791, RFC 8200).
     Ip,
@@ -25,26 +27,27 @@ pub enum Framing {
 /// A packet at the start of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
-    /// Bytes of framing before it.
+    /// Length in bytes of the framing before the packet.
     pub prefix: usize,
-    /// Bytes of the packet itself.
+    /// Length in bytes of the packet itself.
     pub len: usize,
 }
 
 impl Packet {
-    /// Bytes of the stream that it takes.
+    /// Length in bytes of the framing and the packet together.
     pub fn total(self) -> usize {
         self.prefix + self.len
     }
 }
 
-/// No packet starts like this.
+/// The stream is out of step: no packet starts with these bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Desync;
 
 impl Framing {
-    /// The packet at the start of `stream`, which may not be there whole; `None` if
-    /// its length is not there yet. Never for [`Framing::Raw`].
+    /// The packet at the start of `stream`. The end of the packet may be missing. `None` if
+    /// so little of it is there that its length is not known, and always for
+    /// [`Framing::Raw`].
     pub fn parse(self, stream: &[u8]) -> Result<Option<Packet>, Desync> {
         match self {
             Framing::Raw => Ok(None),
@@ -56,7 +59,7 @@ impl Framing {
         }
     }
 
-    /// Bytes of framing before each packet.
+    /// Length in bytes of the framing before each packet.
     pub fn prefix(self) -> usize {
         match self {
             Framing::Raw | Framing::Ip => 0,
@@ -64,9 +67,9 @@ impl Framing {
         }
     }
 
-    /// Writes the framing of a packet into the [`Framing::prefix`] bytes before it,
-    /// which are the start of `stream`. Its peer would not understand a packet that
-    /// is refused here.
+    /// Writes the framing of a packet. `stream` is the [`Framing::prefix`] bytes for the
+    /// framing, and the packet behind them. An error says that the framing cannot express
+    /// the packet: the peer would not find its end.
     pub fn frame(self, stream: &mut [u8]) -> Result<(), Desync> {
         match self {
             Framing::Raw => Ok(()),
@@ -104,7 +107,7 @@ fn parse_ip(stream: &[u8]) -> Result<Option<Packet>, Desync> {
             }
         }
         6 => match (be16(stream, 4), stream.get(6)) {
-            // A jumbogram (RFC 2675): its length is in a hop-by-hop option.
+            // A jumbogram (RFC 2675), which has its length in a hop-by-hop option.
             (Some(0), Some(&0)) => return Err(Desync),
             (Some(payload), Some(_)) => Some(IPV6_HEADER + payload),
             _ => None,
@@ -114,21 +117,23 @@ fn parse_ip(stream: &[u8]) -> Result<Option<Packet>, Desync> {
     Ok(len.map(|len| Packet { prefix: 0, len }))
 }
 
-/// What a device has before each packet that it is given or gives.
+/// The header that a device has before each packet that is written to it or read from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceHeader {
-    /// Nothing.
+    /// There is no header.
     None,
     /// `struct tun_pi` of Linux, without IFF_NO_PI: 16 bits of flags, then the
     /// EtherType of an IP packet.
     PacketInfo,
-    /// The same of a TAP device, where the EtherType is that of the frame.
+    /// `struct tun_pi` of a TAP device of Linux, without IFF_NO_PI: 16 bits of flags, then
+    /// the EtherType that the Ethernet frame has, too.
     PacketInfoEthernet,
-    /// The address family, 32 bits big-endian, of macOS's utun. Untested on a Mac.
+    /// The header of utun of macOS: the address family, as 32 bits, the high byte first. It
+    /// was not tried on a Mac.
     Utun,
 }
 
-/// Its length, where there is one.
+/// Length in bytes of each [`DeviceHeader`] but [`DeviceHeader::None`].
 pub const DEVICE_HEADER: usize = 4;
 
 const ETHERTYPE_AT: usize = 12;
@@ -140,7 +145,7 @@ const UTUN_INET: u32 = 2;
 const UTUN_INET6: u32 = 30;
 
 impl DeviceHeader {
-    /// Its length in bytes.
+    /// Length of the header in bytes.
     pub fn size(self) -> usize {
         match self {
             DeviceHeader::None => 0,
@@ -148,7 +153,7 @@ impl DeviceHeader {
         }
     }
 
-    /// What goes before `packet`.
+    /// The header that goes before `packet`. Its first [`DeviceHeader::size`] bytes count.
     pub fn for_packet(self, packet: &[u8]) -> [u8; DEVICE_HEADER] {
         let is_ipv6 = packet.first().is_some_and(|first| first >> 4 == 6);
         let ethertype = match self {
@@ -164,8 +169,10 @@ impl DeviceHeader {
         [0, 0, high, low]
     }
 
-    /// Which of [`DeviceHeader::None`] and [`DeviceHeader::PacketInfo`] a TUN device
-    /// has that gave this, if it is an IP packet: the flags are no IP version.
+    /// The header of a TUN device from which the bytes `read` were read:
+    /// [`DeviceHeader::None`] or [`DeviceHeader::PacketInfo`]. The two can be told apart,
+    /// since the flags at the start of a header are 0, which is no version of IP. `None` if
+    /// the bytes are no IP packet with or without a header.
     pub fn of_tun(read: &[u8]) -> Option<DeviceHeader> {
         const IPV4: usize = ETHERTYPE_IPV4 as usize;
         const IPV6: usize = ETHERTYPE_IPV6 as usize;
@@ -177,7 +184,7 @@ impl DeviceHeader {
         }
     }
 
-    /// Whether the packet that came with this was cut off.
+    /// Whether the packet behind `header` was cut off by the device.
     pub fn is_truncated(self, header: [u8; DEVICE_HEADER]) -> bool {
         match self {
             DeviceHeader::PacketInfo | DeviceHeader::PacketInfoEthernet => {
@@ -188,27 +195,27 @@ impl DeviceHeader {
     }
 }
 
-/// Follows a stream of packets without holding it: for byte-stream endpoints,
-/// which take any piece.
+/// Follows a stream of packets without holding its bytes, for endpoints that take a byte
+/// stream in any pieces.
 #[derive(Debug, Default)]
 pub struct Follower {
     /// The start of a packet whose length is not known yet.
     head: [u8; HEAD],
     head_len: usize,
-    /// The present packet.
+    /// The packet within which the stream so far ends.
     packet: Packet,
-    /// Bytes of it that are still to come.
+    /// How many bytes of `packet` are still to come.
     rest: usize,
 }
 
-/// Enough of a packet to tell its length.
+/// So many bytes of a packet are enough to tell its length.
 const HEAD: usize = 8;
 
 impl Follower {
-    /// Takes in the next bytes of the stream. `on_packet` is called for each packet
-    /// that ends in them. An error is where the packet
-    /// begins that is none, in bytes from the start of `bytes`: before it, if that
-    /// was passed on already.
+    /// Takes in the next bytes of the stream. `on_packet` is called for each packet that
+    /// ends in them. An error is the place at which a packet would have to begin and none
+    /// does, in bytes from the start of `bytes`. The place is negative if it is in bytes
+    /// that were taken in before.
     pub fn follow(
         &mut self,
         framing: Framing,
@@ -245,8 +252,8 @@ impl Follower {
         Ok(())
     }
 
-    /// Bytes of the packet within which the stream so far ends; 0 if it ends with a
-    /// whole one.
+    /// How many bytes of the packet are there within which the stream so far ends; 0 if the
+    /// stream so far ends with a whole packet.
     pub fn begun(&self) -> usize {
         match self.rest {
             0 => self.head_len,

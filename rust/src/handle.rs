@@ -7,60 +7,77 @@ use std::rc::Rc;
 use libc::c_int;
 use openssl_sys::SSL;
 
-use crate::error::{TLS_SPLICE_EBUSY, TLS_SPLICE_EPANIC, TLS_SPLICE_OK};
+use crate::error::{TLS_SPLICE_EARG, TLS_SPLICE_EBUSY, TLS_SPLICE_EPANIC, TLS_SPLICE_OK};
 use crate::events::{Actions, Call, Connection, Event, Lower};
-use crate::ffi::{
-    tls_splice_state, TLS_SPLICE_READING_AS_IT_IS, TLS_SPLICE_READING_OFF, TLS_SPLICE_READING_ON,
-};
 use crate::lifecycle::{outcome, Reading};
 use crate::panic::guard;
-use crate::pump::Pump;
-use crate::splice::Direction;
+use crate::splice::{Direction, Splice};
 use crate::stats::Stats;
 
-/// `struct tls_splice`: one splice. Made by `tls_splice_new`, freed by
-/// `tls_splice_free`.
+/// One splice. `tls_splice_new` makes it, and `tls_splice_free` frees it.
 ///
-/// Calls on it must not overlap in time, but an OpenSSL callback may re-enter
-/// from within one: then only `tls_splice_cancel` and `tls_splice_end_encrypt` are
-/// let in. After a panic nothing is.
+/// Invariant: at most one call is under way at a time. A call that a callback of OpenSSL
+/// makes inside another call is refused with TLS_SPLICE_EBUSY, except for two: `tls_splice_on`
+/// queues its event, and `tls_splice_get_state` changes nothing. After a panic every call is
+/// refused with TLS_SPLICE_EPANIC, except for `tls_splice_free` and `tls_splice_get_state`;
+/// `tls_splice_get_stats` gives the last counters with that code.
 #[allow(non_camel_case_types)]
 pub struct tls_splice {
+    /// A call is under way.
     busy: Cell<bool>,
     panicked: Cell<bool>,
+    /// The call that is under way must not use the session after OpenSSL returns to it.
     cancelled: Cell<bool>,
-    ended: Cell<bool>,
-    /// What has happened inside of a call, and is dealt with when that returns.
+    /// Events that arrived inside a call, and are handled when that call has returned.
     events: RefCell<VecDeque<Event>>,
     connection: RefCell<Rc<Connection>>,
     has_inbound: Cell<bool>,
     has_outbound: Cell<bool>,
-    /// The outcome of directions that were given back.
+    /// What had become of the directions that were given back, as bits of [`outcome`].
     finished: Cell<u32>,
-    pump: UnsafeCell<Pump>,
+    splice: UnsafeCell<Splice>,
+}
+
+/// What has become of a splice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Bits of [`outcome`].
+    pub outcome: u32,
+    /// What the stream below is to do.
+    pub reading: Reading,
+    /// An error of `SSL_read` is known, and nobody has been told of it.
+    pub holds_tls_error: bool,
+    /// An end of the stream below is known, and nobody has been told of it.
+    pub holds_lower_end: bool,
+    /// The inbound direction was given back, and JavaScript has yet to be told of an error
+    /// or an end that follows the bytes it was given.
+    pub owes: bool,
+    /// A write to the stream below has failed, or a failed write would be no news.
+    pub has_write_failed: bool,
+    /// The libuv error code of the write with which the connection has failed, or 0.
+    pub write_error: c_int,
 }
 
 impl tls_splice {
-    pub(crate) fn new(pump: Pump) -> tls_splice {
+    pub(crate) fn new(splice: Splice) -> tls_splice {
         tls_splice {
             busy: Cell::new(false),
             panicked: Cell::new(false),
             cancelled: Cell::new(false),
-            ended: Cell::new(false),
             events: RefCell::default(),
             connection: RefCell::default(),
             has_inbound: Cell::new(false),
             has_outbound: Cell::new(false),
             finished: Cell::new(0),
-            pump: UnsafeCell::new(pump),
+            splice: UnsafeCell::new(splice),
         }
     }
 
-    /// Runs `f` on the pump, and returns the code that it does;
-    /// [`TLS_SPLICE_EBUSY`] if the handle is inside another call,
-    /// [`TLS_SPLICE_EPANIC`] from the call on in which the pump, or a callback of
-    /// its BIOs, has panicked.
-    pub(crate) fn with(&self, f: impl FnOnce(&mut Pump, &Cell<bool>) -> c_int) -> c_int {
+    /// Runs `f` on the splice, and returns the code that `f` returns. The code is
+    /// [`TLS_SPLICE_EBUSY`] if the handle is inside another call, and
+    /// [`TLS_SPLICE_EPANIC`] from the call on in which the splice, or a callback of its
+    /// BIOs, has panicked.
+    pub(crate) fn with(&self, f: impl FnOnce(&mut Splice) -> c_int) -> c_int {
         if self.has_panicked() {
             return TLS_SPLICE_EPANIC;
         }
@@ -68,18 +85,16 @@ impl tls_splice {
             return TLS_SPLICE_EBUSY;
         }
         let code = guard(|| {
-            // SAFETY: `busy` was false, so no other reference to the pump is alive.
-            // If this panics, the pump is not reached again.
-            let pump = unsafe { &mut *self.pump.get() };
-            // That can have been in a call of the caller's own into OpenSSL.
-            if pump.has_panicked() {
+            // SAFETY: `busy` was false, so that no other reference to the splice is alive.
+            // If this call panics, `panicked` keeps every later call away from the splice.
+            let splice = unsafe { &mut *self.splice.get() };
+            // A callback of a BIO can have panicked in a call that the caller itself made
+            // into OpenSSL.
+            if splice.has_panicked() {
                 return TLS_SPLICE_EPANIC;
             }
-            let code = f(pump, &self.cancelled);
-            if self.ended.take() {
-                pump.leave_source();
-            }
-            match pump.has_panicked() {
+            let code = f(splice);
+            match splice.has_panicked() {
                 true => TLS_SPLICE_EPANIC,
                 false => code,
             }
@@ -94,37 +109,42 @@ impl tls_splice {
         code
     }
 
-    /// The same with the pumps of two handles, of which a panic leaves neither.
-    /// [`TLS_SPLICE_EBUSY`] if they are the same.
+    /// Runs `f` on the splices of two handles. A panic in `f` is a panic of both handles.
+    /// The code is [`TLS_SPLICE_EBUSY`] if both are one handle.
     pub(crate) fn with_both(
         &self,
         other: &tls_splice,
-        f: impl FnOnce(&mut Pump, &mut Pump) -> c_int,
+        f: impl FnOnce(&mut Splice, &mut Splice) -> c_int,
     ) -> c_int {
-        // One that was before is nothing to this.
+        // A panic that `other` had before does not concern this handle.
         if other.has_panicked() {
             return TLS_SPLICE_EPANIC;
         }
-        self.with(|pump, _| other.with(|pump_of_other, _| f(pump, pump_of_other)))
+        self.with(|splice| other.with(|other| f(splice, other)))
     }
 
     fn has_panicked(&self) -> bool {
         self.panicked.get()
     }
 
-    /// What the splices of the connection share. Also inside of a call.
+    /// What the splices of the connection share. It can be read inside a call, too.
     pub(crate) fn connection(&self) -> Rc<Connection> {
         self.connection.borrow().clone()
     }
 
     /// Takes a direction over. `before` is a splice that has, or has had, a direction of
-    /// the connection.
+    /// the same connection. The code is [`TLS_SPLICE_EARG`] if the splice has, or has had,
+    /// the direction.
     pub(crate) fn start(&self, direction: Direction, before: Option<&tls_splice>) -> c_int {
-        if let Some(before) = before {
-            *self.connection.borrow_mut() = before.connection();
-        }
-        self.with(|pump, _| {
-            pump.start(direction.bit());
+        self.with(|splice| {
+            if splice.was_started(direction) {
+                return TLS_SPLICE_EARG;
+            }
+            if let Some(before) = before {
+                let connection = before.connection();
+                *self.connection.borrow_mut() = connection;
+            }
+            splice.start(direction);
             self.connection().start(direction);
             self.has(direction).set(true);
             TLS_SPLICE_OK
@@ -138,7 +158,7 @@ impl tls_splice {
         }
     }
 
-    /// The direction is given back: what had become of it by then stays.
+    /// Keeps what had become of a direction by the time that it is given back.
     fn keep_outcome(&self, direction: Direction) {
         if self.has(direction).replace(false) {
             let outcome = self.connection().lifecycle().outcome(direction);
@@ -151,8 +171,8 @@ impl tls_splice {
         }
     }
 
-    /// What has become of the splice. Also inside of a call.
-    pub(crate) fn state(&self) -> tls_splice_state {
+    /// What has become of the splice. It can be read inside a call, too.
+    pub(crate) fn state(&self) -> State {
         let lifecycle = self.connection().lifecycle();
         let mut outcome = self.finished.get();
         for direction in [Direction::Inbound, Direction::Outbound] {
@@ -160,16 +180,11 @@ impl tls_splice {
                 outcome |= lifecycle.outcome(direction);
             }
         }
-        let reading = match self.has_inbound.get() {
-            true => lifecycle.reading(),
-            false => Reading::AsItIs,
-        };
-        tls_splice_state {
+        State {
             outcome,
-            reading: match reading {
-                Reading::AsItIs => TLS_SPLICE_READING_AS_IT_IS,
-                Reading::On => TLS_SPLICE_READING_ON,
-                Reading::Off => TLS_SPLICE_READING_OFF,
+            reading: match self.has_inbound.get() {
+                true => lifecycle.reading(),
+                false => Reading::AsItIs,
             },
             holds_tls_error: lifecycle.holds_tls_error(),
             holds_lower_end: lifecycle.holds_lower_end(),
@@ -179,8 +194,8 @@ impl tls_splice {
         }
     }
 
-    /// Deals with an event. Inside of a call it is queued, and that call returns as soon
-    /// as OpenSSL does if the event ends the splice.
+    /// Handles an event. Inside a call the event is queued, and if it ends the splice, the
+    /// call that is under way returns as soon as OpenSSL has returned to it.
     ///
     /// # Safety
     /// As for [`Call::handle`].
@@ -202,24 +217,26 @@ impl tls_splice {
             return TLS_SPLICE_OK;
         }
         let connection = self.connection();
-        self.with(|pump, cancelled| {
+        self.with(|splice| {
             let in_call = connection.enter();
             let mut next = Some(event);
             while let Some(event) = next {
-                cancelled.set(false);
+                self.cancelled.set(false);
                 let mut call = Call {
-                    splice: pump,
+                    splice: &mut *splice,
                     connection: &connection,
                     ssl,
                     lower,
-                    cancelled,
+                    cancelled: &self.cancelled,
                     is_nested: in_call.is_nested,
                     actions: &mut *actions,
                 };
                 if let Event::Release(direction) = event {
                     self.keep_outcome(direction);
                 }
-                // SAFETY: passed on. After what frees the session nothing uses it.
+                // SAFETY: passed on. An event is queued only by a callback of OpenSSL,
+                // which runs only if this call has a session. After `Event::Gone` the
+                // lifecycle orders nothing that uses the session.
                 unsafe { call.handle(event) };
                 next = self.next_event();
             }
@@ -227,7 +244,8 @@ impl tls_splice {
         })
     }
 
-    /// The end of the session goes first: nothing that comes before it may use that.
+    /// Takes the next event out of the queue. The end of the session comes first, since no
+    /// event before it may use the session any more.
     fn next_event(&self) -> Option<Event> {
         let mut events = self.events.borrow_mut();
         match events.iter().position(|event| *event == Event::Gone) {
@@ -236,37 +254,19 @@ impl tls_splice {
         }
     }
 
-    /// Tells a call that is under way to return as soon as its `SSL_read` or
-    /// `SSL_write` does.
-    pub(crate) fn cancel(&self) -> c_int {
-        if self.has_panicked() {
-            return TLS_SPLICE_EPANIC;
-        }
-        self.cancelled.set(self.busy.get());
-        TLS_SPLICE_OK
-    }
-
-    /// `Splice::leave_source`, after a call that is under way.
-    pub(crate) fn end_encrypt(&self) -> c_int {
-        self.ended.set(true);
-        match self.with(|_, _| TLS_SPLICE_OK) {
-            TLS_SPLICE_EBUSY => TLS_SPLICE_OK,
-            code => code,
-        }
-    }
-
-    /// The counters, and [`TLS_SPLICE_EPANIC`] if they will not change any more;
-    /// `None` inside another call.
+    /// The counters, with [`TLS_SPLICE_EPANIC`] if they will not change any more; no
+    /// counters inside another call.
     pub(crate) fn stats(&self) -> (c_int, Option<Stats>) {
         let mut stats = None;
-        let code = self.with(|pump, _| {
-            stats = Some(pump.stats());
+        let code = self.with(|splice| {
+            stats = Some(splice.stats());
             TLS_SPLICE_OK
         });
         if code == TLS_SPLICE_EPANIC {
-            // SAFETY: no call is under way, and none will get at the pump. Counters
-            // are whole whenever it may have panicked.
-            stats = Some(unsafe { (*self.pump.get()).stats() });
+            // SAFETY: no call is under way, since `with` would have returned EBUSY; and
+            // none will reach the splice, which has panicked. The counters are plain
+            // numbers, each of them written at once.
+            stats = Some(unsafe { (*self.splice.get()).stats() });
         }
         (code, stats)
     }

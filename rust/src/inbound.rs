@@ -59,11 +59,10 @@ pub enum Ciphertext {
 /// What the endpoint did at the last delivery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Sink {
-    /// It has taken all that it was given.
+    /// It has taken all that it was given, except for the beginning of a packet whose rest
+    /// is to come.
     #[default]
     Open,
-    /// It has taken all but the beginning of a packet, whose rest is to come.
-    Partial,
     /// It takes no more at present.
     Full,
 }
@@ -130,7 +129,7 @@ impl Inbound {
         let mut is_dry = false;
         loop {
             match self.deliver(context) {
-                Delivery::All | Delivery::Partial => {}
+                Delivery::All => {}
                 Delivery::Blocked | Delivery::Transfer => return InboundStep::Blocked,
                 Delivery::Spent => {
                     self.budget.renew();
@@ -268,7 +267,6 @@ impl Inbound {
             }
         };
         match delivery {
-            Delivery::Partial => self.sink = Sink::Partial,
             Delivery::Blocked => {
                 self.sink = Sink::Full;
                 if !was_full {
@@ -407,12 +405,6 @@ impl Inbound {
         self.is_waiting() && !self.is_transferring
     }
 
-    /// Whether the endpoint has not taken all that it could be given.
-    pub fn is_blocked(&self) -> bool {
-        let is_pending = !self.held.is_empty() && self.sink != Sink::Partial;
-        is_pending || self.transfer_error.is_some()
-    }
-
     /// Whether `SSL_read` has said that no more cleartext comes, ever.
     pub fn has_end(&self) -> bool {
         self.end.is_some()
@@ -426,11 +418,6 @@ impl Inbound {
     /// Whether `SSL_read` has failed, rather than come to the peer's close_notify.
     pub fn has_failed(&self) -> bool {
         self.error().is_some()
-    }
-
-    /// Whether `SSL_read` has failed, and the caller does not know of it.
-    pub fn is_failing(&self) -> bool {
-        self.has_failed() && !self.is_end_told
     }
 
     /// Hands over the error that has ended the TLS side behind bytes that are not
@@ -455,10 +442,19 @@ impl Inbound {
         &self.held
     }
 
-    /// As [`Inbound::held`], to take cleartext out once the direction moves nothing any
-    /// more.
-    pub fn held_mut(&mut self) -> &mut Held {
-        &mut self.held
+    /// See [`crate::splice::Splice::take_undelivered`].
+    pub fn take_held(&mut self, len: usize, mut take: impl FnMut(&[u8])) -> Option<usize> {
+        if self.is_transferring {
+            return None;
+        }
+        let mut taken = 0;
+        while taken < len && !self.held.is_empty() {
+            let n = self.held.front().len().min(len - taken);
+            take(&self.held.front()[..n]);
+            self.held.consume(n);
+            taken += n;
+        }
+        Some(taken)
     }
 
     /// Whether no packet has been cut off so far.
@@ -516,7 +512,7 @@ mod tests {
         let mut bytes = [0; SENT];
         reader.read_exact(&mut bytes).unwrap();
         assert_eq!(bytes, [7; SENT]);
-        unsafe { splice.detach_rbio(ours.0) };
+        unsafe { splice.detach(Direction::Inbound, ours.0) };
         delivered
     }
 
@@ -532,7 +528,7 @@ mod tests {
     #[test]
     fn a_record_in_a_lent_buffer_takes_more_than_one_turn_as_well() {
         let delivered = delivered_per_run(|splice, ours, ciphertext| {
-            assert!(unsafe { splice.attach_rbio(ours.0) });
+            assert!(unsafe { splice.attach(Direction::Inbound, ours.0) });
             for byte in ciphertext {
                 splice.alloc()[0] = *byte;
                 splice.commit(1);

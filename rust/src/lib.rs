@@ -31,7 +31,6 @@ pub mod lifecycle;
 pub mod outbound;
 pub mod packets;
 mod panic;
-pub mod pump;
 pub mod splice;
 pub mod stats;
 pub mod sys;

@@ -160,9 +160,11 @@ pub enum Input {
     /// The direction goes back to JavaScript, which has been given the bytes that were
     /// not delivered.
     Release(Direction),
-    /// JavaScript has had a turn of the loop to read what it was given back. `has_ended`:
-    /// it has been told of the end of what the peer sends.
-    Resume { has_ended: bool },
+    /// JavaScript has had a turn of the loop to read what it was given back.
+    Resume {
+        /// JavaScript has been told of the end of what the peer sends.
+        has_ended: bool,
+    },
     /// The `SSL` or the stream below is about to be freed.
     Gone,
     /// A pump has panicked.

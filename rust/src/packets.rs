@@ -94,10 +94,8 @@ impl Track {
 
 /// What delivering to the endpoint came to.
 pub enum Delivery {
-    /// Nothing is held any more.
+    /// Nothing is held any more, except perhaps for the beginning of a packet.
     All,
-    /// All that is held is the beginning of a packet.
-    Partial,
     /// The endpoint takes no more at present.
     Blocked,
     /// The caller is to write what is held, by a transfer.
@@ -150,7 +148,7 @@ pub fn deliver_packets(
                 let len = front.len();
                 held.gather();
                 if held.front().len() == len {
-                    return Delivery::Partial;
+                    return Delivery::All;
                 }
             }
         }

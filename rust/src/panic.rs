@@ -26,8 +26,8 @@ mod tests {
         rig.peer_write(1000);
         rig.source_write(1000);
         rig.peer_turn();
-        let code = unsafe { &*rig.splice }.with(|pump, _| {
-            pump.sabotage(bio);
+        let code = unsafe { &*rig.splice }.with(|splice| {
+            splice.sabotage(bio);
             TLS_SPLICE_OK
         });
         assert_eq!(code, TLS_SPLICE_OK);
@@ -37,10 +37,12 @@ mod tests {
     #[test]
     fn a_panic_in_a_read_of_the_bio_is_one_of_the_call() {
         let rig = sabotaged(Bio::Read);
-        let (mut steps, mut ret) = (7, 7);
+        let mut actions = abi::no_actions();
         unsafe {
-            let code = tls_splice_decrypt(rig.splice, rig.ours.0, &mut steps, &mut ret);
-            assert_eq!((code, steps, ret), (TLS_SPLICE_EPANIC, 0, 1));
+            let (splice, ssl) = (rig.splice, rig.ours.0);
+            let code = tls_splice_on(splice, TLS_SPLICE_ON_DECRYPT, 0, ssl, &mut actions);
+            assert_eq!(code, TLS_SPLICE_EPANIC);
+            assert_eq!((actions.orders, actions.ssl_ret), (0, 1));
             abi::refused(rig.splice, rig.ours.0, TLS_SPLICE_EPANIC);
         }
         assert_eq!(rig.ours.read_all().1, ossl::SSL_ERROR_SYSCALL);
@@ -50,10 +52,12 @@ mod tests {
     #[test]
     fn a_panic_in_a_write_of_the_bio_is_one_of_the_call() {
         let rig = sabotaged(Bio::Write);
-        let mut steps = 7;
+        let mut actions = abi::no_actions();
         unsafe {
-            let code = tls_splice_encrypt(rig.splice, rig.ours.0, &mut steps);
-            assert_eq!((code, steps), (TLS_SPLICE_EPANIC, 0));
+            let (splice, ssl) = (rig.splice, rig.ours.0);
+            let code = tls_splice_on(splice, TLS_SPLICE_ON_SOURCE_READY, 0, ssl, &mut actions);
+            assert_eq!(code, TLS_SPLICE_EPANIC);
+            assert_eq!((actions.orders, actions.ssl_ret), (0, 1));
             abi::refused(rig.splice, rig.ours.0, TLS_SPLICE_EPANIC);
         }
         assert!(!rig.ours.write(b"x"));
@@ -65,7 +69,7 @@ mod tests {
         let rig = sabotaged(Bio::Write);
         let mut events = 7;
         unsafe {
-            let code = tls_splice_interest(rig.splice, rig.ours.0, &mut events);
+            let code = tls_splice_begin_wait(rig.splice, rig.ours.0, &mut events);
             assert_eq!((code, events), (TLS_SPLICE_EPANIC, 0));
             abi::refused(rig.splice, rig.ours.0, TLS_SPLICE_EPANIC);
         }
@@ -98,7 +102,7 @@ mod tests {
             assert_eq!(code, TLS_SPLICE_EPANIC);
             abi::refused(from.splice, from.ours.0, TLS_SPLICE_EPANIC);
             abi::refused(to.splice, ssl, TLS_SPLICE_EPANIC);
-            // One that was before is nothing to the other.
+            // A panic that one splice had before does not concern the other.
             let code = tls_splice_pass(other.splice, to.splice, ssl);
             assert_eq!(code, TLS_SPLICE_EPANIC);
             assert_eq!(abi::stats(other.splice), other.stats());

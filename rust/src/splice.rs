@@ -12,7 +12,6 @@ use std::cell::Cell;
 use libc::{c_int, c_ulong};
 use openssl_sys::SSL;
 
-use crate::buf::Held;
 use crate::endpoint::{Adopted, Endpoint, READABLE, WRITABLE};
 use crate::error::Failure;
 use crate::frame::Framing;
@@ -209,6 +208,14 @@ impl Splice {
         match direction {
             Direction::Inbound => self.is_inbound_released = true,
             Direction::Outbound => self.is_outbound_released = true,
+        }
+    }
+
+    /// Whether the direction has been started, be it given back since or not.
+    pub fn was_started(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Inbound => self.inbound.is_some(),
+            Direction::Outbound => self.outbound.is_some(),
         }
     }
 
@@ -469,11 +476,6 @@ impl Splice {
             _ => {}
         }
     }
-
-    /// Whether the endpoint has not taken all that it could be given.
-    pub fn is_blocked(&self) -> bool {
-        self.inbound.as_ref().is_some_and(Inbound::is_blocked)
-    }
 }
 
 /// The end of what the TLS peer sends.
@@ -490,69 +492,77 @@ impl Splice {
         }
     }
 
-    /// Whether `SSL_read` has failed, and the caller does not know of it.
-    pub fn is_failing(&self) -> bool {
-        self.inbound.as_ref().is_some_and(Inbound::is_failing)
-    }
-
     /// Hands over the error that has ended the TLS side: see [`Inbound::take_error`].
     pub fn take_error(&mut self) -> Option<(c_int, c_ulong)> {
         self.inbound.as_mut()?.take_error()
     }
 
-    /// Cleartext that was decrypted and not taken by the endpoint.
-    pub fn undelivered(&mut self) -> Option<&mut Held> {
-        self.inbound.as_mut().map(Inbound::held_mut)
+    /// How many bytes were decrypted, or pushed before the first run, and not taken by the
+    /// endpoint.
+    pub fn undelivered(&self) -> usize {
+        self.inbound
+            .as_ref()
+            .map_or(0, |inbound| inbound.held().len())
+    }
+
+    /// Takes out at most `len` of the bytes that [`Splice::undelivered`] counts, and gives
+    /// them to `take` in order, piece by piece. Returns how many these were. `None` while
+    /// a transfer writes them: how many of them the endpoint gets is not known then, and
+    /// the memory has to stay.
+    pub fn take_undelivered(&mut self, len: usize, take: impl FnMut(&[u8])) -> Option<usize> {
+        match &mut self.inbound {
+            Some(inbound) => inbound.take_held(len, take),
+            None => Some(0),
+        }
     }
 }
 
 /// The BIOs.
 impl Splice {
-    /// Makes OpenSSL read ciphertext from a buffer of the splice's. False if OpenSSL
-    /// cannot allocate.
+    /// Puts a BIO of the splice's between OpenSSL and Node's BIO: for the inbound
+    /// direction, OpenSSL reads ciphertext from a buffer of the splice's; for the outbound
+    /// one, OpenSSL writes ciphertext to buffers of the splice's. Nothing if that was done
+    /// before. False if OpenSSL cannot allocate.
     ///
     /// # Safety
-    /// As for [`Rbio::attach`].
-    pub unsafe fn attach_rbio(&mut self, ssl: *mut SSL) -> bool {
-        if self.rbio.is_none() {
-            // SAFETY: passed on.
-            self.rbio = unsafe { Rbio::attach(ssl) };
+    /// As for [`Rbio::attach`] and [`Wbio::attach`].
+    pub unsafe fn attach(&mut self, direction: Direction, ssl: *mut SSL) -> bool {
+        match direction {
+            Direction::Inbound => {
+                if self.rbio.is_none() {
+                    // SAFETY: passed on.
+                    self.rbio = unsafe { Rbio::attach(ssl) };
+                }
+                self.rbio.is_some()
+            }
+            Direction::Outbound => {
+                if self.wbio.is_none() {
+                    // SAFETY: passed on.
+                    self.wbio = unsafe { Wbio::attach(ssl) };
+                }
+                self.wbio.is_some()
+            }
         }
-        self.rbio.is_some()
     }
 
-    /// Undoes [`Splice::attach_rbio`], if it was called.
+    /// Undoes [`Splice::attach`] of that direction, if it was called.
     ///
     /// # Safety
-    /// As for [`Rbio::detach`].
-    pub unsafe fn detach_rbio(&mut self, ssl: *mut SSL) {
-        if let Some(rbio) = self.rbio.take() {
-            // SAFETY: passed on.
-            unsafe { rbio.detach(ssl) };
-        }
-    }
-
-    /// Makes OpenSSL write ciphertext to buffers of the splice's. False if OpenSSL
-    /// cannot allocate.
-    ///
-    /// # Safety
-    /// As for [`Wbio::attach`].
-    pub unsafe fn attach_wbio(&mut self, ssl: *mut SSL) -> bool {
-        if self.wbio.is_none() {
-            // SAFETY: passed on.
-            self.wbio = unsafe { Wbio::attach(ssl) };
-        }
-        self.wbio.is_some()
-    }
-
-    /// Undoes [`Splice::attach_wbio`], if it was called.
-    ///
-    /// # Safety
-    /// As for [`Wbio::detach`].
-    pub unsafe fn detach_wbio(&mut self, ssl: *mut SSL) {
-        if let Some(wbio) = self.wbio.take() {
-            // SAFETY: passed on.
-            unsafe { wbio.detach(ssl) };
+    /// As for [`Rbio::detach`] and [`Wbio::detach`].
+    pub unsafe fn detach(&mut self, direction: Direction, ssl: *mut SSL) {
+        match direction {
+            Direction::Inbound => {
+                if let Some(rbio) = self.rbio.take() {
+                    // SAFETY: passed on.
+                    unsafe { rbio.detach(ssl) };
+                }
+            }
+            Direction::Outbound => {
+                if let Some(wbio) = self.wbio.take() {
+                    // SAFETY: passed on.
+                    unsafe { wbio.detach(ssl) };
+                }
+            }
         }
     }
 
@@ -576,8 +586,8 @@ impl Splice {
     }
 
     /// The buffer that the stream's next read of ciphertext goes to. Empty unless
-    /// [`Splice::attach_rbio`] was called, and when it is time to let the event loop
-    /// turn.
+    /// [`Splice::attach`] was called for the inbound direction, and when it is time to let
+    /// the event loop turn.
     pub fn alloc(&mut self) -> &mut [u8] {
         let limit = self.context.inbound_limit();
         let Some(rbio) = &mut self.rbio else {

@@ -1,48 +1,85 @@
 //! Counters of one splice, as `handle.stats` shows them.
 
-/// `struct tls_splice_stats`: plain counters, in bytes unless said otherwise.
+use libc::size_t;
+
+/// `struct tls_splice_stats`: the counters of one splice. They count from 0 on, bytes unless
+/// said otherwise, and never go down.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
+    /// `sizeof(struct tls_splice_stats)`, which the caller sets before the call. Fields that
+    /// lie behind it are not written; the fields from `packets_in` on may.
+    pub struct_size: size_t,
     /// Cleartext delivered to the endpoint.
     pub bytes_in: u64,
-    /// Cleartext from the endpoint that OpenSSL has accepted.
+    /// Cleartext from the endpoint that SSL_write(3) has accepted.
     pub bytes_out: u64,
-    /// Cleartext that OpenSSL has decrypted for the splice; what of it is not
-    /// in `bytes_in` is held.
+    /// Cleartext that SSL_read(3) has decrypted for the splice. What is in
+    /// `bytes_decrypted` and not in `bytes_in` is held, was taken by
+    /// `tls_splice_take_undelivered`, or was part of a dropped packet.
     pub bytes_decrypted: u64,
-    /// Times that a full sink paused the TLS side.
+    /// How many times a full sink has paused the TLS side.
     pub stalls_in: u64,
-    /// Times that a full TLS side paused the source.
+    /// How many times a full TLS side has paused the source.
     pub stalls_out: u64,
-    /// Most that was held towards the endpoint, as cleartext or ciphertext.
+    /// The most bytes that were held towards the endpoint at a time, as cleartext and as
+    /// ciphertext.
     pub peak_buffered_in: u64,
-    /// Most that was held towards the TLS peer, as cleartext or ciphertext.
+    /// The most bytes that were held towards the TLS peer at a time, as cleartext and as
+    /// ciphertext.
     pub peak_buffered_out: u64,
-    /// Packets delivered to the endpoint; 0 where there is no framing.
+    /// How many packets were delivered to the endpoint. 0 without framing.
     pub packets_in: u64,
-    /// Packets from the endpoint.
+    /// How many packets came from the endpoint. 0 without framing.
     pub packets_out: u64,
-    /// Longest of them, in bytes.
+    /// Length of the longest packet that was delivered to the endpoint.
     pub largest_packet_in: u64,
-    /// Longest of them, in bytes.
+    /// Length of the longest packet that came from the endpoint.
     pub largest_packet_out: u64,
-    /// Packets that the endpoint refused.
+    /// How many packets the endpoint has refused, which are lost.
     pub drops_in: u64,
-    /// Packets from the endpoint that do not fit the framing, or were cut off.
+    /// How many packets from the endpoint were lost, since they do not fit the framing, or
+    /// were cut off.
     pub drops_out: u64,
-    /// Of `drops_in`, those refused with EINVAL.
+    /// How many of `drops_in` were refused with EINVAL.
     pub drops_einval: u64,
-    /// With EMSGSIZE.
+    /// How many of `drops_in` were refused with EMSGSIZE.
     pub drops_emsgsize: u64,
-    /// With ECONNREFUSED.
+    /// How many of `drops_in` were refused with ECONNREFUSED.
     pub drops_econnrefused: u64,
-    /// With EIO: the interface is down.
+    /// How many of `drops_in` were refused with EIO: the network interface is down.
     pub drops_eio: u64,
-    /// With ENOBUFS.
+    /// How many of `drops_in` were refused with ENOBUFS.
     pub drops_enobufs: u64,
     /// 1 once the peer's close_notify has been read, else 0.
     pub close_notify: u64,
+}
+
+impl Default for Stats {
+    fn default() -> Stats {
+        Stats {
+            struct_size: size_of::<Stats>(),
+            bytes_in: 0,
+            bytes_out: 0,
+            bytes_decrypted: 0,
+            stalls_in: 0,
+            stalls_out: 0,
+            peak_buffered_in: 0,
+            peak_buffered_out: 0,
+            packets_in: 0,
+            packets_out: 0,
+            largest_packet_in: 0,
+            largest_packet_out: 0,
+            drops_in: 0,
+            drops_out: 0,
+            drops_einval: 0,
+            drops_emsgsize: 0,
+            drops_econnrefused: 0,
+            drops_eio: 0,
+            drops_enobufs: 0,
+            close_notify: 0,
+        }
+    }
 }
 
 impl Stats {
@@ -68,8 +105,8 @@ impl Stats {
         self.largest_packet_out = self.largest_packet_out.max(len as u64);
     }
 
-    /// Counts a packet that the endpoint refused with `errno`. Whether it is one that
-    /// may be: lost, as on any link, while the tunnel goes on.
+    /// Counts a packet that the endpoint has refused, if `errno` is a reason to lose one
+    /// packet and to go on, as on any link. Returns whether it is.
     pub fn count_drop(&mut self, errno: libc::c_int) -> bool {
         let cause = match errno {
             libc::EINVAL => &mut self.drops_einval,

@@ -18,7 +18,6 @@ use openssl_sys as ossl;
 use openssl_sys::SSL;
 
 use common::*;
-use tls_splice::error::*;
 use tls_splice::ffi::*;
 
 const WARNING: u8 = 1;
@@ -335,28 +334,37 @@ fn an_end_behind_undelivered_bytes_can_be_taken() {
             rig.start();
             rig.settle();
             assert_eq!((rig.in_over, rig.stats().bytes_in), (None, 0));
-            let (mut ret, mut error) = (7, 7);
-            let take = |ret: &mut c_int, error: &mut libc::c_ulong| unsafe {
-                tls_splice_take_end(rig.splice, ret, error)
-            };
+            assert_eq!(rig.state().holds_tls_error, !is_close_notify);
+            assert_eq!(rig.stats().close_notify, u64::from(is_close_notify));
+            // What filled the sink is not what was sent.
+            let mut junk = vec![0; 1 << 20];
+            while std::io::Read::read(rig.far.as_mut().unwrap(), &mut junk).is_ok() {}
+            rig.on(TLS_SPLICE_ON_STOP);
+            assert_eq!(rig.in_over, None, "it is told behind the bytes");
+            let outcome = rig.state().outcome;
+            let failing = TLS_SPLICE_OUTCOME_TLS_FAILING;
+            assert_eq!(
+                outcome & failing,
+                0,
+                "a direction that has stopped does not fail"
+            );
+            rig.give_back();
+            assert_eq!(rig.to_us.at, 1000);
             if is_close_notify {
-                assert_eq!(take(&mut ret, &mut error), TLS_SPLICE_NOTHING);
-                assert_eq!(rig.stats().close_notify, 1);
+                assert_eq!(rig.owed, None);
                 continue;
             }
-            assert_eq!(take(&mut ret, &mut error), TLS_SPLICE_OK);
-            assert_eq!(ret, 0);
+            let (ret, error, queued) = rig.owed.take().unwrap();
+            assert_eq!((ret, error), (0, ossl::SSL_ERROR_SSL));
             let reason = SSL_AD_REASON_OFFSET + c_int::from(last.1);
-            assert_eq!(ossl::ERR_GET_REASON(error), reason);
-            assert_eq!(take(&mut ret, &mut error), TLS_SPLICE_NOTHING);
-            unsafe {
-                ossl::ERR_clear_error();
-                let error = ossl::ERR_PACK(20, 0, reason);
-                assert_eq!(tls_splice_raise(error), TLS_SPLICE_OK);
-                assert_eq!(rig.ours.error(0), ossl::SSL_ERROR_SSL);
-                assert_eq!(ERR_peek_error(), error);
-                ossl::ERR_clear_error();
-                abi::stop(rig.splice);
+            assert_eq!(ossl::ERR_GET_REASON(queued), reason);
+            assert_eq!(ossl::ERR_GET_LIB(queued), 20);
+            // Once.
+            let ssl = rig.ours.0;
+            for event in [TLS_SPLICE_ON_DECRYPT, TLS_SPLICE_ON_RESUME] {
+                let actions = unsafe { abi::on(rig.splice, event, 0, ssl) };
+                assert_eq!((actions.orders, actions.ssl_ret), (0, 1));
+                assert_eq!(unsafe { ERR_peek_error() }, 0);
             }
         }
     }

@@ -18,8 +18,8 @@ use libc::c_int;
 use common::*;
 use tls_splice::endpoint::{Endpoint, Io, READABLE, WRITABLE};
 use tls_splice::error::*;
+use tls_splice::ffi::*;
 use tls_splice::frame::Framing;
-use tls_splice::pump::*;
 
 /// Descriptors are the process's: one test at a time.
 fn alone() -> MutexGuard<'static, ()> {

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use common::model::{Model, Op};
 use common::*;
-use tls_splice::pump::*;
+use tls_splice::ffi::*;
 
 fn op() -> impl Strategy<Value = Op> {
     let size = || prop_oneof![3 => 1usize..2000, 2 => 1usize..70_000, 1 => 1usize..400_000];

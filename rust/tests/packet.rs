@@ -19,7 +19,6 @@ use tls_splice::endpoint::READABLE;
 use tls_splice::ffi::*;
 use tls_splice::frame::*;
 use tls_splice::handle::tls_splice as Splice;
-use tls_splice::pump::*;
 
 /// Counts what a thread allocates while it asks for that.
 struct Counting;
@@ -236,6 +235,8 @@ struct Rig {
     ours: Tls,
     peer: Tls,
     splice: *mut Splice,
+    driver: Driver,
+    has_had_a_turn: Cell<bool>,
     near: OwnedFd,
 }
 
@@ -256,10 +257,13 @@ impl Rig {
         let mut splice = std::ptr::null_mut();
         assert_eq!(unsafe { tls_splice_new(&config, &mut splice) }, 0);
         unsafe { abi::start(splice, DUPLEX) };
+        let driver = Driver::new(splice, ours.0);
         Rig {
             ours,
             peer,
             splice,
+            driver,
+            has_had_a_turn: Cell::new(false),
             near,
         }
     }
@@ -272,7 +276,7 @@ impl Rig {
     }
 
     /// The peer sends this, in records of at most `record` bytes.
-    fn peer_sends(&mut self, stream: &[u8], record: usize) -> u32 {
+    fn peer_sends(&mut self, stream: &[u8], record: usize) -> Run {
         for piece in stream.chunks(record) {
             assert!(self.peer.write(piece));
         }
@@ -280,16 +284,30 @@ impl Rig {
         self.decrypt()
     }
 
-    fn decrypt(&mut self) -> u32 {
-        let mut ret = 1;
-        let steps = unsafe { abi::decrypt(self.splice, self.ours.0, &mut ret) };
-        unsafe { ossl::ERR_clear_error() };
-        steps
+    fn decrypt(&mut self) -> Run {
+        self.first_turn();
+        self.driver.decrypt()
+    }
+
+    fn encrypt_only(&mut self) -> Run {
+        match self.first_turn() {
+            Some(run) => run,
+            None => self.driver.encrypt(),
+        }
+    }
+
+    /// Nothing moves before it. It sends what there is, and decrypts nothing.
+    fn first_turn(&self) -> Option<Run> {
+        if self.has_had_a_turn.replace(true) {
+            return None;
+        }
+        unsafe { abi::on(self.splice, TLS_SPLICE_ON_TURN, 0, self.ours.0) };
+        Some(self.driver.on(TLS_SPLICE_ON_CYCLED))
     }
 
     /// What the peer gets, record by record.
-    fn encrypt(&mut self) -> (u32, Vec<Vec<u8>>) {
-        let steps = unsafe { abi::encrypt(self.splice, self.ours.0) };
+    fn encrypt(&mut self) -> (Run, Vec<Vec<u8>>) {
+        let run = self.encrypt_only();
         self.peer.give(&self.ours.take(usize::MAX));
         let mut records = Vec::new();
         let mut record = vec![0; 20_000];
@@ -297,7 +315,7 @@ impl Rig {
             unsafe { ossl::ERR_clear_error() };
             let n = unsafe { ossl::SSL_read(self.peer.0, record.as_mut_ptr().cast(), 20_000) };
             if n <= 0 {
-                return (steps, records);
+                return (run, records);
             }
             records.push(record[..n as usize].to_vec());
         }
@@ -305,7 +323,7 @@ impl Rig {
 
     /// Whether the endpoint has something to read, for all that the caller knows.
     fn is_readable(&mut self) -> bool {
-        let interest = unsafe { abi::interest(self.splice, self.ours.0) };
+        let interest = unsafe { abi::begin_wait(self.splice, self.ours.0) };
         let mut poll = libc::pollfd {
             fd: unsafe { abi::poll_fd(self.splice) },
             events: libc::POLLIN,
@@ -319,13 +337,13 @@ impl Rig {
     fn encrypt_all(&mut self) -> (bool, Vec<u8>) {
         let mut got = Vec::new();
         for _ in 0..10 {
-            let (steps, records) = self.encrypt();
-            assert_eq!(steps & TLS_SPLICE_STEP_FAILED, 0);
+            let (run, records) = self.encrypt();
+            assert!(!run.has_failed());
             got.extend(records.concat());
-            if steps & TLS_SPLICE_STEP_OVER != 0 {
+            if run.is_out_over() {
                 return (true, got);
             }
-            if steps & TLS_SPLICE_STEP_MORE == 0 && !self.is_readable() {
+            if !self.driver.has_more_to_send() && !self.is_readable() {
                 return (false, got);
             }
         }
@@ -440,8 +458,8 @@ fn packets_that_are_ready_share_a_record() {
         for packet in &packets {
             far.send(packet).unwrap();
         }
-        let (steps, records) = rig.encrypt();
-        assert_ne!(steps & TLS_SPLICE_STEP_FLUSH, 0);
+        let (run, records) = rig.encrypt();
+        assert!(run.flushes());
         assert_eq!(records, [framed(framing, &packets)]);
 
         // Each record begins with a packet.
@@ -477,7 +495,7 @@ fn the_high_water_mark_leaves_room_for_one_packet() {
             while before != Some(rig.stats().packets_out) {
                 before = Some(rig.stats().packets_out);
                 while sent.next_if(|packet| far.send(packet).is_ok()).is_some() {}
-                unsafe { abi::encrypt(rig.splice, rig.ours.0) };
+                rig.encrypt_only();
             }
             assert_ne!(rig.ours.pending(), 0);
             got.extend(rig.encrypt().1.concat());
@@ -498,8 +516,8 @@ fn what_does_not_fit_is_dropped_and_counted() {
 
     // Refused: nobody is there any more.
     drop(far);
-    let steps = rig.peer_sends(&ip_packet(50, 2), 16_384);
-    assert_eq!(steps & TLS_SPLICE_STEP_FAILED, 0);
+    let run = rig.peer_sends(&ip_packet(50, 2), 16_384);
+    assert!(!run.has_failed());
     let stats = rig.stats();
     assert_eq!((stats.drops_in, stats.drops_econnrefused), (1, 1));
     assert_eq!(stats.packets_in, 0);
@@ -511,8 +529,8 @@ fn garbage_ends_it_with_its_offset() {
         let stream = [ip_packet(100, 0), ip_packet(50, 1), b"\0garbage".to_vec()].concat();
         if attempt == TLS_SPLICE_FRAMING_IP {
             let (mut rig, far) = Rig::datagrams(attempt);
-            let steps = rig.peer_sends(&stream, 16_384);
-            assert_ne!(steps & TLS_SPLICE_STEP_FAILED, 0);
+            let run = rig.peer_sends(&stream, 16_384);
+            assert!(run.has_failed());
             assert_eq!(rig.desync(), Some((TLS_SPLICE_DECRYPT, 150)));
             assert_eq!(received(&far).len(), 2);
             assert_eq!(rig.undelivered(), b"\0garbage");
@@ -520,8 +538,8 @@ fn garbage_ends_it_with_its_offset() {
         // On a byte stream too, from either side.
         let (near, far) = nonblocking_pair();
         let mut rig = Rig::new(near, TLS_SPLICE_FRAMING_IP);
-        let steps = rig.peer_sends(&stream, 33);
-        assert_ne!(steps & TLS_SPLICE_STEP_FAILED, 0);
+        let run = rig.peer_sends(&stream, 33);
+        assert!(run.has_failed());
         assert_eq!(rig.desync(), Some((TLS_SPLICE_DECRYPT, 150)));
         assert_eq!(read_some(&far), stream[..150]);
         assert_eq!(rig.undelivered()[..], stream[150..]);
@@ -529,11 +547,12 @@ fn garbage_ends_it_with_its_offset() {
         let (near, far) = nonblocking_pair();
         let mut rig = Rig::new(near, TLS_SPLICE_FRAMING_IP);
         std::io::Write::write_all(&mut &far, &stream).unwrap();
-        let (steps, records) = rig.encrypt();
-        assert_ne!(steps & TLS_SPLICE_STEP_FAILED, 0);
+        let (run, records) = rig.encrypt();
+        assert!(run.has_failed());
         assert_eq!(rig.desync(), Some((TLS_SPLICE_ENCRYPT, 150)));
         assert_eq!(records.concat(), stream[..150]);
-        assert_ne!(rig.encrypt().0 & TLS_SPLICE_STEP_STOPPED, 0);
+        assert!(rig.driver.stop().is_out_stopped());
+        assert!(rig.encrypt().1.is_empty());
     }
 }
 
@@ -552,7 +571,7 @@ fn an_end_within_a_packet_is_a_failure() {
     rig.peer_sends(&packet[..99], 100);
     rig.peer.shutdown();
     rig.ours.give(&rig.peer.take(usize::MAX));
-    assert_ne!(rig.decrypt() & TLS_SPLICE_STEP_FAILED, 0);
+    assert!(rig.decrypt().has_failed());
     assert_eq!(rig.desync(), Some((TLS_SPLICE_DECRYPT, 100)));
     assert_eq!(received(&far), std::slice::from_ref(&packet));
     assert_eq!(rig.undelivered(), packet[..99]);
@@ -562,8 +581,8 @@ fn an_end_within_a_packet_is_a_failure() {
     std::io::Write::write_all(&mut &far, &packet[..60]).unwrap();
     drop(far);
     // What there is, and then its end.
-    assert_eq!(rig.encrypt().0 & TLS_SPLICE_STEP_FAILED, 0);
-    assert_ne!(rig.encrypt().0 & TLS_SPLICE_STEP_FAILED, 0);
+    assert!(!rig.encrypt().0.has_failed());
+    assert!(rig.encrypt().0.has_failed());
     assert_eq!(rig.desync(), Some((TLS_SPLICE_ENCRYPT, 0)));
 }
 
@@ -656,7 +675,7 @@ fn empty_packets_are_work() {
     let (near, _far) = udp_pair();
     near.set_nonblocking(true).unwrap();
     let mut rig = Rig::new(near.into(), TLS_SPLICE_FRAMING_U16BE);
-    let mut steps = rig.peer_sends(&[0; 2 * PACKETS as usize], 16_384);
+    let mut run = rig.peer_sends(&[0; 2 * PACKETS as usize], 16_384);
     let mut before = 0;
     loop {
         let sent = rig.stats().packets_in;
@@ -664,9 +683,9 @@ fn empty_packets_are_work() {
         if sent == PACKETS {
             break;
         }
-        assert_ne!(steps & TLS_SPLICE_STEP_MORE, 0);
+        assert!(run.has_more);
         before = sent;
-        steps = rig.decrypt();
+        run = rig.decrypt();
     }
 }
 
@@ -708,7 +727,7 @@ fn packets_read_before_the_splice_go_first() {
         far.send(&after).unwrap();
         let mut expected = stream;
         if stop {
-            unsafe { abi::stop(rig.splice) };
+            rig.driver.stop();
         } else {
             expected.extend(&after);
         }
@@ -723,10 +742,10 @@ fn a_stop_hands_whole_packets_back() {
     let packets: Vec<_> = (0..1000u32).map(|i| ip_packet(1400, i as u8)).collect();
     let stream = framed(TLS_SPLICE_FRAMING_IP, &packets);
     let (mut rig, far) = Rig::datagrams(TLS_SPLICE_FRAMING_IP);
-    let steps = rig.peer_sends(&stream[..stream.len() - 10], 16_384);
-    assert_ne!(steps & TLS_SPLICE_STEP_PAUSE_TLS, 0, "the queue is full");
+    let run = rig.peer_sends(&stream[..stream.len() - 10], 16_384);
+    assert!(run.is_paused(), "the queue is full");
     assert_eq!(rig.stats().stalls_in, 1);
-    unsafe { abi::stop(rig.splice) };
+    assert!(rig.driver.stop().is_in_stopped());
     let delivered = received(&far);
     assert!(!delivered.is_empty());
     let mut rest = rig.undelivered();
@@ -749,13 +768,13 @@ fn a_packet_allocates_nothing() {
         }
         assert!(rig.peer.write(&stream));
         rig.ours.give(&rig.peer.take(usize::MAX));
-        allocated += allocations(|| while rig.decrypt() & TLS_SPLICE_STEP_MORE != 0 {});
+        allocated += allocations(|| while rig.decrypt().has_more {});
         assert_eq!(received(&far), packets);
         for packet in &packets {
             far.send(packet).unwrap();
         }
-        allocated += allocations(|| unsafe {
-            abi::encrypt(rig.splice, rig.ours.0);
+        allocated += allocations(|| {
+            rig.encrypt_only();
         });
         rig.peer.give(&rig.ours.take(usize::MAX));
         assert_eq!(rig.peer.read_all().0, stream);

@@ -21,7 +21,9 @@ use tls_splice::error::*;
 use tls_splice::ffi::*;
 use tls_splice::frame::Framing;
 use tls_splice::handle::tls_splice as Splice;
-use tls_splice::pump::*;
+use tls_splice::inbound::InboundStep;
+use tls_splice::outbound::OutboundStep;
+use tls_splice::splice::{Direction, Flush, Splice as RustSplice};
 
 const MEGABYTE: usize = 1 << 20;
 const ERR_LIB_SSL: c_int = 20;
@@ -140,7 +142,7 @@ fn a_full_sink_pauses_the_tls_side_and_loses_nothing() {
         }
         rig.settle();
         assert!(!rig.is_reading());
-        assert_ne!(rig.steps & TLS_SPLICE_STEP_PAUSE_TLS, 0);
+        assert_eq!(rig.state().reading, TLS_SPLICE_READING_OFF);
         let stats = rig.stats();
         assert_eq!(stats.stalls_in, 1, "{options:?}");
         assert!(stats.bytes_decrypted - stats.bytes_in <= options.high_water_mark as u64);
@@ -260,7 +262,9 @@ fn the_end_of_the_source_waits_for_the_write_bio() {
         rig.peer_write(70_000);
         rig.drain();
         assert_eq!(rig.to_us.at, 70_000);
-        assert_eq!(unsafe { abi::encrypt(rig.splice, rig.ours.0) }, 0);
+        rig.orders = 0;
+        rig.encrypt();
+        assert_eq!(rig.orders, 0);
     }
 }
 
@@ -270,11 +274,12 @@ fn ending_the_encrypt_direction_by_hand() {
     rig.start();
     rig.source_write(1000);
     rig.settle();
-    unsafe { abi::end_encrypt(rig.splice) };
+    rig.on(TLS_SPLICE_ON_LEAVE_SOURCE);
     rig.source_write(1000);
     rig.encrypt();
-    assert!(rig.out_over);
+    assert!(!rig.out_over, "not before the next turn");
     rig.settle();
+    assert!(rig.out_over);
     assert_eq!(rig.from_us.at, 1000);
     assert_eq!(rig.stats().bytes_out, 1000);
 }
@@ -427,10 +432,23 @@ fn a_broken_source_fails() {
     let failure = failure_of(&rig).unwrap();
     assert_eq!(failure.errnum, libc::ECONNRESET);
     assert!(!failure.is_write && !failure.is_tls);
+    // Neither direction moves anything any more, and both end when they are told to.
+    let before = rig.stats();
     rig.encrypt();
-    assert!(rig.out_stopped);
+    assert!(!rig.out_stopped);
+    rig.peer_write(1000);
+    rig.peer_turn();
+    rig.stream_read();
+    assert!(!rig.is_reading(), "nobody would decrypt it");
+    rig.on(TLS_SPLICE_ON_STOP);
+    assert!(rig.out_stopped && rig.in_stopped);
     rig.decrypt();
-    assert!(rig.in_stopped);
+    let after = rig.stats();
+    assert_eq!(
+        (after.bytes_in, after.bytes_decrypted),
+        (before.bytes_in, before.bytes_decrypted)
+    );
+    assert_eq!(after.bytes_out, before.bytes_out);
 }
 
 #[test]
@@ -444,8 +462,13 @@ fn a_session_that_cannot_be_written_fails_as_tls() {
     let failure = failure_of(&rig).unwrap();
     assert!(failure.is_tls && failure.errnum == 0);
     assert_eq!(ossl::ERR_GET_LIB(failure.tls_error), ERR_LIB_SSL);
+    assert_eq!(rig.state().outcome, TLS_SPLICE_OUTCOME_TLS_FAILED);
+    let before = rig.stats();
+    rig.source_write(1000);
     rig.encrypt();
-    assert!(rig.out_stopped);
+    rig.on(TLS_SPLICE_ON_STOP);
+    assert_eq!(rig.stats(), before, "nothing is sent any more");
+    assert_ne!(rig.state().outcome & TLS_SPLICE_OUTCOME_TLS_FAILED, 0);
 }
 
 #[test]
@@ -511,8 +534,6 @@ fn stop_with_a_full_tls_side_sends_what_was_read() {
             )
         };
         rig.tcp_open = false;
-        rig.decrypt();
-        rig.encrypt();
         rig.settle();
         assert!(rig.stats().bytes_out < before.len() as u64);
         rig.source_write(1000);
@@ -559,8 +580,12 @@ fn stop_after_the_end_was_seen_but_not_delivered() {
 fn stop_after_an_error_was_seen_but_not_delivered() {
     for options in variants() {
         let mut rig = ended_with_a_full_sink(options, |rig| rig.wire_in.extend(garbage()));
+        assert!(rig.state().holds_tls_error);
         rig.stop();
         assert_eq!(rig.to_us.at, 10_000);
+        let (ret, error, code) = rig.owed.unwrap();
+        assert_eq!((ret, error), (-1, ossl::SSL_ERROR_SSL));
+        assert_ne!(code, 0);
         // Not "want read": JavaScript must hear that the session is dead.
         let error = rig.js_read();
         assert!(
@@ -615,9 +640,10 @@ fn what_openssl_answers_by_itself_is_asked_to_be_flushed() {
             ossl::SSL_do_handshake(rig.peer.0);
         }
         rig.peer_turn();
+        rig.orders = 0;
         rig.stream_read();
         assert!(rig.ours.pending() > 0, "OpenSSL has answered");
-        assert_eq!(rig.steps, TLS_SPLICE_STEP_FLUSH);
+        assert_eq!(rig.orders, TLS_SPLICE_ACTION_FLUSH);
     }
 }
 
@@ -666,7 +692,7 @@ fn a_write_waits_for_our_renegotiation() {
         // Before it has begun, and when it has.
         for _ in 0..2 {
             rig.encrypt();
-            assert_ne!(rig.steps & TLS_SPLICE_STEP_WANT_TLS, 0, "{options:?}");
+            assert!(rig.wants_handshake(), "{options:?}");
             assert_eq!(rig.stats().bytes_out, 0);
             rig.decrypt();
         }
@@ -679,7 +705,7 @@ fn a_write_waits_for_our_renegotiation() {
         rig.decrypt();
         rig.source_write(30_000);
         rig.encrypt();
-        assert_ne!(rig.steps & TLS_SPLICE_STEP_WANT_TLS, 0);
+        assert!(rig.wants_handshake());
         rig.stop();
         rig.peer_turn();
         assert_eq!(rig.from_us.at, 60_000);
@@ -689,9 +715,12 @@ fn a_write_waits_for_our_renegotiation() {
 thread_local! {
     static INSIDE: Cell<*mut Splice> = const { Cell::new(ptr::null_mut()) };
     static SEEN: Cell<u32> = const { Cell::new(0) };
+    /// What the callback reports.
+    static EVENT: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
-/// What re-entering calls are answered, in a callback of OpenSSL's.
+/// What re-entering calls are answered, in a callback of OpenSSL's: they are refused, but
+/// for the event.
 unsafe extern "C" fn reenter(ssl: *const SSL, _: c_int, _: c_int) {
     let splice = INSIDE.get();
     if splice.is_null() {
@@ -701,46 +730,154 @@ unsafe extern "C" fn reenter(ssl: *const SSL, _: c_int, _: c_int) {
     let ssl = ssl.cast_mut();
     unsafe {
         abi::refused(splice, ssl, BUSY);
-        abi::cancel(splice);
+        let before = abi::state(splice);
+        // Once: an event may make OpenSSL call back again.
+        if let Some(event) = EVENT.take() {
+            let actions = abi::on(splice, event, TLS_SPLICE_DECRYPT as c_int, ssl);
+            assert_eq!(
+                (actions.orders, actions.ssl_ret),
+                (0, 1),
+                "that comes later"
+            );
+        }
+        assert_eq!(abi::state(splice).outcome, before.outcome);
     }
 }
 
+/// A rig whose next `SSL_read` runs a callback, before any of the 40,000 bytes that the peer
+/// has sent after them.
+fn rig_with_a_callback_in_ssl_read(attach: bool) -> Rig {
+    let mut rig = Rig::new(Options {
+        version: TLS1_2,
+        attach,
+        ..Options::default()
+    });
+    rig.start();
+    rig.peer_write(40_000);
+    rig.peer_turn();
+    unsafe {
+        assert_eq!(SSL_renegotiate(rig.peer.0), 1);
+        ossl::SSL_do_handshake(rig.peer.0);
+    }
+    rig.peer_turn();
+    unsafe { SSL_set_info_callback(rig.ours.0, Some(reenter)) };
+    rig.segment = 1 << 20;
+    rig
+}
+
+/// Runs `call`, in which a callback reports `event`.
+fn inside(rig: &mut Rig, event: Option<u32>, call: impl FnOnce(&mut Rig)) {
+    INSIDE.set(rig.splice);
+    EVENT.set(event);
+    SEEN.set(0);
+    call(rig);
+    INSIDE.set(ptr::null_mut());
+    assert!(SEEN.get() > 0, "no callback has run");
+}
+
 #[test]
-fn a_callback_may_cancel() {
+fn a_callback_may_stop() {
     for attach in [true, false] {
-        let mut rig = Rig::new(Options {
-            version: TLS1_2,
-            attach,
-            ..Options::default()
+        let mut rig = rig_with_a_callback_in_ssl_read(attach);
+        inside(&mut rig, Some(TLS_SPLICE_ON_STOP), |rig| {
+            rig.stream_read();
         });
-        rig.start();
-        rig.peer_write(40_000);
-        rig.peer_turn();
-        unsafe {
-            assert_eq!(SSL_renegotiate(rig.peer.0), 1);
-            ossl::SSL_do_handshake(rig.peer.0);
+        assert!(rig.in_stopped, "stopped");
+        let moved = rig.stats().bytes_in;
+        rig.settle();
+        assert_eq!(rig.stats().bytes_in, moved, "nothing moves any more");
+        rig.stop();
+        assert_eq!(rig.to_us.at, 40_000, "nothing was lost");
+        // The session is as good as before, once the handshake is done.
+        for _ in 0..5 {
+            rig.flush();
+            rig.peer_turn();
+            rig.js_read();
         }
-        rig.peer_turn();
-        unsafe { SSL_set_info_callback(rig.ours.0, Some(reenter)) };
-        INSIDE.set(rig.splice);
-        SEEN.set(0);
-        rig.segment = 1 << 20;
-        rig.stream_read();
-        INSIDE.set(ptr::null_mut());
-        assert!(SEEN.get() > 0, "no callback has run");
-        assert!(rig.in_stopped, "cancelled");
-        // Only that call: what the caller makes of it is its own affair.
-        rig.in_stopped = false;
+        rig.again();
+        rig.peer_write(20_000);
+        rig.source_write(20_000);
         rig.drain();
-        rig.decrypt();
-        rig.drain();
-        assert_eq!(rig.to_us.at, 40_000);
+        assert_eq!((rig.to_us.at, rig.from_us.at), (60_000, 20_000));
         rig.stop();
     }
 }
 
+/// What is reported inside a call, and does not end the splice, leaves that call alone.
 #[test]
-fn a_cancelled_write_says_stopped() {
+fn a_call_within_a_call_is_refused_and_does_no_harm() {
+    for attach in [true, false] {
+        for event in [
+            None,
+            Some(TLS_SPLICE_ON_TURN),
+            Some(TLS_SPLICE_ON_LOWER_READ),
+            Some(TLS_SPLICE_ON_LOWER_DRAINED),
+            Some(TLS_SPLICE_ON_SINK_READY),
+            Some(TLS_SPLICE_ON_SOURCE_READY),
+            Some(TLS_SPLICE_ON_SOURCE_GAVE),
+            Some(TLS_SPLICE_ON_DECRYPT),
+            Some(TLS_SPLICE_ON_CYCLED),
+        ] {
+            let mut rig = rig_with_a_callback_in_ssl_read(attach);
+            rig.source_write(1000);
+            inside(&mut rig, event, |rig| {
+                rig.stream_read();
+            });
+            assert!(!rig.in_stopped && !rig.out_stopped && !rig.failed);
+            for _ in 0..10 {
+                rig.drain();
+            }
+            assert_eq!((rig.to_us.at, rig.from_us.at), (40_000, 1000), "{event:?}");
+        }
+    }
+}
+
+/// After the call in which the session goes nothing uses the session, and what was
+/// decrypted before can still be taken.
+#[test]
+fn a_callback_may_free_the_session() {
+    for attach in [true, false] {
+        let mut rig = rig_with_a_callback_in_ssl_read(attach);
+        inside(&mut rig, Some(TLS_SPLICE_ON_GONE), |rig| {
+            rig.stream_read();
+        });
+        assert_ne!(rig.state().outcome & TLS_SPLICE_OUTCOME_TLS_FAILED, 0);
+        assert_eq!(rig.in_over, None);
+        let before = rig.stats();
+        rig.ours = Tls::new(TLS1_2, true);
+        for event in 0..TLS_SPLICE_ON_RELEASE {
+            rig.on(event);
+        }
+        assert_eq!(rig.stats(), before);
+        rig.read_sink_and_undelivered();
+        assert_eq!(rig.to_us.at, before.bytes_decrypted);
+        rig.abandon();
+    }
+}
+
+#[test]
+fn a_callback_may_release_the_direction() {
+    for attach in [true, false] {
+        let mut rig = rig_with_a_callback_in_ssl_read(attach);
+        inside(&mut rig, Some(TLS_SPLICE_ON_RELEASE), |rig| {
+            rig.stream_read();
+        });
+        assert_eq!(rig.state().reading, TLS_SPLICE_READING_AS_IT_IS);
+        let moved = rig.stats().bytes_decrypted;
+        rig.source_write(1000);
+        rig.settle();
+        assert_eq!(
+            rig.stats().bytes_decrypted,
+            moved,
+            "nothing is decrypted any more"
+        );
+        rig.give_back();
+        assert_eq!(rig.to_us.at, 40_000, "nothing was lost");
+    }
+}
+
+#[test]
+fn a_stop_inside_a_write_sends_what_was_read() {
     let mut rig = Rig::new(Options::default());
     rig.start();
     unsafe {
@@ -748,25 +885,15 @@ fn a_cancelled_write_says_stopped() {
         assert_eq!(SSL_key_update(rig.ours.0, 0), 1);
     }
     rig.source_write(1000);
-    INSIDE.set(rig.splice);
-    SEEN.set(0);
-    rig.encrypt();
-    INSIDE.set(ptr::null_mut());
-    assert!(SEEN.get() > 0, "no callback has run");
-    assert_eq!(rig.steps, TLS_SPLICE_STEP_STOPPED);
-    assert!(rig.out_stopped);
-    rig.out_stopped = false;
+    rig.orders = 0;
+    inside(&mut rig, Some(TLS_SPLICE_ON_STOP), Rig::encrypt);
+    assert_ne!(rig.orders & TLS_SPLICE_ACTION_FLUSH, 0);
+    assert!(rig.out_stopped && rig.in_stopped);
+    // Nothing more is read.
+    rig.source_write(1000);
     rig.encrypt();
     rig.drain();
     assert_eq!(rig.from_us.at, 1000, "nothing was lost");
-}
-
-unsafe extern "C" fn end_from_inside(_: *const SSL, _: c_int, _: c_int) {
-    let splice = INSIDE.get();
-    if !splice.is_null() {
-        SEEN.set(SEEN.get() + 1);
-        unsafe { abi::end_encrypt(splice) };
-    }
 }
 
 #[test]
@@ -778,23 +905,24 @@ fn a_callback_may_end_the_encrypt_direction() {
             ..Options::default()
         });
         rig.start();
-        unsafe { SSL_set_info_callback(rig.ours.0, Some(end_from_inside)) };
-        INSIDE.set(rig.splice);
-        SEEN.set(0);
+        unsafe { SSL_set_info_callback(rig.ours.0, Some(reenter)) };
         if by_encrypt {
             assert_eq!(unsafe { SSL_key_update(rig.ours.0, 0) }, 1);
             rig.source_write(1000);
-            rig.encrypt();
         } else {
             unsafe {
                 assert_eq!(SSL_renegotiate(rig.peer.0), 1);
                 ossl::SSL_do_handshake(rig.peer.0);
             }
             rig.peer_turn();
-            rig.stream_read();
         }
-        INSIDE.set(ptr::null_mut());
-        assert!(SEEN.get() > 0, "no callback has run");
+        inside(&mut rig, Some(TLS_SPLICE_ON_LEAVE_SOURCE), |rig| {
+            if by_encrypt {
+                rig.encrypt();
+            } else {
+                rig.stream_read();
+            }
+        });
         assert!(!rig.out_over && !rig.out_stopped);
         rig.settle();
         // Not read any more.
@@ -810,20 +938,126 @@ fn a_callback_may_end_the_encrypt_direction() {
     }
 }
 
+/// What would end a call from inside it is nothing to a call that comes later, if it
+/// concerns a direction that the splice has not.
 #[test]
-fn cancel_outside_of_a_call_is_nothing() {
-    let mut rig = Rig::new(Options::default());
+fn the_release_of_a_direction_that_was_not_started_is_nothing() {
+    let mut rig = Rig::new(Options {
+        directions: TLS_SPLICE_DECRYPT,
+        ..Options::default()
+    });
     rig.start();
     rig.peer_write(1000);
-    rig.source_write(1000);
     rig.peer_turn();
-    unsafe { abi::cancel(rig.splice) };
+    let release = |rig: &Rig| unsafe {
+        let direction = TLS_SPLICE_ENCRYPT as c_int;
+        abi::on(
+            rig.splice,
+            TLS_SPLICE_ON_RELEASE,
+            direction,
+            ptr::null_mut(),
+        );
+    };
+    release(&rig);
     rig.stream_read();
-    unsafe { abi::cancel(rig.splice) };
-    rig.encrypt();
+    release(&rig);
     rig.drain();
     assert!(!rig.in_stopped && !rig.out_stopped);
-    assert_eq!((rig.to_us.at, rig.from_us.at), (1000, 1000));
+    assert_eq!(rig.to_us.at, 1000);
+}
+
+#[test]
+fn a_direction_is_started_once() {
+    let mut rig = Rig::new(Options::default());
+    rig.start();
+    let again =
+        |rig: &Rig| unsafe { tls_splice_start(rig.splice, TLS_SPLICE_DECRYPT, ptr::null()) };
+    assert_eq!(again(&rig), TLS_SPLICE_EARG);
+    rig.peer_write(1000);
+    rig.drain();
+    assert_eq!(rig.to_us.at, 1000, "it goes on");
+    rig.stop();
+    assert_eq!(again(&rig), TLS_SPLICE_EARG);
+    for direction in [0, 3, 4] {
+        let code = unsafe { tls_splice_start(rig.splice, direction, ptr::null()) };
+        assert_eq!(code, TLS_SPLICE_EARG);
+    }
+}
+
+/// Questions, each asked twice: the answer is the same, and nothing else is.
+#[test]
+fn a_question_changes_nothing() {
+    let mut rig = Rig::new(Options::default());
+    rig.start();
+    rig.peer_write(4 * MEGABYTE);
+    rig.source_write(1000);
+    rig.tcp_open = false;
+    rig.settle();
+    let splice = rig.splice;
+    let ask = || unsafe {
+        let state = abi::state(splice);
+        let undelivered = abi::undelivered(splice);
+        let (poll_fd, ready) = (abi::poll_fd(splice), abi::ready(splice, READABLE));
+        let failure = abi::failure(splice);
+        let state = (
+            state.outcome,
+            state.reading,
+            state.holds_tls_error,
+            state.owes,
+        );
+        (
+            state,
+            undelivered,
+            poll_fd,
+            ready,
+            failure,
+            abi::stats(splice),
+        )
+    };
+    let first = ask();
+    assert!(first.1 > 0);
+    for _ in 0..3 {
+        assert_eq!(ask(), first);
+    }
+}
+
+/// Without a session: the events that say so.
+#[test]
+fn an_event_that_needs_no_session_takes_none() {
+    let needs = [
+        TLS_SPLICE_ON_LOWER_READ,
+        TLS_SPLICE_ON_SOURCE_READY,
+        TLS_SPLICE_ON_DECRYPT,
+        TLS_SPLICE_ON_CYCLED,
+        TLS_SPLICE_ON_STOP,
+    ];
+    for event in 0..=TLS_SPLICE_ON_GONE {
+        let mut rig = Rig::new(Options::default());
+        rig.start();
+        rig.source_write(1000);
+        let mut actions = abi::no_actions();
+        let value = TLS_SPLICE_DECRYPT as c_int;
+        let none = ptr::null_mut();
+        let code = unsafe { tls_splice_on(rig.splice, event, value, none, &mut actions) };
+        let expected = match needs.contains(&event) {
+            true => TLS_SPLICE_EARG,
+            false => TLS_SPLICE_OK,
+        };
+        assert_eq!(code, expected, "event {event}");
+        if expected == TLS_SPLICE_EARG {
+            assert_eq!((actions.orders, actions.ssl_ret), (0, 1));
+            rig.drain();
+            assert_eq!(rig.from_us.at, 1000, "it is none the worse for it");
+        }
+    }
+    // There is no such event, and no such direction.
+    let rig = Rig::new(Options::default());
+    for (event, value) in [(TLS_SPLICE_ON_GONE + 1, 0), (TLS_SPLICE_ON_RELEASE, 3)] {
+        let mut actions = abi::no_actions();
+        let ssl = rig.ours.0;
+        let code = unsafe { tls_splice_on(rig.splice, event, value, ssl, &mut actions) };
+        assert_eq!((code, actions.orders), (TLS_SPLICE_EARG, 0));
+    }
 }
 
 /// Makes a call panic: by a lie about how much there is, when the peer has sent so much.
@@ -859,8 +1093,8 @@ fn a_panic_stays_inside_and_the_handle_refuses_from_then_on() {
             assert_eq!(lie(&mut rig), TLS_SPLICE_EPANIC, "{name}");
             for _ in 0..2 {
                 abi::refused(rig.splice, rig.ours.0, TLS_SPLICE_EPANIC);
-                assert_eq!(tls_splice_cancel(rig.splice), TLS_SPLICE_EPANIC);
-                assert_eq!(tls_splice_end_encrypt(rig.splice), TLS_SPLICE_EPANIC);
+                let outcome = rig.state().outcome;
+                assert_eq!(outcome, TLS_SPLICE_OUTCOME_TLS_FAILED);
             }
             let mut last = Default::default();
             let code = tls_splice_get_stats(rig.splice, &mut last);
@@ -879,8 +1113,9 @@ fn a_null_handle_is_refused() {
     let none: *mut Splice = ptr::null_mut();
     unsafe {
         abi::refused(none, ours.0, TLS_SPLICE_EARG);
-        assert_eq!(tls_splice_cancel(none), TLS_SPLICE_EARG);
-        assert_eq!(tls_splice_end_encrypt(none), TLS_SPLICE_EARG);
+        let mut state = abi::no_state();
+        assert_eq!(tls_splice_get_state(none, &mut state), TLS_SPLICE_EARG);
+        assert_eq!(state.outcome, 0);
         abi::free(none);
     }
 }
@@ -890,44 +1125,47 @@ fn null_in_place_of_what_is_needed_is_refused() {
     let mut rig = Rig::new(Options::default());
     rig.start();
     let (splice, ssl) = (rig.splice, rig.ours.0);
-    let (mut steps, mut ret, mut n, mut error) = (0, 0, 0, 0);
+    let (mut readiness, mut n) = (0, 0);
     let mut piece = MaybeUninit::uninit();
-    let mut transfer = MaybeUninit::uninit();
+    let mut transfer = abi::no_transfer();
+    let mut actions = abi::no_actions();
+    let none = ptr::null_mut();
     unsafe {
         let codes = [
             tls_splice_poll_fd(splice, ptr::null_mut()),
-            tls_splice_interest(splice, ptr::null_mut(), &mut steps),
-            tls_splice_interest(splice, ssl, ptr::null_mut()),
+            tls_splice_begin_wait(splice, none, &mut readiness),
+            tls_splice_begin_wait(splice, ssl, ptr::null_mut()),
             tls_splice_ready(splice, 3, ptr::null_mut()),
-            tls_splice_begin_transfer(splice, ptr::null_mut(), WRITABLE, transfer.as_mut_ptr()),
+            tls_splice_begin_transfer(splice, none, WRITABLE, &mut transfer),
             tls_splice_begin_transfer(splice, ssl, WRITABLE, ptr::null_mut()),
             tls_splice_pass(splice, ptr::null_mut(), ssl),
             tls_splice_push_before(splice, TLS_SPLICE_ENCRYPT, ptr::null(), 5),
-            tls_splice_attach_rbio(splice, ptr::null_mut()),
-            tls_splice_detach_rbio(splice, ptr::null_mut()),
-            tls_splice_attach_wbio(splice, ptr::null_mut()),
-            tls_splice_detach_wbio(splice, ptr::null_mut()),
+            tls_splice_attach(splice, TLS_SPLICE_DECRYPT, none),
+            tls_splice_detach(splice, TLS_SPLICE_DECRYPT, none),
+            tls_splice_attach(splice, TLS_SPLICE_ENCRYPT, none),
+            tls_splice_detach(splice, TLS_SPLICE_ENCRYPT, none),
             tls_splice_collected(splice, ptr::null_mut(), 1, &mut n),
             tls_splice_collected(splice, piece.as_mut_ptr(), 1, ptr::null_mut()),
             tls_splice_alloc(splice, ptr::null_mut()),
-            tls_splice_decrypt(splice, ptr::null_mut(), &mut steps, &mut ret),
-            tls_splice_decrypt(splice, ssl, ptr::null_mut(), &mut ret),
-            tls_splice_decrypt(splice, ssl, &mut steps, ptr::null_mut()),
-            tls_splice_encrypt(splice, ptr::null_mut(), &mut steps),
-            tls_splice_encrypt(splice, ssl, ptr::null_mut()),
-            tls_splice_is_blocked(splice, ptr::null_mut()),
-            tls_splice_end_decrypt(splice, ptr::null_mut()),
-            tls_splice_take_end(splice, ptr::null_mut(), &mut error),
-            tls_splice_take_end(splice, &mut ret, ptr::null_mut()),
-            tls_splice_raise(0),
-            tls_splice_undelivered(splice, ptr::null_mut()),
+            tls_splice_on(splice, TLS_SPLICE_ON_DECRYPT, 0, none, &mut actions),
+            tls_splice_on(splice, TLS_SPLICE_ON_DECRYPT, 0, ssl, ptr::null_mut()),
+            tls_splice_on(splice, TLS_SPLICE_ON_CYCLED, 0, none, &mut actions),
+            tls_splice_on(splice, TLS_SPLICE_ON_CYCLED, 0, ssl, ptr::null_mut()),
             tls_splice_take_undelivered(splice, ptr::null_mut(), 1, &mut n),
             tls_splice_take_undelivered(splice, ptr::null_mut(), 0, ptr::null_mut()),
+            tls_splice_get_state(splice, ptr::null_mut()),
             tls_splice_get_stats(splice, ptr::null_mut()),
             tls_splice_get_failure(splice, ptr::null_mut()),
+            // Neither is a value that means nothing.
+            tls_splice_attach(splice, DUPLEX, ssl),
+            tls_splice_detach(splice, 0, ssl),
+            tls_splice_push_before(splice, DUPLEX, [7].as_ptr(), 1),
+            tls_splice_begin_transfer(splice, ssl, READABLE | WRITABLE, &mut transfer),
+            tls_splice_end_transfer(splice, 0, 1),
         ];
-        assert_eq!(codes, [TLS_SPLICE_EARG; 30]);
+        assert_eq!(codes, [TLS_SPLICE_EARG; 29]);
     }
+    assert_eq!((transfer.fd, transfer.buf.len, actions.orders), (-1, 0, 0));
     // It is none the worse for it.
     rig.peer_write(1000);
     rig.source_write(1000);
@@ -974,7 +1212,8 @@ fn bad_configs_are_refused() {
         }),
         TLS_SPLICE_EARG
     );
-    for struct_size in [0, 8, std::mem::size_of::<tls_splice_config>() + 8] {
+    let size = std::mem::size_of::<tls_splice_config>();
+    for struct_size in [0, 8, size - 1, size + 1, size + 8] {
         let config = tls_splice_config {
             struct_size,
             ..good()
@@ -989,14 +1228,81 @@ fn bad_configs_are_refused() {
     assert_eq!(tls_splice_abi_version(), TLS_SPLICE_ABI_VERSION);
 }
 
+/// A caller that does not know all fields: the library reads and writes no more than those.
+#[test]
+fn a_struct_may_be_that_of_an_older_caller() {
+    let (near, far) = nonblocking_pair();
+    let mut config = tls_splice_config {
+        struct_size: std::mem::offset_of!(tls_splice_config, framing),
+        fd: near.as_raw_fd(),
+        directions: DUPLEX,
+        high_water_mark: 1000,
+        // What is behind the caller's struct.
+        framing: u32::MAX,
+    };
+    let mut splice = ptr::null_mut();
+    unsafe {
+        assert_eq!(tls_splice_new(&config, &mut splice), TLS_SPLICE_OK);
+        let mut stats = tls_splice::stats::Stats {
+            struct_size: std::mem::offset_of!(tls_splice::stats::Stats, packets_in),
+            bytes_in: 77,
+            packets_in: 77,
+            ..Default::default()
+        };
+        assert_eq!(tls_splice_get_stats(splice, &mut stats), TLS_SPLICE_OK);
+        assert_eq!((stats.bytes_in, stats.packets_in), (0, 77));
+        abi::free(splice);
+    }
+    config.struct_size = std::mem::size_of::<tls_splice_config>();
+    splice = ptr::null_mut();
+    let code = unsafe { tls_splice_new(&config, &mut splice) };
+    assert_eq!((code, splice.is_null()), (TLS_SPLICE_EARG, true));
+    drop(far);
+}
+
+/// No version of any struct has had these sizes, or it is one that the library is too old
+/// for.
+#[test]
+fn a_struct_of_no_version_is_refused() {
+    let rig = Rig::new(Options::default());
+    let (splice, ssl) = (rig.splice, rig.ours.0);
+    let (mut actions, mut transfer) = (abi::no_actions(), abi::no_transfer());
+    let (mut state, mut failure) = (abi::no_state(), abi::no_failure());
+    let mut stats = tls_splice::stats::Stats::default();
+    for (i, off) in [
+        (0, 1usize),
+        (1, usize::MAX),
+        (2, 8),
+        (3, 16usize.wrapping_neg()),
+    ] {
+        actions.struct_size = size_of_val(&actions).wrapping_add(off);
+        transfer.struct_size = size_of_val(&transfer).wrapping_add(off);
+        state.struct_size = size_of_val(&state).wrapping_add(off);
+        failure.struct_size = size_of_val(&failure).wrapping_add(off);
+        stats.struct_size = size_of_val(&stats).wrapping_add(off);
+        unsafe {
+            let codes = [
+                tls_splice_on(splice, TLS_SPLICE_ON_TURN, 0, ssl, &mut actions),
+                tls_splice_begin_transfer(splice, ssl, WRITABLE, &mut transfer),
+                tls_splice_get_state(splice, &mut state),
+                tls_splice_get_failure(splice, &mut failure),
+                tls_splice_get_stats(splice, &mut stats),
+            ];
+            assert_eq!(codes, [TLS_SPLICE_EABI; 5], "{i}");
+        }
+    }
+    assert_eq!((actions.orders, transfer.fd, state.outcome), (77, 77, 77));
+    assert_eq!(failure.errnum, 77);
+}
+
 #[test]
 fn attaching_inside_a_handshake_is_refused() {
     let (near, _far) = nonblocking_pair();
     let splice = new_splice(near.as_raw_fd(), DUPLEX, 1000).unwrap();
     let ours = Tls::new(TLS1_3, true);
     unsafe {
-        assert_eq!(tls_splice_attach_rbio(splice, ours.0), BUSY);
-        assert_eq!(tls_splice_attach_wbio(splice, ours.0), BUSY);
+        assert_eq!(tls_splice_attach(splice, TLS_SPLICE_DECRYPT, ours.0), BUSY);
+        assert_eq!(tls_splice_attach(splice, TLS_SPLICE_ENCRYPT, ours.0), BUSY);
         abi::free(splice);
     }
 }
@@ -1008,8 +1314,8 @@ fn attaching_twice_is_attaching_once() {
     rig.start();
     let ssl = rig.ours.0;
     unsafe {
-        assert_eq!(tls_splice_attach_rbio(rig.splice, ssl), TLS_SPLICE_OK);
-        assert_eq!(tls_splice_attach_wbio(rig.splice, ssl), TLS_SPLICE_OK);
+        abi::attach(rig.splice, TLS_SPLICE_DECRYPT, ssl);
+        abi::attach(rig.splice, TLS_SPLICE_ENCRYPT, ssl);
         assert_ne!(ossl::SSL_get_rbio(ssl), own);
         assert_ne!(ossl::SSL_get_wbio(ssl), rig.ours.1);
     }
@@ -1038,8 +1344,9 @@ fn collected(rig: &Rig) -> usize {
 /// and in the `SSL`'s own BIO.
 fn encrypt_only(rig: &mut Rig, n: usize) -> (usize, usize) {
     assert_eq!(rig.source_write(n), n);
-    let steps = unsafe { abi::encrypt(rig.splice, rig.ours.0) };
-    assert_ne!(steps & TLS_SPLICE_STEP_FLUSH, 0);
+    let (splice, ssl) = (rig.splice, rig.ours.0);
+    let actions = unsafe { abi::on(splice, TLS_SPLICE_ON_SOURCE_READY, 0, ssl) };
+    assert_ne!(actions.orders & TLS_SPLICE_ACTION_FLUSH, 0);
     let waiting = (collected(rig), rig.ours.pending());
     assert!(waiting.1 > n);
     (waiting.0, waiting.1 - waiting.0)
@@ -1108,10 +1415,12 @@ fn either_may_go_first_while_attached() {
         let splice = new_splice(near.as_raw_fd(), DUPLEX, 100_000).unwrap();
         unsafe {
             abi::start(splice, DUPLEX);
-            assert_eq!(tls_splice_attach_rbio(splice, ours.0), TLS_SPLICE_OK);
-            assert_eq!(tls_splice_attach_wbio(splice, ours.0), TLS_SPLICE_OK);
+            abi::attach(splice, TLS_SPLICE_DECRYPT, ours.0);
+            abi::attach(splice, TLS_SPLICE_ENCRYPT, ours.0);
             abi::push_before(splice, TLS_SPLICE_ENCRYPT, [7; 5000].as_ptr(), 5000);
-            abi::encrypt(splice, ours.0);
+            abi::on(splice, TLS_SPLICE_ON_TURN, 0, ours.0);
+            abi::on(splice, TLS_SPLICE_ON_CYCLED, 0, ours.0);
+            assert_eq!(abi::stats(splice).bytes_out, 5000);
             peer.write(&[7; 5000]);
             let bytes = peer.take(usize::MAX);
             let buf = abi::alloc(splice);
@@ -1194,7 +1503,10 @@ fn a_turn_is_bounded_and_the_next_one_goes_on() {
     let mut most = 0;
     while rig.stats().bytes_in < total as u64 {
         let before = rig.stats().bytes_in;
-        rig.decrypt();
+        // The turn, or what is more than asked for.
+        if !rig.loop_turn() {
+            rig.decrypt();
+        }
         most = most.max(rig.stats().bytes_in - before);
     }
     assert!(most <= 330 * 1024, "{most} bytes in one call");
@@ -1237,19 +1549,19 @@ fn the_rust_api_over_pipes() {
     let (ours, peer) = connect(TLS1_3, false);
     let (mut sink_reader, sink) = std::io::pipe().unwrap();
     let (source, mut source_writer) = std::io::pipe().unwrap();
-    let mut decrypt = Pump::new(
+    let mut decrypt = RustSplice::new(
         Endpoint::open(sink.as_raw_fd(), false, true).unwrap(),
         Framing::Raw,
         1 << 16,
     );
-    let mut encrypt = Pump::new(
+    let mut encrypt = RustSplice::new(
         Endpoint::open(source.as_raw_fd(), true, false).unwrap(),
         Framing::Raw,
         1 << 16,
     );
     drop((sink, source));
-    decrypt.start(TLS_SPLICE_DECRYPT);
-    encrypt.start(TLS_SPLICE_ENCRYPT);
+    decrypt.start(Direction::Inbound);
+    encrypt.start(Direction::Outbound);
     let cancelled = Cell::new(false);
 
     let (mut sent, mut got) = (Pattern::new(3), Pattern::new(3));
@@ -1257,35 +1569,45 @@ fn the_rust_api_over_pipes() {
         assert!(peer.write(&sent.take(5000)));
         ours.give(&peer.take(usize::MAX));
         // The turn is over now and then.
-        while unsafe { decrypt.decrypt(ours.0, &cancelled).0 } != 0 {}
+        let mut step = InboundStep::Spent;
+        while step == InboundStep::Spent {
+            step = unsafe { decrypt.run_inbound(ours.0, &cancelled) }.step;
+        }
+        assert_eq!(step, InboundStep::WantCiphertext);
         let mut buf = [0; 5000];
         sink_reader.read_exact(&mut buf).unwrap();
         got.check(&buf);
 
         source_writer.write_all(&buf).unwrap();
-        let steps = unsafe { encrypt.encrypt(ours.0, &cancelled) };
-        assert_eq!(steps, TLS_SPLICE_STEP_FLUSH);
+        let outcome = unsafe { encrypt.run_outbound(ours.0, &cancelled) };
+        assert_eq!(
+            (outcome.step, outcome.flush),
+            (OutboundStep::WantSource, Flush::Yes)
+        );
         peer.give(&ours.take(usize::MAX));
         assert_eq!(peer.read_all().0, buf);
     }
     drop(source_writer);
-    let steps = unsafe { encrypt.encrypt(ours.0, &cancelled) };
-    assert_eq!(steps, TLS_SPLICE_STEP_OVER);
+    let outcome = unsafe { encrypt.run_outbound(ours.0, &cancelled) };
+    assert_eq!(
+        (outcome.step, outcome.flush),
+        (OutboundStep::Ended, Flush::No)
+    );
 
     // A pipe without a reader.
     drop(sink_reader);
     assert!(peer.write(&[1; 10]));
     ours.give(&peer.take(usize::MAX));
-    let (steps, _) = unsafe { decrypt.decrypt(ours.0, &cancelled) };
-    assert_eq!(steps, TLS_SPLICE_STEP_FAILED | TLS_SPLICE_STEP_PAUSE_TLS);
-    assert_eq!(
-        decrypt.failure(),
-        Some(Failure::Endpoint {
-            syscall: Syscall::Write,
-            errno: libc::EPIPE
-        })
-    );
-    assert_eq!(decrypt.undelivered().unwrap().front(), [1; 10]);
+    let outcome = unsafe { decrypt.run_inbound(ours.0, &cancelled) };
+    let failure = Failure::Endpoint {
+        syscall: Syscall::Write,
+        errno: libc::EPIPE,
+    };
+    assert_eq!(outcome.step, InboundStep::Failed(failure));
+    assert_eq!(decrypt.failure(), Some(failure));
+    let mut rest = Vec::new();
+    let taken = decrypt.take_undelivered(usize::MAX, |bytes| rest.extend(bytes));
+    assert_eq!((taken, &rest[..]), (Some(10), &[1; 10][..]));
 }
 
 #[test]
@@ -1325,7 +1647,7 @@ fn bytes_read_before_the_splice_stay_under_the_high_water_mark() {
             );
         }
         rig.tcp_open = false;
-        rig.encrypt();
+        rig.loop_turn();
         let pending = rig.ours.pending();
         assert!(pending > 0 && pending <= high_water_mark, "{pending}");
         rig.tcp_open = true;

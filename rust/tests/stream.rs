@@ -4,14 +4,10 @@
 
 mod common;
 
-use libc::c_int;
-use openssl_sys as ossl;
-
 use common::*;
 use tls_splice::endpoint::{READABLE, WRITABLE};
 use tls_splice::ffi::*;
 use tls_splice::handle::tls_splice as Splice;
-use tls_splice::pump::*;
 
 const MEGABYTE: usize = 1 << 20;
 const TURN: usize = 256 * 1024;
@@ -21,6 +17,7 @@ struct End {
     ours: Tls,
     peer: Tls,
     splice: *mut Splice,
+    driver: Driver,
 }
 
 impl End {
@@ -37,9 +34,15 @@ impl End {
         unsafe {
             assert_eq!(tls_splice_new(&config, &mut splice), 0);
             assert_eq!(abi::poll_fd(splice), -1);
-            abi::start(splice, directions);
         }
-        End { ours, peer, splice }
+        let driver = Driver::new(splice, ours.0);
+        driver.start(directions);
+        End {
+            ours,
+            peer,
+            splice,
+            driver,
+        }
     }
 
     fn raw(directions: u32) -> End {
@@ -58,15 +61,18 @@ impl End {
         self.peer.read_all().0
     }
 
-    fn decrypt(&self) -> u32 {
-        let mut ret: c_int = 1;
-        let steps = unsafe { abi::decrypt(self.splice, self.ours.0, &mut ret) };
-        unsafe { ossl::ERR_clear_error() };
-        steps
+    /// Decrypts. A full sink is to be written to.
+    fn decrypt(&self) -> Run {
+        let run = self.driver.decrypt();
+        let is_blocked = run.is_paused() && !run.has_more && !run.has_failed();
+        let is_over = run.is_in_over() || run.is_in_stopped();
+        let deliver = run.orders & TLS_SPLICE_ACTION_DELIVER != 0;
+        assert_eq!(deliver, is_blocked && !is_over);
+        run
     }
 
-    fn encrypt(&self) -> u32 {
-        unsafe { abi::encrypt(self.splice, self.ours.0) }
+    fn encrypt(&self) -> Run {
+        self.driver.encrypt()
     }
 
     fn begin(&self, event: u32) -> tls_splice_buf {
@@ -84,7 +90,7 @@ impl End {
     }
 
     fn interest(&self) -> u32 {
-        unsafe { abi::interest(self.splice, self.ours.0) }
+        unsafe { abi::begin_wait(self.splice, self.ours.0) }
     }
 }
 
@@ -104,7 +110,7 @@ fn a_sink_takes_what_was_decrypted() {
     let bytes = Pattern::new(1).take(200_000);
     end.receive(&bytes);
     let mut got = Vec::new();
-    while end.decrypt() & TLS_SPLICE_STEP_PAUSE_TLS != 0 {
+    while end.decrypt().is_paused() {
         let buf = end.begin(WRITABLE);
         got.extend(slice(&buf));
         end.end(WRITABLE, buf.len as isize);
@@ -127,10 +133,11 @@ fn a_sink_that_does_not_take_it_at_once_is_a_stall() {
         for _ in 0..3 {
             assert_eq!(end.interest(), 0);
             assert_eq!(stats_of(end.splice).stalls_in, stalls);
-            assert_ne!(end.decrypt() & TLS_SPLICE_STEP_PAUSE_TLS, 0);
+            assert!(end.decrypt().is_paused());
         }
         end.end(WRITABLE, 1000);
-        assert_eq!(end.decrypt(), 0);
+        let run = end.decrypt();
+        assert!(!run.is_paused() && run.orders == 0);
         end.receive(&[7; 1000]);
     }
 }
@@ -142,7 +149,7 @@ fn a_sink_that_fails_keeps_nothing() {
     end.decrypt();
     assert_eq!(end.begin(WRITABLE).len, 1000);
     end.end(WRITABLE, -(libc::EPIPE as isize));
-    assert_ne!(end.decrypt() & TLS_SPLICE_STEP_FAILED, 0);
+    assert!(end.decrypt().has_failed());
     let failure = unsafe { abi::failure(end.splice) }.unwrap();
     assert_eq!((failure.errnum, failure.is_write), (libc::EPIPE, true));
     assert_eq!(unsafe { abi::undelivered(end.splice) }, 1000);
@@ -183,7 +190,7 @@ fn a_source_is_read_until_its_end_and_lets_the_loop_turn() {
     }
     assert!(end.begin(READABLE).len > 0);
     end.end(READABLE, 0);
-    assert_ne!(end.encrypt() & TLS_SPLICE_STEP_OVER, 0);
+    assert!(end.encrypt().is_out_over());
 }
 
 #[test]
@@ -245,7 +252,7 @@ fn one_that_is_full_takes_no_more() {
     a.receive(&pattern.take(2 * MEGABYTE));
     let mut passed = 0;
     loop {
-        assert_ne!(a.decrypt() & TLS_SPLICE_STEP_PAUSE_TLS, 0);
+        assert!(a.decrypt().is_paused());
         if !a.pass(&b) {
             break;
         }
@@ -278,10 +285,10 @@ fn nothing_is_passed_before_the_start_and_after_the_end() {
     a.decrypt();
     unsafe {
         assert!(!a.pass(&not_started));
-        abi::end_encrypt(b.splice);
+        b.driver.on(TLS_SPLICE_ON_LEAVE_SOURCE);
         assert!(!a.pass(&b));
-        assert_ne!(b.encrypt() & TLS_SPLICE_STEP_OVER, 0);
-        abi::stop(a.splice);
+        assert!(b.encrypt().is_out_over());
+        assert!(a.driver.stop().is_in_stopped());
         let other = End::raw(TLS_SPLICE_ENCRYPT);
         assert!(!a.pass(&other));
         // It is the caller's.
@@ -302,12 +309,16 @@ fn an_end_before_the_start_is_kept() {
     unsafe {
         let mut splice = std::ptr::null_mut();
         assert_eq!(tls_splice_new(&config, &mut splice), 0);
-        abi::end_encrypt(splice);
+        // Without a session, since there is none yet.
+        let none = std::ptr::null_mut();
+        let actions = abi::on(splice, TLS_SPLICE_ON_LEAVE_SOURCE, 0, none);
+        assert_eq!(actions.orders, 0);
         abi::start(splice, TLS_SPLICE_ENCRYPT);
         abi::push_before(splice, TLS_SPLICE_ENCRYPT, b"abc".as_ptr(), 3);
-        while abi::encrypt(splice, end.ours.0) & TLS_SPLICE_STEP_OVER == 0 {
-            assert_eq!(end.sent(), b"abc");
-        }
+        let driver = Driver::new(splice, end.ours.0);
+        driver.on(TLS_SPLICE_ON_TURN);
+        assert_eq!(end.sent(), b"abc");
+        assert!(driver.encrypt().is_out_over());
         abi::free(splice);
     }
 }
@@ -326,7 +337,7 @@ fn packets_are_counted_on_their_way_and_the_last_good_one_arrives() {
         a.receive(rest);
     }
     let mut got = Vec::new();
-    while a.decrypt() & TLS_SPLICE_STEP_FAILED == 0 {
+    while !a.decrypt().has_failed() {
         assert!(a.pass(&b));
         b.encrypt();
         got.extend(b.sent());
@@ -345,11 +356,11 @@ fn a_source_can_end_without_another_read() {
         unsafe { std::ptr::write_bytes(buf.base, 7, 100) };
         end.end(READABLE, 100);
         if !held {
-            assert_eq!(end.encrypt() & TLS_SPLICE_STEP_OVER, 0);
+            assert!(!end.encrypt().is_out_over());
             assert_eq!(end.sent(), [7; 100]);
         }
         end.end(READABLE, 0);
-        while end.encrypt() & TLS_SPLICE_STEP_OVER == 0 {
+        while !end.encrypt().is_out_over() {
             end.peer.give(&end.ours.take(usize::MAX));
         }
         if held {

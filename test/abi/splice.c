@@ -1,5 +1,5 @@
 /* Drives the C ABI without Node: a TLS session in memory, a socket pair as the endpoint, and a loop that does what the
- * steps say. Ends non-zero at the first thing that is not as it should be. */
+ * actions say. Ends non-zero at the first thing that is not as it should be. */
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,7 +26,7 @@
     }                                                                             \
   } while (0)
 
-enum { BOTH = TLS_SPLICE_DECRYPT | TLS_SPLICE_ENCRYPT, READABLE = 1, WRITABLE = 2, PIECE = 16 * 1024 };
+enum { BOTH = TLS_SPLICE_DECRYPT | TLS_SPLICE_ENCRYPT, PIECE = 16 * 1024 };
 
 #define OK(call) CHECK((call) == TLS_SPLICE_OK)
 
@@ -115,7 +115,7 @@ struct rig {
   BIO *wbio; /* Its own, which it writes to by way of the splice's or itself. */
   int near, far;
   struct tls_splice *splice;
-  bool attach, paused, in_over, out_over, stopped, failed, more, out_more, panicked;
+  bool attach, paused, in_over, out_over, failed, turn_is_due, panicked;
   int ssl_error;
   struct stream peer_sends, sink_gets, source_sends, peer_gets;
 };
@@ -146,19 +146,23 @@ static void rig_open(struct rig *rig, int version, bool attach, size_t high_wate
   struct tls_splice_config config = {
       .struct_size = sizeof(config), .fd = rig->near, .directions = BOTH, .high_water_mark = high_water_mark};
   OK(tls_splice_new(&config, &rig->splice));
-  OK(tls_splice_start(rig->splice, BOTH));
+  OK(tls_splice_start(rig->splice, TLS_SPLICE_DECRYPT, NULL));
+  OK(tls_splice_start(rig->splice, TLS_SPLICE_ENCRYPT, NULL));
   rig->attach = attach;
   if (attach) {
-    OK(tls_splice_attach_rbio(rig->splice, rig->ours));
-    OK(tls_splice_attach_wbio(rig->splice, rig->ours));
+    OK(tls_splice_attach(rig->splice, TLS_SPLICE_DECRYPT, rig->ours));
+    OK(tls_splice_attach(rig->splice, TLS_SPLICE_ENCRYPT, rig->ours));
   }
+  rig->turn_is_due = true;
+}
+
+static void rig_detach(struct rig *rig) {
+  OK(tls_splice_detach(rig->splice, TLS_SPLICE_DECRYPT, rig->ours));
+  OK(tls_splice_detach(rig->splice, TLS_SPLICE_ENCRYPT, rig->ours));
 }
 
 static void rig_close(struct rig *rig) {
-  if (rig->splice != NULL && !rig->panicked) {
-    OK(tls_splice_detach_rbio(rig->splice, rig->ours));
-    OK(tls_splice_detach_wbio(rig->splice, rig->ours));
-  }
+  if (rig->splice != NULL && !rig->panicked) rig_detach(rig);
   OK(tls_splice_free(rig->splice));
   CHECK((fcntl(rig->near, F_GETFL) & O_NONBLOCK) == 0);
   SSL_free(rig->peer);
@@ -169,9 +173,21 @@ static void rig_close(struct rig *rig) {
 }
 
 static struct tls_splice_stats rig_stats(struct rig *rig) {
-  struct tls_splice_stats stats;
+  struct tls_splice_stats stats = {.struct_size = sizeof(stats)};
   OK(tls_splice_get_stats(rig->splice, &stats));
   return stats;
+}
+
+static struct tls_splice_state rig_state(struct rig *rig) {
+  struct tls_splice_state state = {.struct_size = sizeof(state)};
+  OK(tls_splice_get_state(rig->splice, &state));
+  return state;
+}
+
+static size_t rig_undelivered(struct rig *rig) {
+  size_t held;
+  OK(tls_splice_take_undelivered(rig->splice, NULL, 0, &held));
+  return held;
 }
 
 static void rig_flush(struct rig *rig) {
@@ -195,30 +211,31 @@ static void rig_write(struct rig *rig) {
   CHECK(count == 0);
 }
 
-static void rig_decrypt(struct rig *rig) {
-  if (rig->in_over || rig->failed) return;
-  int ret;
-  uint32_t steps;
-  OK(tls_splice_decrypt(rig->splice, rig->ours, &steps, &ret));
-  rig->more = steps & TLS_SPLICE_STEP_MORE;
-  rig->paused = steps & TLS_SPLICE_STEP_PAUSE_TLS;
-  rig->in_over = steps & TLS_SPLICE_STEP_OVER;
-  rig->failed = steps & TLS_SPLICE_STEP_FAILED;
-  if (rig->in_over) rig->ssl_error = SSL_get_error(rig->ours, ret);
+static uint32_t rig_report(struct rig *rig, uint32_t event) {
+  struct tls_splice_actions actions = {.struct_size = sizeof(actions)};
+  OK(tls_splice_on(rig->splice, event, 0, rig->ours, &actions));
+  if (actions.ssl_ret != 1) rig->ssl_error = SSL_get_error(rig->ours, actions.ssl_ret);
   ERR_clear_error();
-  if (steps & TLS_SPLICE_STEP_FLUSH) rig_flush(rig);
+  rig->turn_is_due = rig->turn_is_due || (actions.orders & TLS_SPLICE_ACTION_NEXT_TURN);
+  const struct tls_splice_state state = rig_state(rig);
+  if (state.reading != TLS_SPLICE_READING_AS_IT_IS) rig->paused = state.reading == TLS_SPLICE_READING_OFF;
+  rig->in_over = state.outcome & TLS_SPLICE_OUTCOME_IN_OVER;
+  rig->out_over = state.outcome & TLS_SPLICE_OUTCOME_OUT_OVER;
+  rig->failed = state.outcome & TLS_SPLICE_OUTCOME_ENDPOINT_FAILED;
+  return actions.orders;
 }
 
-static void rig_encrypt(struct rig *rig) {
-  if (rig->out_over || rig->stopped) return;
-  uint32_t steps;
-  OK(tls_splice_encrypt(rig->splice, rig->ours, &steps));
-  rig->out_more = steps & TLS_SPLICE_STEP_MORE;
-  rig->out_over = steps & TLS_SPLICE_STEP_OVER;
-  rig->stopped = steps & TLS_SPLICE_STEP_STOPPED;
-  if (steps & TLS_SPLICE_STEP_FLUSH) {
+/* Reports an event, and does what the splice then orders, as often as it does. */
+static void rig_on(struct rig *rig, uint32_t event) {
+  const uint32_t orders = rig_report(rig, event);
+  if (orders & TLS_SPLICE_ACTION_FLUSH) {
     rig_write(rig);
     rig_flush(rig);
+    rig_on(rig, TLS_SPLICE_ON_LOWER_DRAINED);
+  }
+  if (orders & TLS_SPLICE_ACTION_CYCLE) {
+    rig_on(rig, TLS_SPLICE_ON_DECRYPT);
+    rig_on(rig, TLS_SPLICE_ON_CYCLED);
   }
 }
 
@@ -240,34 +257,32 @@ static bool rig_stream(struct rig *rig) {
     int n = BIO_read(wire, buf, sizeof(buf));
     CHECK(n > 0 && BIO_write(SSL_get_rbio(rig->ours), buf, n) == n);
   }
-  rig_decrypt(rig);
+  rig_on(rig, TLS_SPLICE_ON_DECRYPT);
+  rig_on(rig, TLS_SPLICE_ON_LOWER_READ);
   return true;
 }
 
 /* One turn of the loop. Whether anything was to be done. */
 static bool rig_turn(struct rig *rig) {
   bool busy = rig_stream(rig);
-  if (rig->more) {
-    rig_decrypt(rig);
-    busy = true;
-  }
-  if (rig->out_more) {
-    rig_encrypt(rig);
+  if (rig->turn_is_due) {
+    rig->turn_is_due = false;
+    rig_on(rig, TLS_SPLICE_ON_TURN);
     busy = true;
   }
   uint32_t interest;
-  OK(tls_splice_interest(rig->splice, rig->ours, &interest));
+  OK(tls_splice_begin_wait(rig->splice, rig->ours, &interest));
   if (interest != 0 && !rig->failed) {
     int fd;
     OK(tls_splice_poll_fd(rig->splice, &fd));
     struct pollfd pollfd = {.fd = fd,
-                            .events = (short)((interest & READABLE ? POLLIN : 0) | (interest & WRITABLE ? POLLOUT : 0))};
+                            .events = (short)((interest & TLS_SPLICE_READABLE ? POLLIN : 0) | (interest & TLS_SPLICE_WRITABLE ? POLLOUT : 0))};
     CHECK(poll(&pollfd, 1, 0) >= 0);
-    uint32_t polled = (pollfd.revents & (POLLIN | POLLHUP) ? READABLE : 0) | (pollfd.revents & POLLOUT ? WRITABLE : 0);
+    uint32_t polled = (pollfd.revents & (POLLIN | POLLHUP) ? TLS_SPLICE_READABLE : 0) | (pollfd.revents & POLLOUT ? TLS_SPLICE_WRITABLE : 0);
     uint32_t ready = 0;
     if (polled != 0) OK(tls_splice_ready(rig->splice, polled, &ready));
-    if (ready & WRITABLE) rig_decrypt(rig);
-    if (ready & READABLE) rig_encrypt(rig);
+    if (ready & TLS_SPLICE_WRITABLE) rig_on(rig, TLS_SPLICE_ON_SINK_READY);
+    if (ready & TLS_SPLICE_READABLE) rig_on(rig, TLS_SPLICE_ON_SOURCE_READY);
     busy = busy || ready != 0;
   }
   return busy;
@@ -312,6 +327,21 @@ static void rig_source_write(struct rig *rig, size_t len) {
     rig->source_sends.at += (size_t)written;
     len -= (size_t)written;
   }
+}
+
+/* Gives both directions back. Returns what SSL_read(3) returned that JavaScript has yet to hear of, or 1. */
+static int rig_release(struct rig *rig) {
+  struct tls_splice_actions actions = {.struct_size = sizeof(actions)};
+  for (int direction = TLS_SPLICE_DECRYPT; direction <= TLS_SPLICE_ENCRYPT; direction++) {
+    OK(tls_splice_on(rig->splice, TLS_SPLICE_ON_RELEASE, direction, NULL, &actions));
+    CHECK(actions.orders == 0 && actions.ssl_ret == 1);
+  }
+  rig_detach(rig);
+  CHECK(rig_state(rig).owes == rig_state(rig).holds_tls_error);
+  ERR_clear_error();
+  OK(tls_splice_on(rig->splice, TLS_SPLICE_ON_RESUME, 0, NULL, &actions));
+  CHECK(!rig_state(rig).owes);
+  return actions.ssl_ret;
 }
 
 /* --- The tests -------------------------------------------------------------------------------------------------- */
@@ -377,28 +407,28 @@ static void test_stop(int version, bool attach) {
   rig_source_write(&rig, 50000);
   rig_settle(&rig);
   rig_source_write(&rig, 50000);
-  OK(tls_splice_stop(rig.splice));
-  int ret;
-  uint32_t steps;
-  OK(tls_splice_decrypt(rig.splice, rig.ours, &steps, &ret));
-  CHECK(steps & TLS_SPLICE_STEP_STOPPED && ret == 1);
-  while (!rig.stopped) rig_encrypt(&rig);
+  rig_on(&rig, TLS_SPLICE_ON_STOP);
+  CHECK(rig_state(&rig).outcome == (TLS_SPLICE_OUTCOME_IN_STOPPED | TLS_SPLICE_OUTCOME_OUT_STOPPED));
+  /* Nothing moves any more. */
+  const struct tls_splice_stats stopped = rig_stats(&rig);
+  CHECK(rig_report(&rig, TLS_SPLICE_ON_DECRYPT) == 0 && rig_report(&rig, TLS_SPLICE_ON_SOURCE_READY) == 0);
+  const struct tls_splice_stats later = rig_stats(&rig);
+  CHECK(memcmp(&stopped, &later, sizeof(stopped)) == 0);
   CHECK(rig.peer_gets.at == rig_stats(&rig).bytes_out);
-  OK(tls_splice_detach_rbio(rig.splice, rig.ours));
 
   /* In order: what the sink has, what it has not taken, what OpenSSL still has. */
   rig_read_sink(&rig, 2000000);
   CHECK(rig.sink_gets.at == rig_stats(&rig).bytes_in);
-  size_t held, taken;
-  OK(tls_splice_undelivered(rig.splice, &held));
+  const size_t held = rig_undelivered(&rig);
+  size_t taken;
   unsigned char *bytes = malloc(held);
   CHECK(bytes != NULL && held > 0);
   OK(tls_splice_take_undelivered(rig.splice, bytes, held, &taken));
   CHECK(taken == held);
   stream_check(&rig.sink_gets, bytes, held);
-  OK(tls_splice_undelivered(rig.splice, &held));
-  CHECK(held == 0);
+  CHECK(rig_undelivered(&rig) == 0);
   free(bytes);
+  rig_release(&rig);
   carry(SSL_get_wbio(rig.peer), rig.ours);
   unsigned char buf[PIECE];
   int n;
@@ -414,13 +444,11 @@ static void test_broken_sink(void) {
   rig.far = -1;
   rig_peer_write(&rig, 1000);
   rig_settle(&rig);
-  struct tls_splice_failure failure;
+  struct tls_splice_failure failure = {.struct_size = sizeof(failure)};
   CHECK(rig.failed);
   OK(tls_splice_get_failure(rig.splice, &failure));
   CHECK(failure.errnum == EPIPE && failure.is_write && !failure.is_tls);
-  size_t held;
-  OK(tls_splice_undelivered(rig.splice, &held));
-  CHECK(held == 1000);
+  CHECK(rig_undelivered(&rig) == 1000);
   rig_close(&rig);
 }
 
@@ -431,11 +459,11 @@ static void test_taken_end(int version, bool attach) {
   /* So that it is full. */
   unsigned char buf[PIECE] = {0};
   while (send(rig.near, buf, sizeof(buf), MSG_DONTWAIT) > 0) {}
-  int ret;
-  unsigned long error;
   rig_peer_write(&rig, 1000);
   rig_settle(&rig);
-  CHECK(tls_splice_take_end(rig.splice, &ret, &error) == TLS_SPLICE_NOTHING && ret == 0 && error == 0);
+  CHECK(!rig_state(&rig).holds_tls_error);
+  rig_on(&rig, TLS_SPLICE_ON_STOP);
+  CHECK(rig_release(&rig) == 1 && ERR_peek_error() == 0);
   rig_close(&rig);
 
   rig_open(&rig, version, attach, 65536);
@@ -444,17 +472,16 @@ static void test_taken_end(int version, bool attach) {
   static const unsigned char garbage[45] = {23, 3, 3, 0, 40};
   CHECK(BIO_write(SSL_get_wbio(rig.peer), garbage, sizeof(garbage)) == sizeof(garbage));
   rig_settle(&rig);
-  size_t held;
-  OK(tls_splice_undelivered(rig.splice, &held));
-  CHECK(held == 1000 && !rig.in_over);
-  OK(tls_splice_stop(rig.splice));
-  OK(tls_splice_take_end(rig.splice, &ret, &error));
-  CHECK(ret <= 0 && error != 0);
+  CHECK(rig_undelivered(&rig) == 1000 && !rig.in_over);
+  CHECK(rig_state(&rig).holds_tls_error);
+  rig_on(&rig, TLS_SPLICE_ON_STOP);
+  const int ret = rig_release(&rig);
+  CHECK(ret <= 0 && ERR_peek_error() != 0);
+  CHECK(SSL_get_error(rig.ours, ret) == SSL_ERROR_SSL);
   ERR_clear_error();
-  OK(tls_splice_raise(error));
-  CHECK(SSL_get_error(rig.ours, ret) == SSL_ERROR_SSL && ERR_peek_error() == error);
-  CHECK(tls_splice_take_end(rig.splice, &ret, &error) == TLS_SPLICE_NOTHING);
-  CHECK(tls_splice_raise(0) == TLS_SPLICE_EARG);
+  struct tls_splice_actions actions = {.struct_size = sizeof(actions)};
+  OK(tls_splice_on(rig.splice, TLS_SPLICE_ON_RESUME, 0, NULL, &actions));
+  CHECK(actions.ssl_ret == 1 && ERR_peek_error() == 0);
   rig_close(&rig);
 }
 
@@ -463,59 +490,62 @@ static void test_taken_end(int version, bool attach) {
 static void check_panicked(struct rig *rig, const struct tls_splice_stats *last) {
   rig->panicked = true;
   struct tls_splice *splice = rig->splice;
-  struct tls_splice_stats stats;
-  struct tls_splice_failure failure;
+  struct tls_splice_stats stats = {.struct_size = sizeof(stats)};
+  struct tls_splice_failure failure = {.struct_size = sizeof(failure)};
+  struct tls_splice_actions actions = {.struct_size = sizeof(actions), .orders = 7};
+  struct tls_splice_transfer transfer = {.struct_size = sizeof(transfer)};
   struct tls_splice_buf buf;
-  struct tls_splice_transfer transfer;
   unsigned char byte = 0;
   int n = 7;
-  unsigned long error = 7;
-  uint32_t events = 7;
+  uint32_t readiness = 7;
   size_t len = 7;
-  bool is = true;
   const int codes[] = {
       tls_splice_adopt_fd(splice, -1),
       tls_splice_poll_fd(splice, &n),
-      tls_splice_interest(splice, rig->ours, &events),
-      tls_splice_ready(splice, READABLE, &events),
-      tls_splice_begin_transfer(splice, rig->ours, WRITABLE, &transfer),
-      tls_splice_end_transfer(splice, WRITABLE, 1),
+      tls_splice_begin_wait(splice, rig->ours, &readiness),
+      tls_splice_ready(splice, TLS_SPLICE_READABLE, &readiness),
+      tls_splice_begin_transfer(splice, rig->ours, TLS_SPLICE_WRITABLE, &transfer),
+      tls_splice_end_transfer(splice, TLS_SPLICE_WRITABLE, 1),
       tls_splice_pass(splice, splice, rig->ours),
-      tls_splice_start(splice, BOTH),
+      tls_splice_start(splice, TLS_SPLICE_DECRYPT, NULL),
       tls_splice_push_before(splice, TLS_SPLICE_DECRYPT, &byte, 1),
-      tls_splice_stop(splice),
-      tls_splice_end_encrypt(splice),
-      tls_splice_cancel(splice),
-      tls_splice_attach_rbio(splice, rig->ours),
-      tls_splice_detach_rbio(splice, rig->ours),
-      tls_splice_attach_wbio(splice, rig->ours),
-      tls_splice_detach_wbio(splice, rig->ours),
+      tls_splice_on(splice, TLS_SPLICE_ON_STOP, 0, rig->ours, &actions),
+      tls_splice_on(splice, TLS_SPLICE_ON_LEAVE_SOURCE, 0, NULL, &actions),
+      tls_splice_on(splice, TLS_SPLICE_ON_DECRYPT, 0, rig->ours, &actions),
+      tls_splice_on(splice, TLS_SPLICE_ON_SOURCE_READY, 0, rig->ours, &actions),
+      tls_splice_on(splice, TLS_SPLICE_ON_GONE, 0, NULL, &actions),
+      tls_splice_attach(splice, TLS_SPLICE_DECRYPT, rig->ours),
+      tls_splice_detach(splice, TLS_SPLICE_DECRYPT, rig->ours),
+      tls_splice_attach(splice, TLS_SPLICE_ENCRYPT, rig->ours),
+      tls_splice_detach(splice, TLS_SPLICE_ENCRYPT, rig->ours),
       tls_splice_collected(splice, &buf, 1, &len),
       tls_splice_written(splice, 1, true),
       tls_splice_alloc(splice, &buf),
       tls_splice_commit(splice, 1),
-      tls_splice_decrypt(splice, rig->ours, &events, &n),
-      tls_splice_encrypt(splice, rig->ours, &events),
       tls_splice_shutdown_write(splice),
-      tls_splice_is_blocked(splice, &is),
-      tls_splice_end_decrypt(splice, &is),
-      tls_splice_take_end(splice, &n, &error),
-      tls_splice_undelivered(splice, &len),
+      tls_splice_take_undelivered(splice, NULL, 0, &len),
       tls_splice_take_undelivered(splice, &byte, 1, &len),
       tls_splice_get_failure(splice, &failure),
       tls_splice_get_stats(splice, &stats),
   };
   for (size_t i = 0; i < sizeof(codes) / sizeof(*codes); i++) CHECK(codes[i] == TLS_SPLICE_EPANIC);
-  CHECK(events == 0 && len == 0 && !is && error == 0 && buf.len == 0 && transfer.buf.len == 0);
+  CHECK(readiness == 0 && len == 0 && n == -1 && buf.len == 0 && transfer.buf.len == 0);
+  CHECK(actions.orders == 0 && actions.ssl_ret == 1);
+  CHECK(rig_state(rig).outcome == TLS_SPLICE_OUTCOME_TLS_FAILED);
   CHECK(memcmp(&stats, last, sizeof(stats)) == 0);
+}
+
+/* An event in which the splice panics. */
+static void check_panics_at(struct rig *rig, uint32_t event) {
+  struct tls_splice_actions actions = {.struct_size = sizeof(actions), .orders = 7, .ssl_ret = 7};
+  CHECK(tls_splice_on(rig->splice, event, 0, rig->ours, &actions) == TLS_SPLICE_EPANIC);
+  CHECK(actions.orders == 0 && actions.ssl_ret == 1);
 }
 
 /* What is held is freed, and the session can be used to its end. */
 static void test_panics(bool attach) {
   struct rig rig;
   struct tls_splice_stats last;
-  uint32_t steps = 7;
-  int ret = 7;
 
   rig_open(&rig, TLS1_3_VERSION, attach, 65536);
   rig_peer_write(&rig, 2000000);
@@ -524,8 +554,7 @@ static void test_panics(bool attach) {
   last = rig_stats(&rig);
   rig_read_sink(&rig, 50000);
   lie = 1 << 20;
-  CHECK(tls_splice_decrypt(rig.splice, rig.ours, &steps, &ret) == TLS_SPLICE_EPANIC);
-  CHECK(steps == 0 && ret == 1);
+  check_panics_at(&rig, TLS_SPLICE_ON_DECRYPT);
   check_panicked(&rig, &last);
   lie = 0;
   SSL_shutdown(rig.ours);
@@ -538,20 +567,19 @@ static void test_panics(bool attach) {
   rig_source_write(&rig, 100000);
   last = rig_stats(&rig);
   lie = 1 << 20;
-  CHECK(tls_splice_encrypt(rig.splice, rig.ours, &steps) == TLS_SPLICE_EPANIC);
-  CHECK(steps == 0);
+  check_panics_at(&rig, TLS_SPLICE_ON_SOURCE_READY);
   check_panicked(&rig, &last);
   lie = 0;
   SSL_shutdown(rig.ours);
   rig_close(&rig);
 
-  const uint32_t events[] = {READABLE, WRITABLE};
+  const uint32_t events[] = {TLS_SPLICE_READABLE, TLS_SPLICE_WRITABLE};
   for (int i = 0; i < 2; i++) {
     rig_open(&rig, TLS1_3_VERSION, attach, 65536);
     rig_peer_write(&rig, 2000000);
     rig_settle(&rig);
     last = rig_stats(&rig);
-    struct tls_splice_transfer transfer;
+    struct tls_splice_transfer transfer = {.struct_size = sizeof(transfer)};
     OK(tls_splice_begin_transfer(rig.splice, rig.ours, events[i], &transfer));
     CHECK(transfer.buf.len > 0);
     CHECK(tls_splice_end_transfer(rig.splice, events[i], 1 << 20) == TLS_SPLICE_EPANIC);
@@ -637,64 +665,77 @@ static void test_bad_arguments(void) {
   close(pipes[1]);
   CHECK(splice == NULL);
 
+  /* The struct of a caller that knows no framing; what is behind it is not read. */
+  bad = good;
+  bad.struct_size = offsetof(struct tls_splice_config, framing);
+  bad.framing = 4;
+  OK(tls_splice_new(&bad, &splice));
+  struct tls_splice_stats old = {.struct_size = offsetof(struct tls_splice_stats, packets_in), .bytes_in = 7, .packets_in = 7};
+  OK(tls_splice_get_stats(splice, &old));
+  CHECK(old.bytes_in == 0 && old.packets_in == 7);
+  old.struct_size = sizeof(old) + 8;
+  CHECK(tls_splice_get_stats(splice, &old) == TLS_SPLICE_EABI && old.packets_in == 7);
+  OK(tls_splice_free(splice));
+  splice = NULL;
+
   /* So is a handle that is NULL, and what it gives is set all the same. */
   SSL *ssl = make_ssl(TLS1_3_VERSION, 0);
-  struct tls_splice_stats stats;
-  struct tls_splice_failure failure = {.errnum = 7};
+  struct tls_splice_stats stats = {.struct_size = sizeof(stats)};
+  struct tls_splice_state state = {.struct_size = sizeof(state), .outcome = 7};
+  struct tls_splice_failure failure = {.struct_size = sizeof(failure), .errnum = 7};
+  struct tls_splice_actions actions = {.struct_size = sizeof(actions), .orders = 7, .ssl_ret = 7};
+  struct tls_splice_transfer transfer = {.struct_size = sizeof(transfer), .fd = 7};
   struct tls_splice_buf buf = {.len = 7};
-  struct tls_splice_transfer transfer = {.fd = 7};
   unsigned char byte = 0;
-  int n = 7, ret = 7;
-  unsigned long error = 7;
-  uint32_t events = 7, steps = 7;
-  size_t len = 7;
-  bool is = true;
+  int n = 7;
+  uint32_t readiness = 7, ready = 7;
+  size_t count = 7, len = 7;
   OK(tls_splice_free(NULL));
   const int codes[] = {
       tls_splice_adopt_fd(NULL, -1),
-      tls_splice_start(NULL, BOTH),
-      tls_splice_stop(NULL),
-      tls_splice_cancel(NULL),
-      tls_splice_end_encrypt(NULL),
+      tls_splice_start(NULL, TLS_SPLICE_DECRYPT, NULL),
+      tls_splice_on(NULL, TLS_SPLICE_ON_STOP, 0, ssl, &actions),
+      tls_splice_on(NULL, TLS_SPLICE_ON_LEAVE_SOURCE, 0, NULL, &actions),
+      tls_splice_get_state(NULL, &state),
       tls_splice_shutdown_write(NULL),
       tls_splice_push_before(NULL, TLS_SPLICE_DECRYPT, &byte, 1),
       tls_splice_commit(NULL, 1),
-      tls_splice_detach_rbio(NULL, ssl),
-      tls_splice_attach_rbio(NULL, ssl),
-      tls_splice_detach_wbio(NULL, ssl),
-      tls_splice_attach_wbio(NULL, ssl),
+      tls_splice_detach(NULL, TLS_SPLICE_DECRYPT, ssl),
+      tls_splice_attach(NULL, TLS_SPLICE_DECRYPT, ssl),
+      tls_splice_detach(NULL, TLS_SPLICE_ENCRYPT, ssl),
+      tls_splice_attach(NULL, TLS_SPLICE_ENCRYPT, ssl),
       tls_splice_written(NULL, 1, false),
-      tls_splice_end_transfer(NULL, READABLE, 1),
+      tls_splice_end_transfer(NULL, TLS_SPLICE_READABLE, 1),
       tls_splice_pass(NULL, NULL, ssl),
       tls_splice_get_stats(NULL, &stats),
       tls_splice_get_failure(NULL, &failure),
-      tls_splice_is_blocked(NULL, &is),
-      tls_splice_collected(NULL, &buf, 1, &len),
+      tls_splice_collected(NULL, &buf, 1, &count),
       tls_splice_poll_fd(NULL, &n),
-      tls_splice_interest(NULL, ssl, &events),
-      tls_splice_begin_transfer(NULL, ssl, READABLE, &transfer),
+      tls_splice_begin_wait(NULL, ssl, &readiness),
+      tls_splice_ready(NULL, 3, &ready),
+      tls_splice_begin_transfer(NULL, ssl, TLS_SPLICE_READABLE, &transfer),
       tls_splice_alloc(NULL, &buf),
-      tls_splice_decrypt(NULL, ssl, &steps, &ret),
-      tls_splice_raise(0),
+      tls_splice_take_undelivered(NULL, NULL, 0, &len),
   };
   for (size_t i = 0; i < sizeof(codes) / sizeof(*codes); i++) CHECK(codes[i] == TLS_SPLICE_EARG);
-  CHECK(failure.errnum == 0 && !is && len == 0 && n == -1 && events == 0 && transfer.fd == -1);
-  CHECK(buf.len == 0 && steps == 0 && ret == 1);
-  events = steps = 7;
-  len = 7;
-  is = true;
-  CHECK(tls_splice_ready(NULL, 3, &events) == TLS_SPLICE_EARG && events == 0);
-  CHECK(tls_splice_encrypt(NULL, ssl, &steps) == TLS_SPLICE_EARG && steps == 0);
-  CHECK(tls_splice_end_decrypt(NULL, &is) == TLS_SPLICE_EARG && !is);
-  CHECK(tls_splice_undelivered(NULL, &len) == TLS_SPLICE_EARG && len == 0);
+  CHECK(failure.errnum == 0 && state.outcome == 0 && count == 0 && len == 0 && n == -1);
+  CHECK(readiness == 0 && ready == 0 && transfer.fd == -1 && buf.len == 0);
+  CHECK(actions.orders == 0 && actions.ssl_ret == 1);
   len = 7;
   CHECK(tls_splice_take_undelivered(NULL, &byte, 1, &len) == TLS_SPLICE_EARG && len == 0);
-  CHECK(tls_splice_take_end(NULL, &ret, &error) == TLS_SPLICE_EARG && ret == 0 && error == 0);
 
   /* A handshake is no time to change the BIO. */
   OK(tls_splice_new(&good, &splice));
-  CHECK(tls_splice_attach_rbio(splice, ssl) == TLS_SPLICE_EBUSY);
-  CHECK(tls_splice_attach_wbio(splice, ssl) == TLS_SPLICE_EBUSY);
+  CHECK(tls_splice_attach(splice, TLS_SPLICE_DECRYPT, ssl) == TLS_SPLICE_EBUSY);
+  CHECK(tls_splice_attach(splice, TLS_SPLICE_ENCRYPT, ssl) == TLS_SPLICE_EBUSY);
+  CHECK(tls_splice_attach(splice, BOTH, ssl) == TLS_SPLICE_EARG);
+  /* Neither does a session have to be there that nobody asks for, nor an event that there is none of. */
+  OK(tls_splice_on(splice, TLS_SPLICE_ON_LEAVE_SOURCE, 0, NULL, &actions));
+  CHECK(tls_splice_on(splice, TLS_SPLICE_ON_DECRYPT, 0, NULL, &actions) == TLS_SPLICE_EARG);
+  CHECK(tls_splice_on(splice, 99, 0, ssl, &actions) == TLS_SPLICE_EARG);
+  CHECK(tls_splice_on(splice, TLS_SPLICE_ON_TURN, 0, ssl, NULL) == TLS_SPLICE_EARG);
+  actions.struct_size -= 8;
+  CHECK(tls_splice_on(splice, TLS_SPLICE_ON_TURN, 0, ssl, &actions) == TLS_SPLICE_EABI);
   CHECK(tls_splice_get_failure(splice, &failure) == TLS_SPLICE_NOTHING);
   OK(tls_splice_free(splice));
   SSL_free(ssl);

@@ -155,6 +155,7 @@ TLSSplice::TLSSplice(Environment* env, Local<Object> object)
       endpoint_(std::make_unique<StreamEndpoint>(this)),
       connection_(std::make_shared<Connection>()),
       stats_(std::make_unique<tls_splice_stats>()) {
+  stats_->struct_size = sizeof(*stats_);
   MarkAsUninitialized();
   // Before start() the garbage collector may take a splice that JS has lost.
   MakeWeak();
@@ -171,7 +172,7 @@ void TLSSplice::MemoryInfo(MemoryTracker* tracker) const {
   tracker->TrackFieldWithSize("stats", sizeof(*stats_));
   tracker->TrackField("endpoint", endpoint_);
   size_t held;
-  if (tls_splice_undelivered(pump_, &held) == TLS_SPLICE_OK)
+  if (tls_splice_take_undelivered(pump_, nullptr, 0, &held) == TLS_SPLICE_OK)
     tracker->TrackFieldWithSize("held", held, "tls_splice");
 }
 
@@ -354,7 +355,7 @@ void TLSSplice::Release(const FunctionCallbackInfo<Value>& args) {
   splice->endpoint_->Release(directions);
   size_t len = 0;
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
-    splice->Check(tls_splice_undelivered(splice->pump_, &len));
+    splice->Check(tls_splice_take_undelivered(splice->pump_, nullptr, 0, &len));
     // JS may have seen the peer's close_notify before the pump's first turn.
     splice->has_close_notify_ =
         splice->tls_wrap_->eof_ && splice->tls_wrap_->ssl_ &&
@@ -582,6 +583,7 @@ void TLSSplice::GetFailure(const FunctionCallbackInfo<Value>& args) {
   Environment* env = splice->env();
   Isolate* isolate = env->isolate();
   tls_splice_failure failure{};
+  failure.struct_size = sizeof(failure);
   const int found = tls_splice_get_failure(splice->pump_, &failure);
   if (found == TLS_SPLICE_EPANIC) return;
   int err = splice->GetPumpState().write_error;
@@ -635,14 +637,16 @@ void TLSSplice::Detach(uint32_t directions) {
     // Inside of a call into OpenSSL the SSL keeps the BIO. This is inside of
     // one only when the SSL is being destroyed, which destroys the BIO.
     if (rbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
-      Check(tls_splice_detach_rbio(pump_, tls_wrap_->ssl_.get()));
+      Check(
+          tls_splice_detach(pump_, TLS_SPLICE_DECRYPT, tls_wrap_->ssl_.get()));
     rbio_attached_ = false;
     reading_.reset();
     SetSplice(tls_wrap_.get(), TLS_SPLICE_DECRYPT, nullptr);
   }
   if ((directions & TLS_SPLICE_ENCRYPT) != 0) {
     if (wbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
-      Check(tls_splice_detach_wbio(pump_, tls_wrap_->ssl_.get()));
+      Check(
+          tls_splice_detach(pump_, TLS_SPLICE_ENCRYPT, tls_wrap_->ssl_.get()));
     wbio_attached_ = false;
     SetSplice(tls_wrap_.get(), TLS_SPLICE_ENCRYPT, nullptr);
   }
@@ -718,8 +722,8 @@ void TLSSplice::OnStreamDestroy() {
 uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
   // This is the top of the stack: the time to change what OpenSSL reads from.
   if (!rbio_attached_ && IsSpliced(TLS_SPLICE_DECRYPT) && IsDirect()) {
-    rbio_attached_ =
-        Check(tls_splice_attach_rbio(pump_, tls_wrap_->ssl_.get()));
+    rbio_attached_ = Check(
+        tls_splice_attach(pump_, TLS_SPLICE_DECRYPT, tls_wrap_->ssl_.get()));
   }
   if (!rbio_attached_) return previous_listener_->OnStreamAlloc(suggested_size);
   tls_splice_buf buf;
@@ -813,6 +817,7 @@ void TLSSplice::FailTLS(int err) {
 
 tls_splice_state TLSSplice::GetPumpState() const {
   tls_splice_state state{};
+  state.struct_size = sizeof(state);
   tls_splice_get_state(pump_, &state);
   return state;
 }
@@ -900,7 +905,7 @@ void TLSSplice::UpdateInterest() {
   if (IsHandleClosing() || depth_ > 0 || spliced_ == 0) return;
   uint32_t interest = 0;
   if (tls_wrap_->ssl_)
-    Check(tls_splice_interest(pump_, tls_wrap_->ssl_.get(), &interest));
+    Check(tls_splice_begin_wait(pump_, tls_wrap_->ssl_.get(), &interest));
   endpoint_->Await(static_cast<int>(interest));
 }
 
@@ -933,11 +938,12 @@ void TLSSplice::AttachWbio() {
       !IsDirect()) {
     return;
   }
-  wbio_attached_ = Check(tls_splice_attach_wbio(pump_, tls_wrap_->ssl_.get()));
+  wbio_attached_ = Check(
+      tls_splice_attach(pump_, TLS_SPLICE_ENCRYPT, tls_wrap_->ssl_.get()));
 }
 
 tls_splice_transfer TLSSplice::BeginTransfer(int event) {
-  tls_splice_transfer transfer{};
+  tls_splice_transfer transfer{.struct_size = sizeof(transfer)};
   Check(tls_splice_begin_transfer(
       pump_, tls_wrap_->ssl_.get(), event, &transfer));
   return transfer;
@@ -987,9 +993,10 @@ bool TLSSplice::PassTo(TLSSplice* to) {
 // endOut(): stops reading the endpoint, as if it had ended.
 void TLSSplice::EndSource() {
   if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0)
-    On(TLS_SPLICE_ON_LEAVE_SOURCE);
-  else
-    Check(tls_splice_end_encrypt(pump_));
+    return On(TLS_SPLICE_ON_LEAVE_SOURCE);
+  // The direction is not started: nothing is to be done.
+  tls_splice_actions none{.struct_size = sizeof(none)};
+  Check(tls_splice_on(pump_, TLS_SPLICE_ON_LEAVE_SOURCE, 0, nullptr, &none));
 }
 
 // shutdownEndpoint(): ends the write side of a descriptor that is a socket, or

@@ -27,7 +27,6 @@ use tls_splice::endpoint::{READABLE, WRITABLE};
 use tls_splice::error::*;
 use tls_splice::ffi::*;
 use tls_splice::handle::tls_splice as Splice;
-use tls_splice::pump::*;
 use tls_splice::stats::Stats;
 use tls_splice_fuzz::{Counter, Input};
 
@@ -168,6 +167,7 @@ fn pipe() -> (OwnedFd, OwnedFd) {
 struct Handle {
     splice: *mut Splice,
     started: u32,
+    released: u32,
     /// Directions that have moved bytes, perhaps.
     moved: u32,
     attached: bool,
@@ -182,7 +182,8 @@ struct Handle {
 thread_local! {
     /// The handle that is inside a call, for the callback.
     static INSIDE: Cell<*mut Splice> = const { Cell::new(ptr::null_mut()) };
-    static CANCELS: Cell<bool> = const { Cell::new(false) };
+    /// What the callback reports, once in each call.
+    static REPORTS: Cell<Option<u32>> = const { Cell::new(None) };
 }
 
 /// Whatever is called from inside a callback is refused, but for what a callback may
@@ -195,9 +196,10 @@ unsafe extern "C" fn reenter(ssl: *const SSL, _: c_int, _: c_int) {
     let ssl = ssl.cast_mut();
     unsafe {
         abi::refused(splice, ssl, TLS_SPLICE_EBUSY);
-        abi::end_encrypt(splice);
-        if CANCELS.get() {
-            abi::cancel(splice);
+        abi::state(splice);
+        if let Some(event) = REPORTS.take() {
+            let actions = abi::on(splice, event, TLS_SPLICE_DECRYPT as c_int, ssl);
+            assert_eq!((actions.orders, actions.ssl_ret, actions.lower_error), (0, 1, 0));
         }
     }
 }
@@ -208,6 +210,8 @@ struct World {
     endpoint: Endpoint,
     handles: [Option<Handle>; 2],
     stream: Counter,
+    /// What a callback reports.
+    callback: Option<u32>,
 }
 
 impl World {
@@ -224,13 +228,25 @@ impl World {
         if flags & 0x20 == 0 {
             unsafe { SSL_set_info_callback(ours.0, Some(reenter)) };
         }
-        CANCELS.set(flags & 0x40 != 0);
+        let callback = match flags & 0x40 {
+            0 => Some(TLS_SPLICE_ON_LEAVE_SOURCE),
+            _ => Some(input.pick(&[
+                TLS_SPLICE_ON_STOP,
+                TLS_SPLICE_ON_LOWER_EOF,
+                TLS_SPLICE_ON_LOWER_READ_FAILED,
+                TLS_SPLICE_ON_LOWER_WRITE_FAILED,
+                TLS_SPLICE_ON_DECRYPT,
+                TLS_SPLICE_ON_SOURCE_READY,
+                TLS_SPLICE_ON_GONE,
+            ])),
+        };
         World {
             ours,
             peer,
             endpoint: Endpoint::open(input),
             handles: [None, None],
             stream: Counter::default(),
+            callback,
         }
     }
 
@@ -239,8 +255,11 @@ impl World {
         let high_water_mark = input.pick(&[1 << 18, 1, 37, 5000, 65_536, 0, usize::MAX]);
         let framing = input.pick(&[0, 0, 0, 1, 2, 3, 4u32]);
         let right = size_of::<tls_splice_config>();
+        // Without framing.
+        let older = offset_of!(tls_splice_config, framing);
         let struct_size = match input.byte() {
             n @ 1..=7 => [0, size_of::<usize>(), right - 1, right + 1][usize::from(n) % 4],
+            8 => older,
             _ => right,
         };
         // As large as it says and no larger, as from another version's header; the
@@ -265,7 +284,8 @@ impl World {
             assert_eq!(tls_splice_new(ptr::null(), &mut splice), TLS_SPLICE_EARG);
             assert_eq!(tls_splice_new(config, ptr::null_mut()), TLS_SPLICE_EARG);
         }
-        let expected = if struct_size != right {
+        let framing = if struct_size == older { 0 } else { framing };
+        let expected = if struct_size != right && struct_size != older {
             TLS_SPLICE_EABI
         } else if directions == 0 || directions > DUPLEX || high_water_mark == 0 || framing > 3 {
             TLS_SPLICE_EARG
@@ -278,6 +298,7 @@ impl World {
             self.handles[i] = Some(Handle {
                 splice,
                 started: 0,
+                released: 0,
                 moved: 0,
                 attached: false,
                 transfers: Vec::new(),
@@ -295,8 +316,7 @@ impl World {
         handle.end_transfers();
         unsafe {
             if handle.attached {
-                abi::detach_rbio(handle.splice, self.ours.0);
-                abi::detach_wbio(handle.splice, self.ours.0);
+                abi::detach(handle.splice, self.ours.0);
             }
             abi::free(handle.splice);
         }
@@ -308,11 +328,13 @@ impl World {
             return;
         }
         if let Some(handle) = &mut self.handles[i] {
-            let rc = unsafe { tls_splice_attach_rbio(handle.splice, self.ours.0) };
+            let attach = |direction| unsafe {
+                tls_splice_attach(handle.splice, direction, self.ours.0)
+            };
+            let rc = attach(TLS_SPLICE_DECRYPT);
             let in_init = unsafe { tls_splice::sys::SSL_in_init(self.ours.0) } != 0;
             assert_eq!(rc, if in_init { TLS_SPLICE_EBUSY } else { TLS_SPLICE_OK });
-            let rc_of_wbio = unsafe { tls_splice_attach_wbio(handle.splice, self.ours.0) };
-            assert_eq!(rc_of_wbio, rc);
+            assert_eq!(attach(TLS_SPLICE_ENCRYPT), rc);
             handle.attached = rc == TLS_SPLICE_OK;
         }
     }
@@ -379,17 +401,21 @@ impl World {
             }
             12 => unsafe { abi::refused(ptr::null_mut(), ssl, TLS_SPLICE_EARG) },
             13 => {
-                unsafe {
-                    abi::free(ptr::null_mut());
-                    assert_eq!(tls_splice_cancel(ptr::null_mut()), TLS_SPLICE_EARG);
-                    assert_eq!(tls_splice_end_encrypt(ptr::null_mut()), TLS_SPLICE_EARG);
-                };
+                unsafe { abi::free(ptr::null_mut()) };
                 self.pass(i);
             }
             _ => {
                 let stream = &self.stream;
-                if let Some(handle) = &mut self.handles[i] {
+                let taken = self.taken_by_the_other(i);
+                let [one, two] = &mut self.handles;
+                let (handle, other) = if i == 0 { (one, two) } else { (two, one) };
+                if let Some(handle) = handle {
                     INSIDE.set(handle.splice);
+                    REPORTS.set(self.callback);
+                    if op & 31 == 14 {
+                        let before = other.as_ref().map_or(ptr::null_mut(), |other| other.splice);
+                        return handle.start(taken, before, input);
+                    }
                     handle.step(op & 31, ssl, stream, input);
                     INSIDE.set(ptr::null_mut());
                 }
@@ -399,6 +425,12 @@ impl World {
         for handle in self.handles.iter_mut().flatten() {
             handle.check();
         }
+    }
+
+    /// A direction belongs to one of the two at a time.
+    fn taken_by_the_other(&self, i: usize) -> u32 {
+        let other = self.handles[1 - i].as_ref();
+        other.map_or(0, |other| other.started & !other.released)
     }
 
     /// From one of the two to the other, or to itself.
@@ -456,25 +488,26 @@ impl Handle {
     fn step(&mut self, op: u8, ssl: *mut SSL, stream: &Counter, input: &mut Input) {
         let splice = self.splice;
         match op {
-            14 => {
-                let direction = input.u32();
-                unsafe { abi::start(splice, direction) };
-                self.started |= direction & DUPLEX;
-            }
             15 => self.push_before(stream, input),
-            16 => unsafe { abi::stop(splice) },
-            17 => unsafe { abi::end_encrypt(splice) },
-            18 => unsafe { abi::cancel(splice) },
-            19 | 20 => self.decrypt(ssl),
+            16 => drop(self.on(TLS_SPLICE_ON_STOP, input, ssl)),
+            17 => drop(self.on(TLS_SPLICE_ON_LEAVE_SOURCE, input, ptr::null_mut())),
+            18 => self.release(input, ssl),
+            19 | 20 => drop(self.on(TLS_SPLICE_ON_DECRYPT, input, ssl)),
             21 | 22 => {
-                self.moved |= TLS_SPLICE_ENCRYPT;
-                unsafe { abi::encrypt(splice, ssl) };
+                let events = [
+                    TLS_SPLICE_ON_SOURCE_READY,
+                    TLS_SPLICE_ON_CYCLED,
+                    TLS_SPLICE_ON_LOWER_READ,
+                    TLS_SPLICE_ON_LOWER_DRAINED,
+                ];
+                let event = input.pick(&events);
+                self.on(event, input, ssl);
                 self.write_collected(input);
             }
             23 => unsafe { abi::shutdown_write(splice) },
             24 => self.take_undelivered(input),
             25 => {
-                let (polled, interest) = (input.u32(), unsafe { abi::interest(splice, ssl) });
+                let (polled, interest) = (input.u32(), unsafe { abi::begin_wait(splice, ssl) });
                 assert!(interest <= (READABLE | WRITABLE));
                 unsafe { abi::ready(splice, polled) };
             }
@@ -485,36 +518,77 @@ impl Handle {
                 unsafe { abi::adopt_fd(splice, fd) };
             }
             30 => {
-                unsafe {
-                    abi::detach_rbio(splice, ssl);
-                    abi::detach_wbio(splice, ssl);
-                }
+                unsafe { abi::detach(splice, ssl) };
                 self.attached = false;
             }
             _ => {
-                self.decrypt(ssl);
-                self.moved |= TLS_SPLICE_ENCRYPT;
-                unsafe { abi::encrypt(splice, ssl) };
+                // What comes seldom, and a turn, which is a turn of both directions.
+                let events = [
+                    TLS_SPLICE_ON_TURN,
+                    TLS_SPLICE_ON_TURN,
+                    TLS_SPLICE_ON_TURN,
+                    TLS_SPLICE_ON_SINK_READY,
+                    TLS_SPLICE_ON_SOURCE_GAVE,
+                    TLS_SPLICE_ON_LOWER_EOF,
+                    TLS_SPLICE_ON_LOWER_READ_FAILED,
+                    TLS_SPLICE_ON_LOWER_WRITE_FAILED,
+                    TLS_SPLICE_ON_RESUME,
+                ];
+                let event = input.pick(&events);
+                let actions = self.on(event, input, ptr::null_mut());
+                if actions.orders & TLS_SPLICE_ACTION_CYCLE != 0 {
+                    self.on(TLS_SPLICE_ON_DECRYPT, input, ssl);
+                    self.on(TLS_SPLICE_ON_CYCLED, input, ssl);
+                }
             }
         }
     }
 
-    fn decrypt(&mut self, ssl: *mut SSL) {
-        self.moved |= TLS_SPLICE_DECRYPT;
-        let mut ret = 77;
-        let steps = unsafe { abi::decrypt(self.splice, ssl, &mut ret) };
-        assert!(ret <= 1);
-        if steps & TLS_SPLICE_STEP_OVER != 0 {
-            assert!(ret <= 0);
-        } else {
-            assert_eq!(ret, 1);
+    /// A direction that nobody has, of a connection that the other handle may share.
+    fn start(&mut self, taken: u32, before: *mut Splice, input: &mut Input) {
+        let direction = input.u32();
+        let code = unsafe { tls_splice_start(self.splice, direction & !taken, before) };
+        let is_one = DIRECTIONS.contains(&(direction & !taken));
+        let expected = match is_one && direction & self.started == 0 {
+            true => TLS_SPLICE_OK,
+            false => TLS_SPLICE_EARG,
+        };
+        assert_eq!(code, expected);
+        if code == TLS_SPLICE_OK {
+            self.started |= direction & !taken;
         }
-        if steps & TLS_SPLICE_STEP_FAILED != 0 {
+    }
+
+    /// Reports an event; the stream below takes a write or not.
+    fn on(&mut self, event: u32, input: &mut Input, ssl: *mut SSL) -> tls_splice_actions {
+        self.moved |= DUPLEX;
+        let failed = [TLS_SPLICE_ON_LOWER_READ_FAILED, TLS_SPLICE_ON_LOWER_WRITE_FAILED];
+        let value = match failed.contains(&event) {
+            true => -libc::ECONNRESET,
+            false => c_int::from(input.byte() & 7 == 7),
+        };
+        let actions = unsafe { abi::on(self.splice, event, value, ssl) };
+        assert!(actions.ssl_ret <= 1 && actions.orders < 2 * TLS_SPLICE_ACTION_LOWER_EOF);
+        assert!(actions.lower_error <= 0);
+        let state = unsafe { abi::state(self.splice) };
+        assert!(state.reading <= TLS_SPLICE_READING_OFF);
+        if state.outcome & TLS_SPLICE_OUTCOME_ENDPOINT_FAILED != 0 {
             let failure = unsafe { abi::failure(self.splice) }.unwrap();
             assert!(!failure.is_tls);
-            let out_of_step = failure.framing == TLS_SPLICE_DECRYPT;
-            assert!(out_of_step || failure.is_write && failure.errnum != 0);
+            assert!(failure.framing != 0 || failure.errnum != 0);
         }
+        actions
+    }
+
+    fn release(&mut self, input: &mut Input, ssl: *mut SSL) {
+        let direction = input.pick(&DIRECTIONS);
+        unsafe {
+            abi::on(self.splice, TLS_SPLICE_ON_RELEASE, direction as c_int, ssl);
+            if input.flag() {
+                abi::on(self.splice, TLS_SPLICE_ON_RESUME, 0, ptr::null_mut());
+            }
+        }
+        self.released |= direction & self.started;
     }
 
     /// Only right after the start.
@@ -552,7 +626,7 @@ impl Handle {
         let event = input.pick(&[READABLE, WRITABLE]);
         let splice = self.splice;
         if unsafe { abi::poll_fd(splice) } != -1
-            || unsafe { abi::interest(splice, ssl) } & event == 0
+            || unsafe { abi::begin_wait(splice, ssl) } & event == 0
         {
             return;
         }

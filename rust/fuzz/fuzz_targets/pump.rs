@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 
 use common::model::{Model, Op};
 use common::{Options, DUPLEX, TLS1_2, TLS1_3};
-use tls_splice::pump::{TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT};
+use tls_splice::ffi::{TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT};
 use tls_splice_fuzz::Input;
 
 fn options(input: &mut Input) -> Options {

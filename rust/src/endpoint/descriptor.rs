@@ -14,18 +14,18 @@ use crate::error::{errno, OpenError};
 enum Poll {
     /// By polling the descriptor itself.
     Direct,
-    /// By polling one that watches it. libuv's `uv_poll_init` sets O_NONBLOCK on what it
-    /// is given, and the watching descriptor is nobody else's.
+    /// By polling another descriptor that watches it. `uv_poll_init` of libuv sets
+    /// O_NONBLOCK on the descriptor that it is given, and nobody else has the watching one.
     Nested(Watch),
 }
 
-/// Whose O_NONBLOCK the descriptor has.
+/// Who may change O_NONBLOCK of the descriptor's open file description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Nonblocking {
-    /// The flag is set for good, or is not needed.
+    /// Nobody: the flag is set for good, or is not needed.
     Settled,
-    /// The flag is needed, and others have the description, too. They may clear the flag
-    /// at any time: another splice at its end, for one.
+    /// The flag is needed, and others have the description, too. They may clear the flag at
+    /// any time, as another splice does at its end.
     Borrowed,
 }
 
@@ -48,13 +48,14 @@ impl Descriptor {
         }
     }
 
-    /// A description that nobody else has, and that is non-blocking; or one for transfers
-    /// alone, which may block.
+    /// A descriptor whose description nobody else has, and which is non-blocking; or one
+    /// that is used for transfers alone, which may block.
     pub(super) fn settled(fd: OwnedFd) -> Descriptor {
         Descriptor::new(fd, Poll::Direct, Nonblocking::Settled)
     }
 
-    /// A description that others have, too. It is made non-blocking until the end.
+    /// A descriptor whose description others have, too. The description is made
+    /// non-blocking until the descriptor is dropped.
     pub(super) fn borrowed(fd: OwnedFd) -> Result<Descriptor, OpenError> {
         let descriptor = Descriptor::new(fd, Poll::Direct, Nonblocking::Borrowed);
         descriptor.ensure_nonblocking()?;
@@ -142,12 +143,14 @@ impl Drop for Descriptor {
 pub struct Adopted(Option<OwnedFd>);
 
 impl Adopted {
-    /// Takes over `fd`, and closes the one before. With -1 nothing is taken over.
+    /// Takes over `fd`, and closes the descriptor that was taken over before. With -1
+    /// nothing is taken over.
     ///
     /// # Safety
     /// `fd` must be the caller's to give away, or -1.
     pub unsafe fn replace(&mut self, fd: RawFd) {
-        // SAFETY: by the contract above.
+        // SAFETY: `fd` is the caller's to give away, by the contract above, so that from now
+        // on it is owned here alone.
         self.0 = (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }
@@ -182,7 +185,8 @@ fn set_nonblocking(fd: RawFd, blocking: Blocking) -> Result<(), OpenError> {
     check(unsafe { libc::fcntl(fd, libc::F_SETFL, wanted) }).map(drop)
 }
 
-/// A new descriptor of the same description: a file's position is shared.
+/// A new descriptor of the open file description that `fd` has. The two share the position
+/// of a file.
 pub(super) fn duplicate(fd: RawFd) -> Result<OwnedFd, OpenError> {
     // SAFETY: no memory is passed; the new descriptor is ours alone.
     unsafe { check(libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3)).map(|fd| OwnedFd::from_raw_fd(fd)) }

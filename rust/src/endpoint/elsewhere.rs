@@ -1,6 +1,6 @@
-//! Where no descriptors are spliced to, as on Windows, which has no POSIX descriptors:
-//! the endpoint is a stream of the caller's, or another splice. The other endpoints are
-//! types without values.
+//! Endpoints on a platform where no descriptors are spliced to, such as Windows, which has
+//! no POSIX descriptors. There, an endpoint is a stream of the caller's, or another splice.
+//! The other endpoints are types without values.
 
 use libc::c_int;
 
@@ -13,19 +13,19 @@ pub(super) fn open(_fd: c_int, _readable: bool, _writable: bool) -> Result<Endpo
     Err(OpenError::Unsupported)
 }
 
-/// A descriptor number that was handed over: none is.
+/// A descriptor number that was handed over. On this platform none is.
 #[derive(Default)]
 pub struct Adopted(());
 
 impl Adopted {
-    /// Nothing: a descriptor that was refused stays its owner's.
+    /// Does nothing: a descriptor that was refused stays its owner's.
     ///
     /// # Safety
     /// There is nothing to ensure here.
     pub unsafe fn replace(&mut self, _fd: c_int) {}
 }
 
-/// There are no descriptors.
+/// A type without values: there are no descriptors.
 pub enum Descriptor {}
 
 impl Descriptor {
@@ -50,7 +50,7 @@ impl Descriptor {
     }
 }
 
-/// There are no pollable streams.
+/// A type without values: there are no streams that can be polled.
 pub struct Stream {
     pub(super) descriptor: Descriptor,
 }
@@ -80,7 +80,7 @@ impl Stream {
     }
 }
 
-/// There are no packet devices or datagram sockets.
+/// A type without values: there are no packet devices or datagram sockets.
 pub struct Packets {
     pub(super) descriptor: Descriptor,
 }
@@ -115,7 +115,7 @@ impl Packets {
     }
 }
 
-/// There are no files.
+/// A type without values: there are no files.
 pub struct File {
     pub(super) descriptor: Descriptor,
 }

@@ -1,7 +1,7 @@
-//! Files: what is always ready and may block, so that the thread pool reads and writes
-//! it.
+//! Files: endpoints that are always ready, and may block when they are read or written, so
+//! that a thread pool does that.
 //!
-//! Regular files, block devices, /dev/null and the like are of no use to epoll(7) and
+//! Regular files, block devices, /dev/null and the like cannot be polled with epoll(7) or
 //! kqueue(2).
 
 use super::descriptor::Descriptor;

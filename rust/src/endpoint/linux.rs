@@ -1,4 +1,5 @@
-//! What only Linux has: epoll, /proc, TUN and TAP devices, and flags.
+//! The part of the endpoints that is for Linux: epoll, /proc, TUN and TAP devices, and
+//! flags.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -10,19 +11,20 @@ use crate::endpoint::{Io, READABLE, WRITABLE};
 use crate::error::{errno, OpenError};
 use crate::frame::DeviceHeader;
 
-/// Whether a descriptor with these flags names a file, and does not open it.
+/// Whether a descriptor with these flags only names a file, and has not opened it (O_PATH).
 pub(super) fn only_names(flags: c_int) -> bool {
     flags & libc::O_PATH != 0
 }
 
-/// For send(2).
+/// The flags for send(2): never blocking, and without SIGPIPE.
 pub(super) const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
-/// What poll(2) says of a socket that will give nothing more.
+/// The event that poll(2) reports for a socket that will give nothing more.
 pub(super) const SHUT_DOWN: libc::c_short = libc::POLLRDHUP;
 
-/// A non-blocking description of our own for the pipe or tty behind `fd`, see
-/// proc_pid_fd(5). Not where /proc is missing, or the permissions have changed.
+/// Opens the pipe or tty behind `fd` again, by way of /proc (see proc_pid_fd(5)), which
+/// gives a non-blocking open file description of our own. `None` where /proc is missing, or
+/// the permissions have changed.
 pub(super) fn reopen(fd: RawFd, flags: c_int) -> Result<Option<OwnedFd>, OpenError> {
     let mut number: c_int = 0;
     // SAFETY: `number` is valid for the call, which only fills it in.
@@ -39,7 +41,7 @@ pub(super) fn reopen(fd: RawFd, flags: c_int) -> Result<Option<OwnedFd>, OpenErr
     }
 }
 
-/// A new epoll descriptor that knows `fd`, with no event to report yet.
+/// A new epoll descriptor that watches `fd`, with no event to report yet.
 fn epoll_on(fd: RawFd) -> Result<OwnedFd, OpenError> {
     // SAFETY: no memory is passed; the new descriptor is ours alone.
     let epoll = unsafe {
@@ -52,7 +54,7 @@ fn epoll_on(fd: RawFd) -> Result<OwnedFd, OpenError> {
     Ok(epoll)
 }
 
-/// Whether epoll takes `fd`.
+/// Whether epoll(7) can watch `fd`.
 pub(super) fn is_pollable(fd: RawFd) -> Result<bool, OpenError> {
     match epoll_on(fd) {
         Ok(_) => Ok(true),
@@ -69,7 +71,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// For a blocking socket, which is then read and written with MSG_DONTWAIT.
+    /// Watches a blocking socket, which is then read and written with MSG_DONTWAIT.
     pub(super) fn new(watched: RawFd) -> Result<Option<Watch>, OpenError> {
         Ok(Some(Watch {
             epoll: epoll_on(watched)?,
@@ -83,7 +85,7 @@ impl Watch {
         self.epoll.as_raw_fd()
     }
 
-    /// Returns what to poll for.
+    /// Watches for the readiness `interest`. Returns what to poll [`Watch::fd`] for.
     pub(super) fn set_interest(&mut self, interest: u32) -> u32 {
         if interest == 0 {
             return 0;
@@ -108,13 +110,13 @@ impl Watch {
         READABLE
     }
 
-    /// What it is ready for.
+    /// What the watched descriptor is ready for. This changes nothing.
     pub(super) fn ready(&self) -> u32 {
         let mut event = libc::epoll_event { events: 0, u64: 0 };
         // SAFETY: `event` is valid for the call, which does not wait.
         let n = unsafe { libc::epoll_wait(self.fd(), &raw mut event, 1, 0) };
         let events = if n == 1 { event.events } else { 0 };
-        // An error or hang-up shows at the next read or write.
+        // The next read or write says what the error or hang-up is.
         let both = events & (libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0;
         let mut ready = 0;
         if both || events & libc::EPOLLIN as u32 != 0 {
@@ -127,7 +129,8 @@ impl Watch {
     }
 }
 
-/// `TUNGETIFF`, see Documentation/networking/tuntap.rst of Linux: the flags.
+/// The flags of a TUN or TAP device, by `TUNGETIFF`: see
+/// Documentation/networking/tuntap.rst of Linux.
 fn device_flags(fd: RawFd) -> Result<c_int, OpenError> {
     // SAFETY: `request` is valid for the call, which only fills it in.
     unsafe {
@@ -141,7 +144,7 @@ fn device_flags(fd: RawFd) -> Result<c_int, OpenError> {
 pub(super) fn device(fd: RawFd) -> Result<Option<Device>, OpenError> {
     let flags = match device_flags(fd) {
         Ok(flags) => flags,
-        // Not attached to a device yet.
+        // /dev/net/tun was opened, and is not attached to a device yet.
         Err(OpenError::System(libc::EBADFD)) => return Err(OpenError::System(libc::EBADFD)),
         Err(_) => return Ok(None),
     };
@@ -198,20 +201,22 @@ fn tap_header(fd: RawFd) -> Result<DeviceHeader, OpenError> {
     }
 }
 
-/// A SOCK_DGRAM socket: no device here is one.
+/// The kind of a SOCK_DGRAM socket. On Linux no device is such a socket.
 pub(super) fn datagrams(_: RawFd) -> Kind {
     Kind::Datagrams
 }
 
-/// recv(2) of a packet: its real length, even if it does not fit.
+/// recv(2) of a packet. Returns the real length of the packet, even if that is more than
+/// fits.
 pub(super) fn receive(fd: RawFd, out: &mut [u8]) -> libc::ssize_t {
     let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
     // SAFETY: `out` is writable for its length.
     unsafe { libc::recv(fd, out.as_mut_ptr().cast(), out.len(), flags) }
 }
 
-/// Empties the queue of IP_RECVERR, which says what refused packets say already, and
-/// of SO_TIMESTAMPING: otherwise the socket stays ready.
+/// Empties the error queue of a socket, so that the socket does not stay ready for it. The
+/// queue has reports of IP_RECVERR, whose errors sends and receives return as well, and of
+/// SO_TIMESTAMPING.
 pub(super) fn drop_reports(fd: RawFd) {
     let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
     let mut byte = 0u8;
@@ -224,7 +229,8 @@ pub(super) fn drop_reports(fd: RawFd) {
     }
 }
 
-/// Blocks SIGPIPE for the calling thread, and eats the one that a write raised.
+/// Blocks SIGPIPE for the calling thread, and takes away the SIGPIPE that a write has
+/// raised.
 pub(super) struct SigpipeGuard {
     old: libc::sigset_t,
     pending_before: bool,

@@ -1,5 +1,5 @@
-//! What macOS has instead: kqueue, utun, flags of descriptions. Compiled by
-//! tools/check, and never tried on a Mac.
+//! The part of the endpoints that is for macOS: kqueue, utun, and flags of descriptions.
+//! tools/check compiles this file; it was never tried on a Mac.
 
 use std::ffi::c_char;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -11,22 +11,23 @@ use super::packet::{Device, Kind, Layer};
 use crate::error::OpenError;
 use crate::frame::DeviceHeader;
 
-/// There is no descriptor that only names a file.
+/// Whether a descriptor only names a file, which none does on macOS.
 pub(super) fn only_names(_: c_int) -> bool {
     false
 }
 
-/// For send(2).
+/// The flags for send(2): never blocking, and without SIGPIPE.
 pub(super) const SEND_FLAGS: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
-/// What poll(2) says of a socket that will give nothing more.
+/// The event that poll(2) reports for a socket that will give nothing more.
 pub(super) const SHUT_DOWN: libc::c_short = libc::POLLHUP;
 
 /// PATH_MAX, with the NUL.
 const PATH_SIZE: usize = 1024;
 
-/// A non-blocking description of our own for the tty behind `fd`. Not for a pipe:
-/// /dev/fd has the same description again. Refuses what kqueue cannot poll.
+/// Opens the tty behind `fd` again, which gives a non-blocking open file description of our
+/// own. `None` for a pipe, since opening /dev/fd gives the description that `fd` has. Refuses
+/// a descriptor that kqueue cannot poll.
 pub(super) fn reopen(fd: RawFd, flags: c_int) -> Result<Option<OwnedFd>, OpenError> {
     let mut path: [c_char; PATH_SIZE] = [0; PATH_SIZE];
     // SAFETY: no memory is passed.
@@ -61,8 +62,8 @@ pub(super) fn reopen(fd: RawFd, flags: c_int) -> Result<Option<OwnedFd>, OpenErr
     }
 }
 
-/// Whether kqueue takes `fd`, which is no regular file: those it takes, and says of
-/// them what read(2) does not keep.
+/// Whether kqueue can poll `fd`, which must not be a regular file: of regular files kqueue
+/// reports a readiness that read(2) does not agree with.
 pub(super) fn is_pollable(fd: RawFd) -> Result<bool, OpenError> {
     let change = libc::kevent {
         ident: fd as libc::uintptr_t,
@@ -92,8 +93,8 @@ pub(super) fn is_pollable(fd: RawFd) -> Result<bool, OpenError> {
     }
 }
 
-/// None: a kqueue that watches a descriptor is itself ready when that is not. So
-/// O_NONBLOCK is set on the socket, and put back at the end.
+/// A type without values: a kqueue that watches a descriptor is ready also when the
+/// descriptor is not. So O_NONBLOCK is set on a socket instead, and put back at the end.
 pub(super) enum Watch {}
 
 impl Watch {
@@ -114,12 +115,12 @@ impl Watch {
     }
 }
 
-/// No device file takes packets: utun is a socket.
+/// The device that `fd` is. On macOS no device file takes packets: utun is a socket.
 pub(super) fn device(_: RawFd) -> Result<Option<Device>, OpenError> {
     Ok(None)
 }
 
-/// A SOCK_DGRAM socket, which may be a utun device.
+/// The kind of a SOCK_DGRAM socket, which may be a utun device.
 pub(super) fn datagrams(fd: RawFd) -> Kind {
     let mut name = [0u8; libc::IFNAMSIZ];
     let mut len = name.len() as libc::socklen_t;
@@ -142,7 +143,8 @@ pub(super) fn datagrams(fd: RawFd) -> Kind {
     })
 }
 
-/// recvmsg(2) of a packet: more than fits if it does not fit. recv(2) does not tell.
+/// recvmsg(2) of a packet. Returns a length that is more than fits if the packet does not
+/// fit, which recv(2) would not tell.
 pub(super) fn receive(fd: RawFd, out: &mut [u8]) -> libc::ssize_t {
     let mut iov = libc::iovec {
         iov_base: out.as_mut_ptr().cast(),
@@ -162,11 +164,11 @@ pub(super) fn receive(fd: RawFd, out: &mut [u8]) -> libc::ssize_t {
     }
 }
 
-/// Nothing: there is no queue of errors.
+/// Does nothing: sockets have no error queue.
 pub(super) fn drop_reports(_: RawFd) {}
 
-/// Keeps a write from raising SIGPIPE, which here is the whole process's signal, so
-/// that blocking it in this thread would not do.
+/// Keeps a write from raising SIGPIPE. On macOS that signal is one of the process, so that
+/// it is not enough to block it in this thread.
 pub(super) struct SigpipeGuard {
     fd: RawFd,
     silent_before: bool,

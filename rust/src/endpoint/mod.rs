@@ -47,62 +47,63 @@ use elsewhere::open;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 use open::open;
 
-/// What a read or write gave.
+/// What a read or write of an endpoint has given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Io {
-    /// This many bytes; 0 from a read is the end of file.
+    /// The call has moved this many bytes. 0 from a read is the end of file.
     Bytes(usize),
-    /// EAGAIN: wait for readiness.
+    /// EAGAIN: the endpoint is not ready, and is to be waited for.
     WouldBlock,
-    /// A system error.
+    /// The call has failed with this errno.
     Failed(c_int),
 }
 
-/// What a read from a byte stream gave.
+/// What a read from a byte stream has given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamRead {
-    /// This many bytes, more than 0, and there may be more.
+    /// This many bytes, more than 0. There may be more to read now.
     Bytes(usize),
-    /// This many bytes, more than 0, and no others until poll(2) says so.
+    /// This many bytes, more than 0. There are no more to read until poll(2) says so.
     Last(usize),
     /// The end of file.
     Eof,
-    /// EAGAIN: wait for readiness.
+    /// EAGAIN: the stream is not ready, and is to be waited for.
     WouldBlock,
-    /// A system error, as errno.
+    /// The read has failed with this errno.
     Failed(c_int),
 }
 
 /// How to go on with a source that may have more than was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resume {
-    /// poll(2) tells when.
+    /// Read again when poll(2) says that there is something to read.
     WhenReadable,
-    /// Read again in the next turn of the event loop: what is next may be an end that
-    /// poll(2) does not tell.
+    /// Read again in the next turn of the event loop: the next read may give an end of file
+    /// that poll(2) does not report.
     NextTurn,
 }
 
-/// What a packet read gave.
+/// What the read of a packet has given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PacketIo {
     /// A packet of this length, which may be 0.
     Packet(usize),
-    /// A packet that did not fit.
+    /// A packet that was longer than the memory for it, and was cut off.
     Truncated,
-    /// No packet, but the report of one that was refused.
+    /// No packet, but the report that a packet which was sent before was refused, with this
+    /// errno.
     Refused(c_int),
-    /// EAGAIN: wait for readiness.
+    /// EAGAIN: there is no packet now, and the endpoint is to be waited for.
     WouldBlock,
     /// There will never be another packet.
     Eof,
-    /// A system error.
+    /// The read has failed with this errno.
     Failed(c_int),
 }
 
-/// Interest in POLLIN.
+/// Readiness for reading, as POLLIN of poll(2).
 pub const READABLE: u32 = 1;
-/// Interest in POLLOUT.
+/// Readiness for writing, as POLLOUT of poll(2).
 pub const WRITABLE: u32 = 2;
 
 /// An endpoint. It may be used on any thread, by one call at a time.
@@ -130,8 +131,8 @@ impl Endpoint {
         Endpoint::Caller(Caller)
     }
 
-    /// How packets are told apart in the TLS stream: as `wanted`, or in the way that goes
-    /// with the endpoint.
+    /// How packets are told apart in the TLS stream: as `wanted` if that fits the endpoint;
+    /// with `None`, in the way that goes with the endpoint.
     pub fn framing(&self, wanted: Option<Framing>) -> Result<Framing, OpenError> {
         match self {
             Endpoint::Packets(packets) => packets.framing(wanted),
@@ -176,7 +177,7 @@ impl Endpoint {
         self.descriptor().map_or(-1, Descriptor::fd)
     }
 
-    /// The descriptor to poll; -1 if transfers take its place.
+    /// The descriptor to poll; -1 if transfers take the place of polling.
     pub fn poll_fd(&self) -> c_int {
         match self {
             Endpoint::Stream(stream) => stream.descriptor.poll_fd(),
@@ -204,8 +205,8 @@ impl Endpoint {
         }
     }
 
-    /// Reads from a byte stream, never blocking. `out` must not be empty. From what has
-    /// transfers or packets nothing is read.
+    /// Reads from a byte stream, never blocking. `out` must not be empty. Nothing is read
+    /// from an endpoint with packets or transfers.
     pub fn read(&self, out: &mut [u8]) -> Io {
         match self {
             Endpoint::Stream(stream) => stream.read_once(out),
@@ -213,8 +214,8 @@ impl Endpoint {
         }
     }
 
-    /// Writes to a byte stream, never blocking. To what has transfers or packets nothing
-    /// is written.
+    /// Writes to a byte stream, never blocking. Nothing is written to an endpoint with
+    /// packets or transfers.
     pub fn write(&self, bytes: &[u8]) -> Io {
         match self {
             Endpoint::Stream(stream) => stream.write(bytes),
@@ -222,8 +223,9 @@ impl Endpoint {
         }
     }
 
-    /// Shuts the write side of a socket down. Nothing for other endpoints: a reader sees
-    /// their end when they are closed, and the caller ends its own stream.
+    /// Shuts down the write side of a socket. With other endpoints nothing happens: the
+    /// reader of a pipe, tty or file sees its end when it is closed, and the caller ends a
+    /// stream of its own.
     pub fn shutdown_write(&self) {
         match self {
             Endpoint::Stream(stream) => stream.shutdown_write(),
@@ -233,7 +235,8 @@ impl Endpoint {
     }
 }
 
-/// `wanted` if it fits the endpoint, as its `own` and the `others` do.
+/// `wanted` if it is `own` or one of the `others`, which are the framings that fit the
+/// endpoint; `own` if nothing is wanted.
 fn choose(wanted: Option<Framing>, own: Framing, others: &[Framing]) -> Result<Framing, OpenError> {
     match wanted {
         None => Ok(own),

@@ -14,8 +14,8 @@ use crate::error::OpenError;
 /// See [`Endpoint::open`].
 pub(super) fn open(fd: RawFd, readable: bool, writable: bool) -> Result<Endpoint, OpenError> {
     let flags = flags_of(fd)?;
-    // read(2) and write(2) fail like this. A description of our own, which would be of
-    // use, is one that the owner of the descriptor may not be allowed to open.
+    // read(2) and write(2) fail with EBADF, too. Opening the file again would help, but the
+    // owner of the descriptor may not be allowed to do that.
     if system::only_names(flags) {
         return Err(OpenError::System(libc::EBADF));
     }
@@ -102,18 +102,18 @@ fn open_pipe_or_tty(
     Ok(Endpoint::Stream(stream))
 }
 
-/// Two kinds of files.
+/// The type of a file.
 enum FileType {
     Regular,
-    /// Devices, and what the kernel makes up.
+    /// Any other file: a device, or one that the kernel makes up.
     Special,
 }
 
 fn open_file(fd: RawFd, file_type: FileType) -> Result<Endpoint, OpenError> {
     match file_type {
+        // Some regular files can be polled: poll(2) tells when /proc/mounts has changed. They
+        // are read like any other file.
         FileType::Regular => {}
-        // Some special files, as /proc/mounts, tell by poll(2) that they have changed;
-        // they are read like any other file.
         FileType::Special if system::is_pollable(fd)? => return Err(OpenError::Unsupported),
         FileType::Special => {}
     }

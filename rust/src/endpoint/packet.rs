@@ -11,7 +11,7 @@ use super::{choose, Io, PacketIo};
 use crate::error::OpenError;
 use crate::frame::{DeviceHeader, Framing, DEVICE_HEADER};
 
-/// What gives and takes the packets.
+/// What a packet endpoint is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A socket of type SOCK_DGRAM.
@@ -23,8 +23,8 @@ pub(super) enum Kind {
 /// A TUN or TAP device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Device {
-    /// What the device has before each packet; `None` while that is not known, see
-    /// [`Packets::write`].
+    /// The header that the device has before each packet; `None` while it is not known which
+    /// that is. See [`Packets::write`].
     pub(super) header: Option<DeviceHeader>,
     pub(super) layer: Layer,
 }
@@ -43,7 +43,8 @@ pub struct Packets {
     pub(super) descriptor: Descriptor,
     transport: Transport,
     kind: Kind,
-    /// What a device has before each packet; `None` while that is not known.
+    /// The header that a device has before each packet; `None` while it is not known which
+    /// that is.
     header: Cell<Option<DeviceHeader>>,
 }
 
@@ -66,7 +67,7 @@ impl Packets {
         match self.kind {
             Kind::Datagrams => choose(wanted, Framing::U16be, &[Framing::Ip]),
             Kind::Device(device) => match device.layer {
-                // Ethernet says nothing of its length.
+                // An Ethernet frame does not say how long it is.
                 Layer::Ethernet => choose(wanted, Framing::U16be, &[]),
                 Layer::Ip => choose(wanted, Framing::Ip, &[Framing::U16be]),
             },
@@ -176,7 +177,8 @@ impl Packets {
                 out.copy_within(header.size()..n, 0);
                 PacketIo::Packet(n - header.size())
             }
-            // Neither fits, so this is no IP packet: only a raw socket can send such a one.
+            // The bytes are no IP packet, with or without a header. Only a raw socket can
+            // send such a packet.
             None => PacketIo::Truncated,
         }
     }
@@ -228,7 +230,7 @@ impl Packets {
         })
     }
 
-    /// shutdown(2) of a socket's write side; nothing for a device.
+    /// shutdown(2) of the write side of a socket. With a device nothing happens.
     pub(super) fn shutdown_write(&self) {
         if self.transport == Transport::Socket {
             self.descriptor.shutdown_write();

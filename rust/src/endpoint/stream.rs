@@ -16,13 +16,13 @@ pub(super) enum Transport {
     Other,
 }
 
-/// How the end of file shows.
+/// Where the end of file of a stream is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EndOfFile {
-    /// At poll(2), and at a read.
+    /// By poll(2), and by a read.
     Polled,
-    /// At a read, but perhaps not at poll(2): Linux reports no hang-up of a FIFO whose
-    /// writer had gone before the FIFO was opened.
+    /// By a read, but perhaps not by poll(2): Linux reports no hang-up of a FIFO whose writer
+    /// had gone before the FIFO was opened.
     Hidden,
 }
 
@@ -70,7 +70,8 @@ impl Stream {
     pub fn read(&self, out: &mut [u8]) -> StreamRead {
         match self.read_once(out) {
             Io::Bytes(0) => StreamRead::Eof,
-            // A short read says what EAGAIN would, unless it may be the end.
+            // After a short read the next read would return EAGAIN, unless the stream has
+            // ended and poll(2) does not say so.
             Io::Bytes(n) if n < out.len() && self.end_of_file == EndOfFile::Polled => {
                 StreamRead::Last(n)
             }
@@ -122,8 +123,8 @@ impl Stream {
         }
     }
 
-    /// shutdown(2) of a socket's write side; nothing for others, whose end a reader sees
-    /// when they are closed.
+    /// shutdown(2) of the write side of a socket. With other streams nothing happens: their
+    /// reader sees the end when they are closed.
     pub(super) fn shutdown_write(&self) {
         if self.transport == Transport::Socket {
             self.descriptor.shutdown_write();

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use libc::c_int;
 use openssl_sys::SSL;
 
-use tls_splice::error::{TLS_SPLICE_EARG, TLS_SPLICE_NOTHING, TLS_SPLICE_OK};
+use tls_splice::error::{TLS_SPLICE_EARG, TLS_SPLICE_EBUSY, TLS_SPLICE_NOTHING, TLS_SPLICE_OK};
 use tls_splice::ffi::*;
 use tls_splice::handle::tls_splice as Splice;
 use tls_splice::stats::Stats;
@@ -32,6 +32,43 @@ fn given<T>(call: impl FnOnce(*mut T) -> c_int) -> T {
     unsafe { out.assume_init() }
 }
 
+/// A struct in which nothing is but its size.
+pub fn no_actions() -> tls_splice_actions {
+    tls_splice_actions {
+        struct_size: size_of::<tls_splice_actions>(),
+        orders: 77,
+        ssl_ret: 77,
+        lower_error: 77,
+    }
+}
+
+pub fn no_transfer() -> tls_splice_transfer {
+    tls_splice_transfer {
+        struct_size: size_of::<tls_splice_transfer>(),
+        fd: 77,
+        buf: tls_splice_buf {
+            base: std::ptr::null_mut(),
+            len: 77,
+        },
+    }
+}
+
+pub fn no_state() -> tls_splice_state {
+    tls_splice_state {
+        struct_size: size_of::<tls_splice_state>(),
+        outcome: 77,
+        ..Default::default()
+    }
+}
+
+pub fn no_failure() -> tls_splice_failure {
+    tls_splice_failure {
+        struct_size: size_of::<tls_splice_failure>(),
+        errnum: 77,
+        ..Default::default()
+    }
+}
+
 #[track_caller]
 pub unsafe fn free(splice: *mut Splice) {
     ok(unsafe { tls_splice_free(splice) });
@@ -48,8 +85,8 @@ pub unsafe fn poll_fd(splice: *mut Splice) -> c_int {
 }
 
 #[track_caller]
-pub unsafe fn interest(splice: *mut Splice, ssl: *mut SSL) -> u32 {
-    given(|out| unsafe { tls_splice_interest(splice, ssl, out) })
+pub unsafe fn begin_wait(splice: *mut Splice, ssl: *mut SSL) -> u32 {
+    given(|out| unsafe { tls_splice_begin_wait(splice, ssl, out) })
 }
 
 #[track_caller]
@@ -63,7 +100,9 @@ pub unsafe fn begin_transfer(
     ssl: *mut SSL,
     event: u32,
 ) -> tls_splice_transfer {
-    given(|out| unsafe { tls_splice_begin_transfer(splice, ssl, event, out) })
+    let mut transfer = no_transfer();
+    ok(unsafe { tls_splice_begin_transfer(splice, ssl, event, &mut transfer) });
+    transfer
 }
 
 #[track_caller]
@@ -76,9 +115,35 @@ pub unsafe fn pass(from: *mut Splice, to: *mut Splice, ssl: *mut SSL) -> bool {
     found(unsafe { tls_splice_pass(from, to, ssl) })
 }
 
+/// Starts each of the directions, on a connection that no other splice has a direction of.
 #[track_caller]
-pub unsafe fn start(splice: *mut Splice, direction: u32) {
-    ok(unsafe { tls_splice_start(splice, direction) });
+pub unsafe fn start(splice: *mut Splice, directions: u32) {
+    for direction in [TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT] {
+        if directions & direction != 0 {
+            ok(unsafe { tls_splice_start(splice, direction, std::ptr::null()) });
+        }
+    }
+}
+
+/// Reports an event.
+#[track_caller]
+pub unsafe fn on(
+    splice: *mut Splice,
+    event: u32,
+    value: c_int,
+    ssl: *mut SSL,
+) -> tls_splice_actions {
+    let mut actions = no_actions();
+    ok(unsafe { tls_splice_on(splice, event, value, ssl, &mut actions) });
+    assert_eq!(actions.struct_size, size_of::<tls_splice_actions>());
+    actions
+}
+
+#[track_caller]
+pub unsafe fn state(splice: *const Splice) -> tls_splice_state {
+    let mut state = no_state();
+    ok(unsafe { tls_splice_get_state(splice, &mut state) });
+    state
 }
 
 #[track_caller]
@@ -87,28 +152,16 @@ pub unsafe fn push_before(splice: *mut Splice, direction: u32, bytes: *const u8,
 }
 
 #[track_caller]
-pub unsafe fn stop(splice: *mut Splice) {
-    ok(unsafe { tls_splice_stop(splice) });
+pub unsafe fn attach(splice: *mut Splice, direction: u32, ssl: *mut SSL) {
+    ok(unsafe { tls_splice_attach(splice, direction, ssl) });
 }
 
+/// Detaches both directions, whichever are attached.
 #[track_caller]
-pub unsafe fn end_encrypt(splice: *mut Splice) {
-    ok(unsafe { tls_splice_end_encrypt(splice) });
-}
-
-#[track_caller]
-pub unsafe fn cancel(splice: *mut Splice) {
-    ok(unsafe { tls_splice_cancel(splice) });
-}
-
-#[track_caller]
-pub unsafe fn detach_rbio(splice: *mut Splice, ssl: *mut SSL) {
-    ok(unsafe { tls_splice_detach_rbio(splice, ssl) });
-}
-
-#[track_caller]
-pub unsafe fn detach_wbio(splice: *mut Splice, ssl: *mut SSL) {
-    ok(unsafe { tls_splice_detach_wbio(splice, ssl) });
+pub unsafe fn detach(splice: *mut Splice, ssl: *mut SSL) {
+    for direction in [TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT] {
+        ok(unsafe { tls_splice_detach(splice, direction, ssl) });
+    }
 }
 
 #[track_caller]
@@ -131,36 +184,15 @@ pub unsafe fn commit(splice: *mut Splice, n: usize) {
     ok(unsafe { tls_splice_commit(splice, n) });
 }
 
-/// Returns the steps.
-#[track_caller]
-pub unsafe fn decrypt(splice: *mut Splice, ssl: *mut SSL, ssl_ret: &mut c_int) -> u32 {
-    given(|out| unsafe { tls_splice_decrypt(splice, ssl, out, ssl_ret) })
-}
-
-/// Returns the steps.
-#[track_caller]
-pub unsafe fn encrypt(splice: *mut Splice, ssl: *mut SSL) -> u32 {
-    given(|out| unsafe { tls_splice_encrypt(splice, ssl, out) })
-}
-
 #[track_caller]
 pub unsafe fn shutdown_write(splice: *mut Splice) {
     ok(unsafe { tls_splice_shutdown_write(splice) });
 }
 
-#[track_caller]
-pub unsafe fn is_blocked(splice: *mut Splice) -> bool {
-    given(|out| unsafe { tls_splice_is_blocked(splice, out) })
-}
-
-#[track_caller]
-pub unsafe fn end_decrypt(splice: *mut Splice) -> bool {
-    given(|out| unsafe { tls_splice_end_decrypt(splice, out) })
-}
-
+/// How many bytes there are to take.
 #[track_caller]
 pub unsafe fn undelivered(splice: *mut Splice) -> usize {
-    given(|out| unsafe { tls_splice_undelivered(splice, out) })
+    given(|out| unsafe { tls_splice_take_undelivered(splice, std::ptr::null_mut(), 0, out) })
 }
 
 #[track_caller]
@@ -170,12 +202,14 @@ pub unsafe fn take_undelivered(splice: *mut Splice, bytes: *mut u8, len: usize) 
 
 #[track_caller]
 pub unsafe fn stats(splice: *mut Splice) -> Stats {
-    given(|out| unsafe { tls_splice_get_stats(splice, out) })
+    let mut stats = Stats::default();
+    ok(unsafe { tls_splice_get_stats(splice, &mut stats) });
+    stats
 }
 
 #[track_caller]
 pub unsafe fn failure(splice: *mut Splice) -> Option<tls_splice_failure> {
-    let mut failure = tls_splice_failure::default();
+    let mut failure = no_failure();
     found(unsafe { tls_splice_get_failure(splice, &mut failure) }).then_some(failure)
 }
 
@@ -190,56 +224,61 @@ pub unsafe fn refused(splice: *mut Splice, ssl: *mut SSL, code: c_int) {
         len: 4,
     };
     let mut fd = 7;
-    let mut ret = 7;
-    let mut is_true = true;
-    let mut numbers = [7u32; 4];
-    let mut sizes = [7usize; 3];
-    let mut error = 7;
-    let mut transfer = tls_splice_transfer { fd: 7, buf: piece };
-    let mut failure = tls_splice_failure {
-        errnum: 7,
-        ..Default::default()
-    };
+    let mut readiness = [7u32; 2];
+    let mut counts = [7usize; 3];
+    let mut transfer = no_transfer();
+    let mut buf = no_transfer().buf;
+    let mut failure = no_failure();
     unsafe {
         let codes = [
             tls_splice_adopt_fd(splice, -1),
             tls_splice_poll_fd(splice, &mut fd),
-            tls_splice_interest(splice, ssl, &mut numbers[0]),
-            tls_splice_ready(splice, 3, &mut numbers[1]),
+            tls_splice_begin_wait(splice, ssl, &mut readiness[0]),
+            tls_splice_ready(splice, 3, &mut readiness[1]),
             tls_splice_begin_transfer(splice, ssl, 1, &mut transfer),
             tls_splice_end_transfer(splice, 1, 1),
-            tls_splice_start(splice, 3),
+            tls_splice_start(splice, 1, std::ptr::null()),
             tls_splice_push_before(splice, 2, bytes.as_ptr(), bytes.len()),
-            tls_splice_stop(splice),
-            tls_splice_attach_rbio(splice, ssl),
-            tls_splice_detach_rbio(splice, ssl),
-            tls_splice_attach_wbio(splice, ssl),
-            tls_splice_detach_wbio(splice, ssl),
-            tls_splice_collected(splice, &mut piece, 1, &mut sizes[0]),
+            tls_splice_attach(splice, TLS_SPLICE_DECRYPT, ssl),
+            tls_splice_detach(splice, TLS_SPLICE_DECRYPT, ssl),
+            tls_splice_attach(splice, TLS_SPLICE_ENCRYPT, ssl),
+            tls_splice_detach(splice, TLS_SPLICE_ENCRYPT, ssl),
+            tls_splice_collected(splice, &mut piece, 1, &mut counts[0]),
             tls_splice_written(splice, 1, false),
-            tls_splice_alloc(splice, &mut transfer.buf),
+            tls_splice_alloc(splice, &mut buf),
             tls_splice_commit(splice, 1),
-            tls_splice_decrypt(splice, ssl, &mut numbers[2], &mut ret),
-            tls_splice_encrypt(splice, ssl, &mut numbers[3]),
             tls_splice_shutdown_write(splice),
-            tls_splice_end_decrypt(splice, &mut is_true),
-            tls_splice_undelivered(splice, &mut sizes[1]),
-            tls_splice_take_undelivered(splice, bytes.as_mut_ptr(), 4, &mut sizes[2]),
+            tls_splice_take_undelivered(splice, std::ptr::null_mut(), 0, &mut counts[1]),
+            tls_splice_take_undelivered(splice, bytes.as_mut_ptr(), 4, &mut counts[2]),
             tls_splice_get_failure(splice, &mut failure),
+            tls_splice_pass(splice, splice, ssl),
         ];
-        assert_eq!(codes, [code; 24]);
-        assert!(!is_true);
-        is_true = true;
-        assert_eq!(tls_splice_is_blocked(splice, &mut is_true), code);
-        assert_eq!(tls_splice_pass(splice, splice, ssl), code);
-        let (mut end, mut stats) = (7, Stats::default());
-        assert_eq!(tls_splice_take_end(splice, &mut end, &mut error), code);
+        assert_eq!(codes, [code; 21]);
+        let mut stats = Stats::default();
         assert_eq!(tls_splice_get_stats(splice, &mut stats), code);
-        assert_eq!((fd, ret, end, error, is_true), (-1, 1, 0, 0, false));
         assert_eq!(tls_splice_pass(splice, other, ssl), TLS_SPLICE_EARG);
         assert_eq!(tls_splice_pass(other, splice, ssl), TLS_SPLICE_EARG);
+        if code != TLS_SPLICE_EBUSY {
+            no_event(splice, ssl, code);
+        }
     }
-    assert_eq!((numbers, sizes), ([0; 4], [0; 3]));
-    assert_eq!((transfer.fd, transfer.buf.len, piece.len), (-1, 0, 4));
+    assert_eq!((readiness, counts), ([0; 2], [0; 3]));
+    assert_eq!((fd, transfer.fd), (-1, -1));
+    assert_eq!((transfer.buf.len, buf.len, piece.len), (0, 0, 4));
     assert_eq!((failure.errnum, bytes), (0, [7; 4]));
+}
+
+/// Each event is answered with `code`, and orders nothing.
+#[track_caller]
+unsafe fn no_event(splice: *mut Splice, ssl: *mut SSL, code: c_int) {
+    for event in 0..=TLS_SPLICE_ON_GONE {
+        let mut actions = no_actions();
+        let value = TLS_SPLICE_DECRYPT as c_int;
+        let answer = unsafe { tls_splice_on(splice, event, value, ssl, &mut actions) };
+        assert_eq!(answer, code);
+        assert_eq!(
+            (actions.orders, actions.ssl_ret, actions.lower_error),
+            (0, 1, 0)
+        );
+    }
 }

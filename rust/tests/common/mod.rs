@@ -1,12 +1,13 @@
-//! A TLS session in memory, and an event loop around the C ABI that does what
-//! the steps say and nothing else: what it waits for in vain is a lost wake-up,
-//! what it is called for without effect is a spin.
+//! A TLS session in memory, and an event loop around the C ABI that reports what happens
+//! and does what is ordered, and nothing else: what the loop waits for in vain is a lost
+//! wake-up, and what the loop does without effect is a spin.
 
 #![allow(dead_code, clippy::undocumented_unsafe_blocks)]
 
 pub mod abi;
 pub mod model;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
@@ -23,7 +24,6 @@ use tls_splice::endpoint::{READABLE, WRITABLE};
 use tls_splice::error::{TLS_SPLICE_EBUSY, TLS_SPLICE_OK};
 use tls_splice::ffi::*;
 use tls_splice::handle::tls_splice as Splice;
-use tls_splice::pump::*;
 use tls_splice::stats::Stats;
 
 // What openssl-sys lacks.
@@ -370,9 +370,10 @@ pub struct Rig {
 
     reading: bool,
     attached: bool,
-    in_more: bool,
-    out_more: bool,
-    want_tls: bool,
+    /// A turn of the loop was asked for.
+    turn_is_due: bool,
+    /// Ciphertext waits for the stream below, which is to be reported when it has gone.
+    is_draining: bool,
     pub in_over: Option<(c_int, c_int, c_ulong)>,
     /// The whole error queue at that moment, as people read it.
     pub in_over_text: String,
@@ -383,8 +384,10 @@ pub struct Rig {
     /// What JavaScript has read from the TLS side and from the source, for the
     /// next start.
     pub before: (Vec<u8>, Vec<u8>),
-    /// Steps that the last call returned.
-    pub steps: u32,
+    /// The error that JavaScript is told of when it has the direction again.
+    pub owed: Option<(c_int, c_int, c_ulong)>,
+    /// What was ordered since a test has set this to 0.
+    pub orders: u32,
 }
 
 pub fn nonblocking_pair() -> (OwnedFd, UnixStream) {
@@ -421,9 +424,8 @@ impl Rig {
             peer_error: ossl::SSL_ERROR_WANT_READ,
             reading: false,
             attached: false,
-            in_more: false,
-            out_more: false,
-            want_tls: false,
+            turn_is_due: false,
+            is_draining: false,
             in_over: None,
             in_over_text: String::new(),
             out_over: false,
@@ -431,7 +433,8 @@ impl Rig {
             out_stopped: false,
             failed: false,
             before: Default::default(),
-            steps: 0,
+            owed: None,
+            orders: 0,
         };
         rig.open();
         rig
@@ -442,11 +445,10 @@ impl Rig {
         self.splice = new_splice(self.near.as_raw_fd(), o.directions, o.high_water_mark).unwrap();
     }
 
-    /// Starts both directions, or those there are, and kicks the pump once.
+    /// Starts both directions, or those there are, and gives them their first turn.
     pub fn start(&mut self) -> &mut Rig {
         self.start_quietly();
-        self.decrypt();
-        self.encrypt();
+        self.loop_turn();
         self
     }
 
@@ -455,16 +457,18 @@ impl Rig {
         let (cleartext, from_source) = std::mem::take(&mut self.before);
         self.push_before(TLS_SPLICE_DECRYPT, &cleartext);
         self.push_before(TLS_SPLICE_ENCRYPT, &from_source);
-        if self.options.attach && self.options.directions & TLS_SPLICE_DECRYPT != 0 {
-            let rc = unsafe { tls_splice_attach_rbio(self.splice, self.ours.0) };
-            assert_eq!(rc, TLS_SPLICE_OK);
-            self.attached = true;
+        for direction in [TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT] {
+            if self.options.attach && self.has(direction) {
+                unsafe { abi::attach(self.splice, direction, self.ours.0) };
+                self.attached |= direction == TLS_SPLICE_DECRYPT;
+            }
         }
-        if self.options.attach && self.options.directions & TLS_SPLICE_ENCRYPT != 0 {
-            let rc = unsafe { tls_splice_attach_wbio(self.splice, self.ours.0) };
-            assert_eq!(rc, TLS_SPLICE_OK);
-        }
+        self.turn_is_due = true;
         self.reading = self.in_over.is_none();
+    }
+
+    fn has(&self, direction: u32) -> bool {
+        self.options.directions & direction != 0
     }
 
     /// In two pieces.
@@ -515,53 +519,121 @@ impl Rig {
         }
     }
 
-    pub fn decrypt(&mut self) {
-        if self.options.directions & TLS_SPLICE_DECRYPT == 0 || !self.in_active() {
-            return;
+    pub fn state(&self) -> tls_splice_state {
+        unsafe { abi::state(self.splice) }
+    }
+
+    pub fn wants_handshake(&self) -> bool {
+        self.state().outcome & TLS_SPLICE_OUTCOME_WANTS_HANDSHAKE != 0
+    }
+
+    /// Reports an event, and carries out what is ordered.
+    #[track_caller]
+    pub fn on(&mut self, event: u32) {
+        let actions = unsafe { abi::on(self.splice, event, 0, self.ours.0) };
+        self.carry_out(&actions);
+    }
+
+    #[track_caller]
+    fn carry_out(&mut self, actions: &tls_splice_actions) {
+        self.note(actions);
+        if actions.orders & TLS_SPLICE_ACTION_FLUSH != 0 {
+            self.write_collected();
+            self.flush();
         }
-        let mut ret = 1;
-        let steps = unsafe { abi::decrypt(self.splice, self.ours.0, &mut ret) };
-        self.steps = steps;
-        if steps & TLS_SPLICE_STEP_OVER != 0 {
-            self.in_over = Some((ret, self.ours.error(ret), unsafe { ERR_peek_error() }));
+        if actions.orders & TLS_SPLICE_ACTION_CYCLE != 0 {
+            self.decrypt();
+            self.on(TLS_SPLICE_ON_CYCLED);
+        }
+    }
+
+    /// Takes note of what is ordered, and of what has become of the splice.
+    #[track_caller]
+    fn note(&mut self, actions: &tls_splice_actions) {
+        assert_eq!(actions.orders & TLS_SPLICE_ACTION_WAKE_OTHER, 0);
+        assert_eq!(actions.orders & TLS_SPLICE_ACTION_DELIVER, 0);
+        self.orders |= actions.orders;
+        if actions.ssl_ret != 1 {
+            let error = (actions.ssl_ret, self.ours.error(actions.ssl_ret), unsafe {
+                ERR_peek_error()
+            });
+            assert_eq!(self.in_over, None, "the end is told twice");
+            self.in_over = Some(error);
             self.in_over_text = openssl::error::ErrorStack::get().to_string();
         }
         unsafe { ossl::ERR_clear_error() };
-        self.reading = steps & TLS_SPLICE_STEP_PAUSE_TLS == 0;
-        self.in_more = steps & TLS_SPLICE_STEP_MORE != 0;
-        self.in_stopped = steps & TLS_SPLICE_STEP_STOPPED != 0;
-        self.failed |= steps & TLS_SPLICE_STEP_FAILED != 0;
-        // As TLSWrap, whatever the steps say: answers of OpenSSL's own.
-        self.flush();
-    }
-
-    pub fn encrypt(&mut self) {
-        if self.options.directions & TLS_SPLICE_ENCRYPT == 0 || self.out_over || self.out_stopped {
-            return;
+        self.turn_is_due |= actions.orders & TLS_SPLICE_ACTION_NEXT_TURN != 0;
+        let state = self.state();
+        match state.reading {
+            TLS_SPLICE_READING_ON => self.reading = true,
+            TLS_SPLICE_READING_OFF => self.reading = false,
+            _ => {}
         }
-        let steps = unsafe { abi::encrypt(self.splice, self.ours.0) };
-        self.steps = steps;
-        unsafe { ossl::ERR_clear_error() };
-        self.out_more = steps & TLS_SPLICE_STEP_MORE != 0;
-        self.want_tls = steps & TLS_SPLICE_STEP_WANT_TLS != 0;
-        self.out_stopped = steps & TLS_SPLICE_STEP_STOPPED != 0;
-        self.failed |= steps & TLS_SPLICE_STEP_FAILED != 0;
-        self.write_collected();
-        if steps & TLS_SPLICE_STEP_OVER != 0 {
+        let outcome = |bits| state.outcome & bits != 0;
+        if outcome(TLS_SPLICE_OUTCOME_OUT_OVER) && !self.out_over {
             assert_eq!(
                 self.ours.pending(),
                 0,
-                "OVER before the write BIO has drained"
+                "over before the write BIO has drained"
             );
-            self.out_over = true;
         }
-        if steps & TLS_SPLICE_STEP_FLUSH != 0 {
-            self.flush();
+        self.out_over |= outcome(TLS_SPLICE_OUTCOME_OUT_OVER);
+        self.in_stopped = outcome(TLS_SPLICE_OUTCOME_IN_STOPPED);
+        self.out_stopped = outcome(TLS_SPLICE_OUTCOME_OUT_STOPPED);
+        // An error of the cleartext is no failure of the splice's own.
+        let has_failed = TLS_SPLICE_OUTCOME_ENDPOINT_FAILED | TLS_SPLICE_OUTCOME_TLS_FAILED;
+        self.failed |= outcome(has_failed) && unsafe { abi::failure(self.splice) }.is_some();
+    }
+
+    /// The TLSWrap decrypts and flushes, with or without a reason.
+    #[track_caller]
+    pub fn decrypt(&mut self) {
+        if !self.has(TLS_SPLICE_DECRYPT) {
+            return;
         }
+        let actions = unsafe { abi::on(self.splice, TLS_SPLICE_ON_DECRYPT, 0, self.ours.0) };
+        self.note(&actions);
+        // As TLSWrap, whatever is ordered: answers of OpenSSL's own.
+        self.flush();
+    }
+
+    /// The source is ready, or the handshake that is waited for may be, with or without a
+    /// reason.
+    #[track_caller]
+    pub fn encrypt(&mut self) {
+        if !self.has(TLS_SPLICE_ENCRYPT) {
+            return;
+        }
+        self.on(TLS_SPLICE_ON_SOURCE_READY);
+        if self.wants_handshake() {
+            self.on(TLS_SPLICE_ON_LOWER_READ);
+        }
+    }
+
+    /// The turn that was asked for. Whether one was.
+    #[track_caller]
+    pub fn loop_turn(&mut self) -> bool {
+        let is_due = std::mem::take(&mut self.turn_is_due);
+        if is_due {
+            self.on(TLS_SPLICE_ON_TURN);
+        }
+        is_due
+    }
+
+    /// The stream below has written everything. Whether that is news.
+    #[track_caller]
+    fn drained(&mut self) -> bool {
+        let is_news = self.is_draining && self.ours.pending() == 0;
+        if is_news {
+            self.is_draining = false;
+            self.on(TLS_SPLICE_ON_LOWER_DRAINED);
+        }
+        is_news
     }
 
     /// As the shim does. The stream takes as much at once as it gives.
     fn write_collected(&mut self) {
+        self.is_draining |= self.ours.pending() > 0;
         let mut room = if self.tcp_open { self.segment } else { 0 };
         loop {
             let mut pieces = [const { MaybeUninit::<tls_splice_buf>::uninit() }; 2];
@@ -584,11 +656,8 @@ impl Rig {
         }
     }
 
-    fn in_active(&self) -> bool {
-        self.in_over.is_none() && !self.in_stopped
-    }
-
     pub fn flush(&mut self) {
+        self.is_draining |= self.ours.pending() > 0;
         if self.tcp_open {
             self.wire_out.extend(self.ours.take(usize::MAX));
         }
@@ -642,9 +711,7 @@ impl Rig {
             self.ours.give(&bytes);
         }
         self.decrypt();
-        if self.want_tls {
-            self.encrypt();
-        }
+        self.on(TLS_SPLICE_ON_LOWER_READ);
         true
     }
 
@@ -653,27 +720,21 @@ impl Rig {
         poll_splice(self.splice, self.ours.0)
     }
 
-    /// One turn of the loop. Whether the pump was called.
+    /// One turn of the loop. Whether anything was reported.
+    #[track_caller]
     pub fn turn(&mut self) -> bool {
         let mut called = false;
         self.peer_turn();
         called |= self.stream_read();
-        if std::mem::take(&mut self.in_more) {
-            self.decrypt();
-            called = true;
-        }
-        let drained = self.ours.pending() == 0;
-        if self.out_more && drained {
-            self.encrypt();
-            called = true;
-        }
+        called |= self.drained();
+        called |= self.loop_turn();
         let ready = if self.failed { 0 } else { self.poll() };
-        if ready & WRITABLE != 0 && self.in_active() {
-            self.decrypt();
+        if ready & WRITABLE != 0 {
+            self.on(TLS_SPLICE_ON_SINK_READY);
             called = true;
         }
-        if ready & READABLE != 0 && !self.out_over && !self.out_stopped {
-            self.encrypt();
+        if ready & READABLE != 0 {
+            self.on(TLS_SPLICE_ON_SOURCE_READY);
             called = true;
         }
         self.flush();
@@ -688,6 +749,7 @@ impl Rig {
             let before = self.fingerprint();
             let called = self.turn();
             let quiet = self.wire_out.is_empty() && (self.wire_in.is_empty() || !self.reading);
+            let quiet = quiet && !self.turn_is_due;
             if !called && quiet && before == self.fingerprint() {
                 return;
             }
@@ -723,58 +785,96 @@ impl Rig {
 
     /// Stops and detaches, as the shim does: then everything is where JavaScript
     /// finds it, in order. Returns what it would have read.
+    #[track_caller]
     pub fn stop(&mut self) -> u64 {
-        unsafe { abi::stop(self.splice) };
-        self.decrypt();
-        if self.options.directions & TLS_SPLICE_DECRYPT != 0 {
-            assert!(!self.in_active());
+        self.on(TLS_SPLICE_ON_STOP);
+        let outcome = self.state().outcome;
+        if self.has(TLS_SPLICE_DECRYPT) {
+            let finished = TLS_SPLICE_OUTCOME_IN_OVER | TLS_SPLICE_OUTCOME_IN_STOPPED;
+            assert_ne!(outcome & finished, 0, "stop() has not stopped it");
         }
         self.reading = false;
         let tcp_open = std::mem::replace(&mut self.tcp_open, true);
         let mut read = 0;
         for _ in 0..100_000 {
-            if self.options.directions & TLS_SPLICE_ENCRYPT == 0
-                || self.out_stopped
-                || self.out_over
-            {
+            if self.has_finished_sending() {
                 break;
             }
             self.flush();
-            if self.want_tls {
+            if self.wants_handshake() {
                 self.peer_turn();
                 self.ours_takes_all();
                 // JavaScript has the reading back.
                 read += self.read_rest();
+                self.on(TLS_SPLICE_ON_LOWER_READ);
             }
-            self.encrypt();
+            self.drained();
+            self.loop_turn();
         }
-        assert!(
-            self.out_stopped || self.out_over || self.options.directions & TLS_SPLICE_ENCRYPT == 0
-        );
+        assert!(self.has_finished_sending());
         self.flush();
         self.tcp_open = tcp_open;
         read + self.give_back()
     }
 
-    /// The rest of `stop`, for a splice that has ended by itself.
-    pub fn give_back(&mut self) -> u64 {
-        unsafe {
-            abi::detach_rbio(self.splice, self.ours.0);
-            abi::detach_wbio(self.splice, self.ours.0);
-        }
-        self.attached = false;
-        self.read_rest()
+    fn has_finished_sending(&self) -> bool {
+        let finished = TLS_SPLICE_OUTCOME_OUT_OVER
+            | TLS_SPLICE_OUTCOME_OUT_STOPPED
+            | TLS_SPLICE_OUTCOME_TLS_FAILED;
+        !self.has(TLS_SPLICE_ENCRYPT) || self.state().outcome & finished != 0
     }
 
-    fn read_rest(&mut self) -> u64 {
+    /// The rest of `stop`, for a splice that has ended by itself.
+    #[track_caller]
+    pub fn give_back(&mut self) -> u64 {
+        let mut read = self.read_sink_and_undelivered();
+        for direction in [TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT] {
+            let release = TLS_SPLICE_ON_RELEASE;
+            let actions =
+                unsafe { abi::on(self.splice, release, direction as c_int, ptr::null_mut()) };
+            assert_eq!((actions.orders, actions.ssl_ret), (0, 1));
+        }
+        unsafe { abi::detach(self.splice, self.ours.0) };
+        self.attached = false;
+        self.turn_is_due = false;
+        self.resume();
+        let before = self.to_us.at;
+        self.js_read();
+        read += self.to_us.at - before;
+        read
+    }
+
+    /// JavaScript is told of what comes behind the bytes that it was given.
+    fn resume(&mut self) {
+        let owes = self.state().owes;
+        assert_eq!(owes, self.state().holds_tls_error);
+        if owes {
+            let actions = unsafe { abi::on(self.splice, TLS_SPLICE_ON_DECRYPT, 0, self.ours.0) };
+            assert_ne!(actions.ssl_ret, 1, "an error is lost");
+            let error = self.ours.error(actions.ssl_ret);
+            self.owed = Some((actions.ssl_ret, error, unsafe { ERR_peek_error() }));
+        }
+        unsafe {
+            ossl::ERR_clear_error();
+            let actions = abi::on(self.splice, TLS_SPLICE_ON_RESUME, 0, ptr::null_mut());
+            assert_eq!((actions.ssl_ret, actions.lower_error), (1, 0));
+        }
+        assert!(!self.state().owes);
+    }
+
+    pub fn read_sink_and_undelivered(&mut self) -> u64 {
         // Everything that the sink was given is in its socket by now.
         if self.far.is_some() {
             while matches!(self.sink_read(1 << 20), Some(n) if n > 0) {}
         }
+        self.take_undelivered() as u64
+    }
+
+    fn read_rest(&mut self) -> u64 {
+        let undelivered = self.read_sink_and_undelivered();
         let before = self.to_us.at;
-        self.take_undelivered();
         self.js_read();
-        self.to_us.at - before
+        undelivered + self.to_us.at - before
     }
 
     pub fn take_undelivered(&mut self) -> usize {
@@ -853,9 +953,8 @@ impl Rig {
     pub fn again(&mut self) {
         unsafe { abi::free(self.splice) };
         self.open();
-        self.in_more = false;
-        self.out_more = false;
-        self.want_tls = false;
+        self.in_over = None;
+        self.owed = None;
         self.in_stopped = false;
         self.out_stopped = false;
         self.failed = false;
@@ -867,17 +966,153 @@ impl Drop for Rig {
     fn drop(&mut self) {
         unsafe {
             if !std::thread::panicking() && !self.splice.is_null() {
-                abi::detach_rbio(self.splice, self.ours.0);
-                abi::detach_wbio(self.splice, self.ours.0);
+                abi::detach(self.splice, self.ours.0);
             }
             abi::free(self.splice);
         }
     }
 }
 
+/// A splice and its session without an event loop, for tests of one direction at a time.
+/// It reports what a test asks for, and what the actions then ask for at once.
+pub struct Driver {
+    pub splice: *mut Splice,
+    pub ssl: *mut SSL,
+    /// A turn of the loop was asked for.
+    turn_is_due: Cell<bool>,
+}
+
+/// What an event has come to.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    pub orders: u32,
+    pub ssl_ret: c_int,
+    pub state: tls_splice_state,
+    pub has_more: bool,
+}
+
+impl Run {
+    fn is(&self, outcome: u32) -> bool {
+        self.state.outcome & outcome != 0
+    }
+
+    pub fn flushes(&self) -> bool {
+        self.orders & TLS_SPLICE_ACTION_FLUSH != 0
+    }
+
+    /// The stream below is not read, since bytes wait for the sink or the next turn.
+    pub fn is_paused(&self) -> bool {
+        self.state.reading == TLS_SPLICE_READING_OFF
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.is(TLS_SPLICE_OUTCOME_ENDPOINT_FAILED | TLS_SPLICE_OUTCOME_TLS_FAILED)
+    }
+
+    pub fn is_in_over(&self) -> bool {
+        self.is(TLS_SPLICE_OUTCOME_IN_OVER)
+    }
+
+    pub fn is_out_over(&self) -> bool {
+        self.is(TLS_SPLICE_OUTCOME_OUT_OVER)
+    }
+
+    pub fn is_in_stopped(&self) -> bool {
+        self.is(TLS_SPLICE_OUTCOME_IN_STOPPED)
+    }
+
+    pub fn is_out_stopped(&self) -> bool {
+        self.is(TLS_SPLICE_OUTCOME_OUT_STOPPED)
+    }
+}
+
+impl Driver {
+    pub fn new(splice: *mut Splice, ssl: *mut SSL) -> Driver {
+        let turn_is_due = Cell::new(false);
+        Driver {
+            splice,
+            ssl,
+            turn_is_due,
+        }
+    }
+
+    /// Starts the directions, and gives them their first turn, with nothing to do.
+    #[track_caller]
+    pub fn start(&self, directions: u32) {
+        unsafe { abi::start(self.splice, directions) };
+        self.on(TLS_SPLICE_ON_TURN);
+    }
+
+    #[track_caller]
+    pub fn on(&self, event: u32) -> Run {
+        let mut actions = unsafe { abi::on(self.splice, event, 0, self.ssl) };
+        let mut orders = actions.orders;
+        if actions.orders & TLS_SPLICE_ACTION_CYCLE != 0 {
+            for event in [TLS_SPLICE_ON_DECRYPT, TLS_SPLICE_ON_CYCLED] {
+                let more = unsafe { abi::on(self.splice, event, 0, self.ssl) };
+                orders |= more.orders;
+                if actions.ssl_ret == 1 {
+                    actions = more;
+                }
+            }
+        }
+        unsafe { ossl::ERR_clear_error() };
+        let is_due = self.turn_is_due.get() || orders & TLS_SPLICE_ACTION_NEXT_TURN != 0;
+        self.turn_is_due.set(is_due);
+        Run {
+            orders,
+            ssl_ret: actions.ssl_ret,
+            state: unsafe { abi::state(self.splice) },
+            has_more: is_due,
+        }
+    }
+
+    /// Lets the inbound pump run: in the turn that was asked for, or now.
+    #[track_caller]
+    pub fn decrypt(&self) -> Run {
+        match self.turn_is_due.take() {
+            true => self.on(TLS_SPLICE_ON_TURN),
+            false => self.on(TLS_SPLICE_ON_DECRYPT),
+        }
+    }
+
+    /// Lets the outbound pump run, if there is a reason: the stream below has taken
+    /// everything, a turn was asked for, or the source is waited for.
+    #[track_caller]
+    pub fn encrypt(&self) -> Run {
+        if !self.has_ciphertext() {
+            self.on(TLS_SPLICE_ON_LOWER_DRAINED);
+        }
+        let mut orders = 0;
+        if self.turn_is_due.take() {
+            orders = self.on(TLS_SPLICE_ON_TURN).orders;
+        }
+        let run = self.on(TLS_SPLICE_ON_SOURCE_READY);
+        Run {
+            orders: orders | run.orders,
+            ..run
+        }
+    }
+
+    /// Whether [`Driver::encrypt`] has something to do without the source, once the peer has
+    /// taken what was sent.
+    pub fn has_more_to_send(&self) -> bool {
+        self.on(TLS_SPLICE_ON_LOWER_DRAINED).has_more
+    }
+
+    fn has_ciphertext(&self) -> bool {
+        unsafe { BIO_ctrl_pending(ossl::SSL_get_wbio(self.ssl)) > 0 }
+    }
+
+    #[track_caller]
+    pub fn stop(&self) -> Run {
+        self.on(TLS_SPLICE_ON_STOP)
+    }
+}
+
 /// Polls as uv_poll does, without waiting.
 pub fn poll_splice(splice: *mut Splice, ssl: *mut SSL) -> u32 {
-    let interest = unsafe { abi::interest(splice, ssl) };
+    let interest = unsafe { abi::begin_wait(splice, ssl) };
     if interest == 0 {
         return 0;
     }

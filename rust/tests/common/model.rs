@@ -141,7 +141,7 @@ impl Model {
             }
             Op::EndEncrypt => {
                 self.encrypt_ended = true;
-                unsafe { abi::end_encrypt(rig.splice) };
+                rig.on(TLS_SPLICE_ON_LEAVE_SOURCE);
                 rig.encrypt();
             }
             Op::EndpointCloses(unread) if !self.endpoint_closed => {
