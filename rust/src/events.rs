@@ -302,10 +302,8 @@ impl Call<'_> {
             // The endpoint may have failed as the source of the other direction. The end of the
             // stream below is not to overtake what is not decrypted any more.
             InboundStep::Failed(_) | InboundStep::Stopped => Delivery::Failed,
-            InboundStep::Cancelled => {
-                self.connection.step(Input::Interrupted(cleartext));
-                return;
-            }
+            // The event that has cancelled the call may concern the other direction alone.
+            InboundStep::Cancelled => Delivery::Paused,
         };
         self.actions.deliver = delivery == Delivery::Blocked && self.splice.is_endpoint_of_caller();
         let orders = self.connection.step(Input::Delivered(delivery, cleartext));
@@ -356,7 +354,9 @@ impl Call<'_> {
         let outcome = unsafe { self.splice.run_outbound(self.ssl, self.cancelled) };
         self.flush(outcome.flush);
         let sending = match outcome.step {
-            OutboundStep::Idle | OutboundStep::Cancelled => return,
+            OutboundStep::Idle => return,
+            // The event that has cancelled the call may concern the other direction alone.
+            OutboundStep::Cancelled => Sending::Paused,
             OutboundStep::WantSource => Sending::Dry,
             OutboundStep::AfterDrain => Sending::Full,
             OutboundStep::WantCiphertext => Sending::WantsRead,

@@ -9,13 +9,13 @@
 //! encrypt: read(endpoint)     -> held -> SSL_write -> wbio -> ciphertext
 //! ```
 //!
-//! It never calls back into Node. Each call takes readiness and returns a step
-//! (see the `TLS_SPLICE_STEP_*` constants) that the caller carries out. Only
-//! OpenSSL's own callbacks can re-enter, and [`handle`] turns that away.
+//! The library never calls Node. Node's C++ reports what happens ([`events`]), the
+//! [`lifecycle`] decides, the pumps ([`inbound`], [`outbound`]) move bytes, and the C++ is
+//! told what to do. Only the callbacks of OpenSSL can re-enter the library, and [`handle`]
+//! keeps them apart. [`ffi`] is the C ABI of all that.
 //!
-//! Nothing here is tied to a thread; calls on one handle must not overlap.
+//! Nothing here is tied to a thread; calls on one handle must not overlap in time.
 
-// First, since cbindgen writes constants in the order of the modules.
 pub mod ssl;
 
 pub mod budget;
@@ -35,7 +35,7 @@ pub mod splice;
 pub mod stats;
 pub mod sys;
 
-// The tests of the modules use what those of the library do.
+// The tests inside the modules use the helpers that the tests in rust/tests use.
 #[cfg(test)]
 extern crate self as tls_splice;
 #[cfg(test)]

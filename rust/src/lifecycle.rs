@@ -143,10 +143,6 @@ pub enum Input {
     /// The inbound pump has run, as [`Orders::cycle`] has asked for, or because Node has
     /// something to decrypt.
     Delivered(Delivery, Cleartext),
-    /// The inbound pump was run, and a callback of OpenSSL has ended that: the pump knows
-    /// this of `SSL_read`, and has delivered nothing. What the callback has done comes
-    /// next.
-    Interrupted(Cleartext),
     /// The call that [`Orders::cycle`] has asked for has returned, and no other call into
     /// the session or the stream below is under way.
     Cycled,
@@ -363,7 +359,6 @@ impl Lifecycle {
             Input::SourceReady => self.source_ready(),
             Input::SourceGave | Input::EndSource => self.send_later(),
             Input::Delivered(delivery, cleartext) => self.delivered(delivery, cleartext),
-            Input::Interrupted(cleartext) => self.interrupted(cleartext),
             Input::Cycled => self.cycled(),
             Input::CycledBeforeEnd => self.send_more(),
             Input::Sent(sending) => self.sent(sending),
@@ -523,13 +518,6 @@ impl Lifecycle {
                 }
             }
         }
-    }
-
-    fn interrupted(&mut self, cleartext: Cleartext) -> Orders {
-        if self.moves_inbound() {
-            self.cleartext = cleartext;
-        }
-        Orders::NONE
     }
 
     /// The sink has every byte that `SSL_read` has given.

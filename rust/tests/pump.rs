@@ -717,6 +717,7 @@ thread_local! {
     static SEEN: Cell<u32> = const { Cell::new(0) };
     /// What the callback reports.
     static EVENT: Cell<Option<u32>> = const { Cell::new(None) };
+    static VALUE: Cell<u32> = const { Cell::new(TLS_SPLICE_DECRYPT) };
 }
 
 /// What re-entering calls are answered, in a callback of OpenSSL's: they are refused, but
@@ -733,7 +734,7 @@ unsafe extern "C" fn reenter(ssl: *const SSL, _: c_int, _: c_int) {
         let before = abi::state(splice);
         // Once: an event may make OpenSSL call back again.
         if let Some(event) = EVENT.take() {
-            let actions = abi::on(splice, event, TLS_SPLICE_DECRYPT as c_int, ssl);
+            let actions = abi::on(splice, event, VALUE.get() as c_int, ssl);
             assert_eq!(
                 (actions.orders, actions.ssl_ret),
                 (0, 1),
@@ -873,6 +874,36 @@ fn a_callback_may_release_the_direction() {
         );
         rig.give_back();
         assert_eq!(rig.to_us.at, 40_000, "nothing was lost");
+    }
+}
+
+/// The call that a release ends early goes on in the next turn if it was one of the other
+/// direction.
+#[test]
+fn a_callback_may_release_the_other_direction() {
+    for attach in [true, false] {
+        let mut rig = rig_with_a_callback_in_ssl_read(attach);
+        VALUE.set(TLS_SPLICE_ENCRYPT);
+        inside(&mut rig, Some(TLS_SPLICE_ON_RELEASE), |rig| {
+            rig.stream_read();
+        });
+        VALUE.set(TLS_SPLICE_DECRYPT);
+        rig.drain();
+        assert_eq!(rig.to_us.at, 40_000);
+
+        let mut rig = Rig::new(Options {
+            attach,
+            ..Options::default()
+        });
+        rig.start();
+        unsafe {
+            SSL_set_info_callback(rig.ours.0, Some(reenter));
+            assert_eq!(SSL_key_update(rig.ours.0, 0), 1);
+        }
+        rig.source_write(60_000);
+        inside(&mut rig, Some(TLS_SPLICE_ON_RELEASE), Rig::encrypt);
+        rig.drain();
+        assert_eq!(rig.from_us.at, 60_000);
     }
 }
 

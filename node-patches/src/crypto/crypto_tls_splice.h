@@ -223,7 +223,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   std::unique_ptr<TLSSpliceEndpoint> endpoint_;
   tls_splice* pump_ = nullptr;
   // Never nullptr. If another splice has a direction of the TLSWrap when this
-  // one starts, both use the Connection of that other splice, as their pumps do.
+  // one starts, both use the Connection of that other splice, as their pumps
+  // do.
   std::shared_ptr<Connection> connection_;
   // The counters of the pump, as they were when it could last be asked.
   std::unique_ptr<tls_splice_stats> stats_;

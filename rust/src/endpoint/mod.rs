@@ -150,11 +150,6 @@ impl Endpoint {
         }
     }
 
-    /// Whether the caller reads and writes the endpoint, by transfers.
-    pub fn has_transfers(&self) -> bool {
-        matches!(self, Endpoint::File(_) | Endpoint::Caller(_))
-    }
-
     /// How to go on reading when there may be more than was read.
     pub fn resume(&self) -> Resume {
         match self {

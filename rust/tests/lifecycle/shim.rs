@@ -126,7 +126,7 @@ impl<const N: usize> World<N> {
             side.saw(Fault::Read);
         }
         let cleartext = side.read_end;
-        self.feed(s, h, Input::Interrupted(cleartext));
+        self.feed(s, h, Input::Delivered(Delivery::Paused, cleartext));
     }
 
     pub fn encrypt(&mut self, s: usize, h: usize) {
