@@ -14,8 +14,9 @@ const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
+const { alerts, kWarning, recordPair } = require('../common/tls-records');
 const {
-  MiB, receive, run, send, settled, socketPair, tlsOver, tlsPair,
+  MiB, closing, receive, run, send, settled, socketPair, tlsOver, tlsPair, turns,
 } = require('../common/tls-splice');
 
 const kSize = 1 * MiB + 9;
@@ -87,3 +88,65 @@ run(async () => {
   assert.strictEqual(stats.reason, 'end');
   assert.strictEqual(stats.closeNotify, true);
 });
+
+// A reset behind close_notify: of what the peer sends there is no more to come, and
+// TLSWrap says nothing of it until a write fails. So does a splice that only sends.
+for (const version of ['TLSv1.2', 'TLSv1.3']) {
+  for (const direction of [null, 'out', 'duplex']) {
+    for (const by of ['stream', 'fd']) {
+      for (const moment of ['after the start', 'before the start']) {
+        run(async () => {
+          const name = `${version}, ${direction}, ${by}, ${moment}`;
+          const { peer, socket: server, tap, raw } = await recordPair({
+            minVersion: version, maxVersion: version, allowHalfOpen: true,
+          });
+          for (const socket of [peer, raw, tap])
+            socket.on('error', () => {});
+          peer.write('x');
+          assert.strictEqual(`${(await once(server, 'data'))[0]}`, 'x');
+          const { 0: endpoint, 1: other } = await socketPair('unix', { pauseOnConnect: true });
+          const target = by === 'fd' ? { fd: other._handle.fd } : { stream: other };
+          const errors = [];
+          server.on('error', (err) => errors.push(err));
+          const ended = once(server, 'end');
+          const sendEnd = async () => {
+            tap.send(tap.data('bye'), tap.alert(kWarning, alerts.close_notify));
+            // What has not been read by then would be lost.
+            await ended;
+            raw.resetAndDestroy();
+          };
+          if (moment === 'before the start')
+            await sendEnd();
+          const splice = direction && server.spliceTo({ ...target, direction }).start();
+          if (moment !== 'before the start')
+            await sendEnd();
+          await turns(50);
+          assert.deepStrictEqual(errors, [], name);
+          assert.strictEqual(server.destroyed, false, name);
+          const closed = closing(server);
+          if (splice === null) {
+            server.write('first', () => {});
+            await turns();
+            server.write('second', () => {});
+          } else {
+            assert.strictEqual(splice.state, 'running', name);
+            const failed = assert.rejects(splice.finished, {
+              code: /^(ECONNRESET|EPIPE)$/, syscall: 'write', side: 'tls',
+            }, name);
+            // The first write may be what brings the RST.
+            for (const text of ['first', 'second']) {
+              endpoint.write(text);
+              await settled(() => server.bytesWritten);
+            }
+            await failed;
+          }
+          await closed;
+          assert.strictEqual(errors.length, 1, name);
+          assert.match(errors[0].code, /^(ECONNRESET|EPIPE)$/);
+          endpoint.destroy();
+          other.destroy();
+        });
+      }
+    }
+  }
+}

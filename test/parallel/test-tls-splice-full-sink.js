@@ -231,6 +231,12 @@ function* cases() {
   }
 }
 
+// For what is spliced again
+async function nextEndpoint(by) {
+  const { 0: other, 1: endpoint } = await socketPair('unix', { pauseOnConnect: by === 'fd' });
+  return [by === 'fd' ? { fd: endpoint._handle.fd } : { stream: endpoint }, other];
+}
+
 async function setUp({ makeSink, record, order, moment, version, name }) {
   const sink = await makeSink();
   const { peer, socket: server, tap, raw } = await recordPair({
@@ -328,5 +334,68 @@ for (const test of cases()) {
       assert.match(events[0], code);
       sink.drop();
     });
+  }
+
+  // The next splice takes the bytes from JavaScript, which has had no turn to read
+  // them, and then there is the error.
+  const inAlone = test.order.length > 1 ? ['in alone'] : [];
+  for (const end of ['stop', 'abort', 'close', ...inAlone]) {
+    for (const by of ['stream', 'fd']) {
+      run(async () => {
+        const { server, splices, sink, controller } = await setUp(test);
+        const { 0: endpoint, 1: other } = await nextEndpoint(by);
+        const failures = [];
+        const failed = new Promise((resolve) => server.on('error', (err) => {
+          failures.push(err);
+          resolve();
+        }));
+        const inbound = splices[test.order[0] === 'out' ? 1 : 0];
+        const goesOn = end === 'in alone' ? splices.filter((splice) => splice !== inbound) : [];
+        const stopped = splices.filter((splice) => !goesOn.includes(splice));
+        const next = [];
+        const start = () => {
+          for (const direction of end === 'in alone' ? ['in'] : test.order)
+            next.push(server.spliceTo({ ...endpoint, direction }).start());
+        };
+        if (end === 'close') {
+          // Inside of the last of their listeners
+          let left = stopped.length;
+          const started = Promise.all(stopped.map((splice) => new Promise((resolve) => {
+            splice.on('close', () => {
+              if (--left === 0)
+                start();
+              resolve();
+            });
+          })));
+          stopped.forEach((splice) => splice.stop());
+          await started;
+        } else {
+          if (end === 'abort')
+            controller.abort();
+          await Promise.all(stopped.map((splice) => splice.stop()));
+          start();
+        }
+        let bytes = 0;
+        const got = new Promise((resolve) => other.on('data', (chunk) => {
+          bytes += chunk.length;
+          if (bytes === kHeld)
+            resolve();
+        }));
+        const errors = await Promise.all([...next, ...goesOn].map(
+          (splice) => splice.finished.then(() => null, (err) => err)));
+        await failed;
+        for (const error of errors) {
+          assert.match(error?.code, code, `${name}, ${end}`);
+          assert.strictEqual(error.side, 'tls');
+        }
+        assert.strictEqual(failures.length, 1, `${name}, ${end}`);
+        assert.match(failures[0].code, code);
+        assert.strictEqual(next.reduce((sum, { stats }) => sum + stats.bytesIn, 0), kHeld, `${name}, ${end}`);
+        assert.strictEqual(inbound.stats.bytesIn, 0);
+        await got;
+        other.destroy();
+        sink.drop();
+      });
+    }
   }
 }

@@ -15,7 +15,7 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  MiB, cert, key, receive, record, run, send, socketPair, tlsOver,
+  MiB, cert, closing, key, receive, record, run, send, socketPair, tlsOver, tlsPair, turns,
 } = require('../common/tls-splice');
 
 const kSize = 1 * MiB + 3;
@@ -215,4 +215,95 @@ for (const version of ['TLSv1.2', 'TLSv1.3']) {
       listener.close();
     });
   }
+}
+
+// The TLS connection ends both ways before there is one, whoever is first: by end()
+// of JavaScript, or by the FIN of the peer. That is no end of a transfer. Which of
+// the two TLSSockets it is says the side, and the other one goes on.
+for (const version of ['TLSv1.2', 'TLSv1.3']) {
+  for (const isServer of [true, false]) {
+    for (const isEndpoint of [false, true]) {
+      for (const direction of ['in', 'out', 'duplex']) {
+        for (const allowHalfOpen of [true, false]) {
+          for (const order of ['end, FIN', 'FIN, end', 'FIN']) {
+            // Node ends by itself what is not half-open.
+            if (order === 'FIN' && allowHalfOpen)
+              continue;
+            for (const by of ['handle', 'pipeToNative']) {
+              const name = `${version}, ${isServer}, ${isEndpoint}, ${direction}, ${allowHalfOpen}, ${order}, ${by}`;
+              run(() => cutOff({ version, isServer, isEndpoint, direction, allowHalfOpen, order, by, name }));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+async function cutOff({ version, isServer, isEndpoint, direction, allowHalfOpen, order, by, name }) {
+  const { 0: raw, 1: below } = await socketPair();
+  raw.on('error', () => {});
+  const bare = new tls.TLSSocket(below, {
+    isServer, minVersion: version, maxVersion: version,
+    secureContext: tls.createSecureContext({ key, cert, minVersion: version, maxVersion: version }),
+  });
+  bare.allowHalfOpen = allowHalfOpen;
+  // A client says something first.
+  if (!isServer)
+    bare._start();
+  let other;
+  let stream;
+  let socket = bare;
+  if (isEndpoint) {
+    ({ server: socket } = await tlsPair({ allowHalfOpen: true }));
+    stream = other = bare;
+    other = socket;
+  } else {
+    ({ 0: stream } = await socketPair());
+    other = stream;
+  }
+  other.on('error', common.mustNotCall());
+  const closed = closing(bare);
+  let failed;
+  let splice;
+  if (by === 'handle') {
+    splice = socket.spliceTo({ stream, direction });
+    const events = record(splice, ['error', 'close']);
+    failed = new Promise((resolve) => splice.on('error', resolve));
+    failed = Promise.all([failed, closing(splice)]).then(({ 0: err, 1: { reason } }) => {
+      assert.strictEqual(reason, 'error', name);
+      assert.deepStrictEqual(events, ['error', 'close'], name);
+      assert.strictEqual(splice.errored, err, name);
+      return err;
+    });
+    splice.start();
+  } else {
+    // It destroys the socket with its error.
+    if (isEndpoint)
+      socket.removeAllListeners('error').on('error', () => {});
+    else
+      socket.on('error', () => {});
+    failed = socket.pipeToNative(stream, { direction }).then(common.mustNotCall(), (err) => err);
+  }
+  bare.resume();
+  const ended = once(bare, 'end');
+  let called = Promise.resolve();
+  const end = () => called = new Promise((resolve) => bare.end(resolve));
+  if (order === 'end, FIN') {
+    end();
+    await turns();
+    raw.resume().end();
+  } else {
+    raw.resume().end();
+    await ended;
+    if (order === 'FIN, end')
+      end();
+  }
+  const err = await failed;
+  assert.strictEqual(err.code, 'ECONNRESET', name);
+  assert.strictEqual(err.message, 'socket hang up', name);
+  assert.strictEqual(err.side, isEndpoint ? 'endpoint' : 'tls', name);
+  await Promise.all([closed, called]);
+  if (by === 'handle')
+    assert.strictEqual(other.destroyed, false, name);
 }

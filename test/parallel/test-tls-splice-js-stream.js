@@ -256,3 +256,37 @@ for (const wait of [0, 1, 2, 3]) {
     await closed;
   });
 }
+
+// Node calls JavaScript to write to the stream below, and a tick that is due by then
+// throws. The exception is the user's; the write, and the splice, are not concerned.
+run(async () => {
+  const { 0: a, 1: b } = await socketPair();
+  let throws = false;
+  const under = new Duplex({
+    read() { b.resume(); },
+    write(chunk, encoding, callback) {
+      b.write(chunk, callback);
+      if (throws) {
+        throws = false;
+        process.nextTick(() => { throw new Error('of the user'); });
+      }
+    },
+    final(callback) { b.end(callback); },
+  });
+  b.on('data', (chunk) => under.push(chunk));
+  b.on('end', () => under.push(null));
+  const { client, server } = tlsOver(a, under, { allowHalfOpen: true });
+  await Promise.all([once(client, 'secureConnect'), once(server, 'secure')]);
+  const { 0: endpoint, 1: other } = await socketPair();
+  const splice = server.spliceTo({ stream: endpoint, direction: 'out' }).start();
+  const received = receive(client);
+  other.write('one');
+  await received.receiver.reached(3);
+  const uncaught = once(process, 'uncaughtException');
+  throws = true;
+  other.write('two');
+  assert.strictEqual((await uncaught)[0].message, 'of the user');
+  other.end('three');
+  assert.strictEqual((await splice.finished).bytesOut, 11);
+  assert.strictEqual((await received).bytes, 11);
+});

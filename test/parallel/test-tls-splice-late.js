@@ -15,7 +15,7 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  closing, receive, run, send, socketPair, tlsOver, tlsPair, turns,
+  MiB, closing, receive, run, send, settled, socketPair, tlsOver, tlsPair, turns,
 } = require('../common/tls-splice');
 
 const kSize = 100_000;
@@ -281,3 +281,57 @@ for (const direction of ['in', 'out', 'duplex']) {
     });
   }
 }
+
+// The endpoint is destroyed while 'out' waits for a socket that is corked, and has not
+// emitted 'close' when that is over. The memory of other handles may have been used anew.
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  client.resume();
+  const { 0: used } = await socketPair();
+  for (let i = 0; i < 250; i++) {
+    const splice = server.spliceTo({ fd: used._handle.fd, direction: 'out' }).start();
+    await splice.stop();
+    await turns(1);
+  }
+  for (const direction of ['out', 'duplex']) {
+    const { 0: endpoint } = await socketPair();
+    server.cork();
+    const splice = server.spliceTo({ stream: endpoint, direction }).start();
+    await turns();
+    endpoint.destroy();
+    server.uncork();
+    await assert.rejects(splice.finished, { code: 'ERR_STREAM_PREMATURE_CLOSE', side: 'endpoint' });
+    assert.strictEqual(server.destroyed, false);
+  }
+});
+
+// JavaScript reads what was given back in the turn in which the next splice starts.
+// start() calls no listener with the rest, which could change anything after the checks.
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const { 0: endpoint, 1: other } = await socketPair();
+  const size = 8 * MiB;
+  client.write(Buffer.alloc(size, 'x'));
+  const first = server.spliceTo({ stream: endpoint, direction: 'in', highWaterMark: 2000 }).start();
+  await settled(() => first.stats.bytesIn);
+  server.pause();
+  await first.stop();
+  let starts = false;
+  let read = 0;
+  server.on('data', (chunk) => {
+    assert.strictEqual(starts, false);
+    read += chunk.length;
+  });
+  server.resume();
+  // Node has emitted what is in the readable buffer by then, but not what OpenSSL holds.
+  await new Promise(process.nextTick);
+  await new Promise(process.nextTick);
+  const second = server.spliceTo({ stream: endpoint, direction: 'in' });
+  starts = true;
+  second.start();
+  starts = false;
+  other.resume();
+  client.end();
+  await second.finished;
+  assert.strictEqual(first.stats.bytesIn + read + second.stats.bytesIn, size);
+});

@@ -16,7 +16,7 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  Receiver, closing, payload, record, run, socketPair, tlsOver, turns,
+  Receiver, closing, payload, record, run, settled, socketPair, tlsOver, turns,
 } = require('../common/tls-splice');
 
 const kVersions = ['TLSv1.2', 'TLSv1.3'];
@@ -146,6 +146,108 @@ for (const version of kVersions) {
     far.destroy();
     endpoint.destroy();
   });
+}
+
+// The outer TLS has failed before the splice starts, and nobody has told the inner
+// socket of it: with the handles in each order, and by start() or pipeToNative().
+for (const version of kVersions) {
+  for (const directions of kHandles) {
+    for (const moment of ['before spliceTo()', 'before start()']) {
+      run(async () => {
+        const tlsSockets = await nested(version);
+        const { server } = tlsSockets;
+        const { 0: far, 1: endpoint } = await socketPair('unix');
+        server.resume();
+        server.on('error', common.mustCall(({ code }) => assert.strictEqual(code, 'EPROTO')));
+        const make = () => directions.map((direction) => server.spliceTo({ stream: endpoint, direction }));
+        const early = moment === 'before start()' ? make() : null;
+        const failed = once(tlsSockets.outer.server, '_tlsError');
+        failBelow(tlsSockets);
+        await failed;
+        await turns();
+        assert.strictEqual(server.destroyed, false);
+        const splices = early ?? make();
+        const ends = splices.map(watch);
+        for (const splice of splices)
+          splice.start();
+        for (const end of ends)
+          await end('EPROTO');
+        assert.strictEqual(server.destroyed, true);
+        assert.strictEqual(endpoint.destroyed, false);
+        far.destroy();
+        endpoint.destroy();
+      });
+    }
+  }
+
+  for (const direction of ['in', 'out', 'duplex']) {
+    run(async () => {
+      const tlsSockets = await nested(version);
+      const { server } = tlsSockets;
+      const { 0: far, 1: endpoint } = await socketPair('unix');
+      server.resume();
+      server.on('error', common.mustCall());
+      const failed = once(tlsSockets.outer.server, '_tlsError');
+      failBelow(tlsSockets);
+      await failed;
+      await turns();
+      await assert.rejects(server.pipeToNative(endpoint, { direction }), { code: 'EPROTO', side: 'tls' });
+      assert.strictEqual(server.destroyed, true);
+      far.destroy();
+      endpoint.destroy();
+    });
+  }
+}
+
+// 'out' waits for what JavaScript has written, which the peer does not read, when the
+// outer TLS fails.
+for (const version of kVersions) {
+  for (const directions of kHandles.filter((handles) => `${handles}` !== 'in')) {
+    for (const allowHalfOpen of [true, false]) {
+      run(async () => {
+        const tlsSockets = await nested(version);
+        const { client, server, outer } = tlsSockets;
+        const { 0: far, 1: endpoint } = await socketPair('unix');
+        server.allowHalfOpen = allowHalfOpen;
+        server.resume();
+        client.pause();
+        // More than the kernel and Node take of it.
+        const written = new Promise((resolve) => server.write(Buffer.alloc(32 * 1024 * 1024), resolve));
+        await settled(() => outer.server.bytesWritten - outer.server.writableLength);
+        assert(server.writableLength > 0);
+        const errors = [];
+        server.on('error', (err) => errors.push(err));
+        const splices = directions.map((direction) => server.spliceTo({ stream: endpoint, direction }));
+        const outcomes = splices.map((splice) => {
+          const closed = closing(splice);
+          splice.on('error', (err) => errors.push(err));
+          splice.start();
+          return closed;
+        });
+        far.write('This waits behind it.');
+        await turns();
+        assert(splices.every(({ state }) => state === 'running'));
+        const closed = closing(server);
+        failBelow(tlsSockets);
+        for (const { reason, bytesOut } of await Promise.all(outcomes)) {
+          // The first of two destroys the socket.
+          assert.match(reason, /^(error|destroyed)$/);
+          assert.strictEqual(bytesOut, 0);
+        }
+        await closed;
+        assert.strictEqual((await written) instanceof Error, true);
+        // Each of the splices, and the socket, has the same error.
+        assert.strictEqual(errors.length, splices.length + 1);
+        assert.match(errors[0].code, /^(EPROTO|ERR_SSL_\w+)$/);
+        assert.strictEqual(errors[0].side, 'tls');
+        for (const err of errors)
+          assert.strictEqual(err, errors[0]);
+        assert.strictEqual(endpoint.destroyed, false);
+        far.destroy();
+        endpoint.destroy();
+      });
+    }
+  }
 }
 
 // What Node has written itself, as tickets, fails. The kernel tells that once: for
