@@ -212,6 +212,94 @@ const kBeginnings = [
       ...(random.chance(0.3) ? breakOff(random) : []),
     ];
   }],
+  // Or another splice takes the bytes at once, and what is behind them.
+  [5, (random, config) => {
+    const injection = random.pick(['bad record', 'bad record, FIN', 'garbage', 'fatal alert', 'RST']);
+    if (injection === 'RST')
+      config.under = random.pick(['tcp', 'tcp', 'js', 'tls']);
+    const isAlone = random.chance(0.6);
+    return [
+      ['fill', random.chance(0.1)],
+      ...(isAlone ? [plain(random, 'in')] : bothWays(random)),
+      ...(random.chance(0.7) && injection !== 'RST' ? [['p.hold']] : []),
+      ['p.write', 1 + random.below(60000)],
+      ...(injection === 'RST' ? [['turns', 3 + random.below(10)]] : []),
+      ['p.inject', injection],
+      ['turns', 3 + random.below(10)],
+      ...(random.chance(0.3) ? [['f.write', size(random)], ['turns', 1 + random.below(5)]] : []),
+      ...(random.chance(0.8) ? [['s.pause']] : []),
+      ['stop', 0, true],
+      ...(isAlone || random.chance(0.5) ? [] : [['stop', 0, true]]),
+      plain(random, random.pick(['in', 'in', 'duplex']), { highWaterMark: 0 }),
+      ...(random.chance(0.5) ? [['f.resume']] : []),
+    ];
+  }],
+  // Both sides of a TLS connection end it during the handshake, in either order.
+  [5, (random, config) => {
+    config.finish = 'end';
+    const isEndpoint = random.chance(0.4);
+    const ends = isEndpoint ? [['e.cutOff'], ['fault', 'far FIN']] : [['s.cutOff'], ['fault', 'peer FIN']];
+    if (isEndpoint) {
+      config.endpoint = 'tls';
+      config.by = 'stream';
+      config.endpointEarly = true;
+      config.endpointUnder = random.pick(['tcp', 'unix']);
+      config.endpointRole = random.pick(['server', 'client']);
+    } else {
+      config.early = true;
+      config.under = random.pick(['tcp', 'unix']);
+      config.role = random.pick(['server', 'client']);
+    }
+    if (random.chance(0.5))
+      ends.reverse();
+    if (random.chance(0.5))
+      ends.splice(1, 0, ['turns', 1 + random.below(10)]);
+    return [
+      ['fault', isEndpoint ? 'far mute' : 'peer mute'],
+      plain(random, random.pick(['in', 'out', 'duplex']), { pipe: random.chance(0.3) }),
+      ...(random.chance(0.5) ? [['turns', 1 + random.below(5)]] : []),
+      ...ends,
+    ];
+  }],
+  // The TLS below fails before a splice starts, or while that waits for JavaScript's
+  // writes to be sent.
+  [4, (random, config) => {
+    config.under = 'tls';
+    config.finish = 'end';
+    if (random.chance(0.5))
+      return [['fault', 'peer garbage below'], ['turns', 5 + random.below(10)], ...bothWays(random)];
+    return [
+      ['p.pause'],
+      ...Array.from({ length: 16 }, () => ['s.write', 900_000]),
+      ['turns', 1 + random.below(10)],
+      plain(random, random.pick(['out', 'out', 'duplex'])),
+      ['turns', 1 + random.below(10)],
+      ['fault', 'peer garbage below'],
+      ['turns', 1 + random.below(10)],
+    ];
+  }],
+  // A reset behind close_notify, before or after something is sent.
+  [4, (random, config) => {
+    config.under = 'tcp';
+    return [
+      ...(random.chance(0.5) ? [['p.write', size(random)], ['quiet']] : []),
+      plain(random, random.pick(['out', 'out', 'out', 'duplex', 'in'])),
+      ['p.inject', 'close_notify'],
+      ['quiet'],
+      ['fault', 'peer reset behind the end'],
+      wait(random),
+      ...(random.chance(0.7) ? [['f.write', size(random)], ['turns', 1 + random.below(5)], ['f.write', size(random)]] : []),
+      wait(random),
+    ];
+  }],
+  // An endpoint is reset that was full before the first turn.
+  [2, (random) => [
+    ['fill', false],
+    ['p.write', 500_000 + random.below(500_000)],
+    plain(random, 'duplex'),
+    wait(random),
+    ['fault', random.pick(['far reset', 'far destroy'])],
+  ]],
   // More than is to be held, over a stream that does not belong to libuv.
   [4, (random, config) => {
     config.under = random.pick(['js', 'tls']);
@@ -289,8 +377,8 @@ const kBeginnings = [
     ];
   }],
   // Most programs are about one splice, or about none to begin with.
-  [32, (random) => [['start', startOptions(random)]]],
-  [31, () => []],
+  [28, (random) => [['start', startOptions(random)]]],
+  [27, () => []],
 ];
 
 function beginning(random, config) {

@@ -30,6 +30,8 @@ const kTurnsToClose = 100;
 // What an injector does: an end, and what takes more than the bytes of a record.
 const kEnds = new Set(['close_notify', 'user_canceled', 'user_canceled, FIN', 'FIN', 'cut record, FIN']);
 const kNeedsKeys = new Set(['fatal alert', 'empty records', 'close_notify', 'user_canceled', 'user_canceled, FIN']);
+// Faults of which each has but one outcome.
+const kMild = new Set(['peer mute', 'peer FIN', 'peer reset behind the end']);
 
 const turn = () => new Promise(setImmediate);
 
@@ -169,6 +171,15 @@ class World {
   #hasWritten = false;
   #isPaused = false;
   #unshifts = false;
+  // The peer, or the far side, does not take part in the handshake.
+  #isMute = false;
+  #isFarMute = false;
+  // The peer does not read any more.
+  #isDeaf = false;
+  // Something else has been done to the TLS connection.
+  #isFaulty = false;
+  // The peer has reset the connection, and JavaScript had seen its end by then.
+  #isResetBehindEnd = false;
   // It, or something else, has destroyed the socket, or the peer's connection.
   #isDestroyed = false;
   #hooks = new Map();
@@ -813,6 +824,8 @@ class World {
         if (this.#farSecure)
           this.#end(this.#F, this.#farWriter);
         return;
+      case 's.cutOff': return this.#cutOff();
+      case 'e.cutOff': return this.#cutOffEndpoint();
       case 's.end':
         if (!this.#secure)
           return;
@@ -1339,6 +1352,10 @@ class World {
       return;
     const ofTLS = this.#endpoint?.encrypted &&
       (err === this.#endpoint.errored || (this.#farFault && err.code.startsWith('ERR_SSL_')));
+    // An end in the handshake of the endpoint is a failure, of which it does not say
+    // itself that it is an error.
+    if (this.#endpoint?.encrypted && !this.#endpointSecure && err.code === 'ECONNRESET')
+      return;
     if (!ofTLS && (!['EPIPE', 'ECONNRESET'].includes(err.code) || !['read', 'write'].includes(err.syscall)))
       fail(`not an error of the endpoint: ${err.stack}`);
     // Handed back alive, if it has not come to its own end.
@@ -1353,6 +1370,7 @@ class World {
         !this.#endpointMayFail() && !this.#isForEnded(err) && !this.#isEndedEarly(err)) {
       fail(`after '${this.#injected.kind}' the splice fails with ${err.stack}`);
     }
+    this.#checkCode(err);
     if (splice.handle === null)
       return;
     if (splice.handle.errored !== err)
@@ -1361,6 +1379,18 @@ class World {
       fail(`the side of ${err} is ${err.side}`);
     if (isOfTLS && !this.#endpointMayFail() && !this.#isForEnded(err) && err.side !== 'tls')
       fail(`the side of ${err} is ${err.side}`);
+  }
+
+  // Of what comes to the same error in each case.
+  #checkCode(err) {
+    const { code, side } = err;
+    if (side !== 'tls' || this.#isFaulty || (this.#socket.errored !== err && this.#endpointMayFail()))
+      return;
+    // Of a client Node has another text for it.
+    if (this.#isMute && !this.#secure && code !== 'ECONNRESET')
+      fail(`the end in the handshake is ${err.stack}`);
+    if (this.#isResetBehindEnd && !kLost.includes(code))
+      fail(`the reset behind close_notify is ${err.stack}`);
   }
 
   // What comes for a stream that JavaScript has ended, or Node without allowHalfOpen.
@@ -1425,8 +1455,12 @@ class World {
     const owner = this.#inOwner;
     if (this.#hasWritten)
       return;
-    // 'readable' is emitted later than what it tells of was there.
-    if (this.#hasPaused || this.#lostP || (owner?.begun && owner.handle === null) || this.#config.reader === 'readable')
+    // 'readable' is emitted later than what it tells of was there. What JavaScript has
+    // let wait is the splice's as soon as there is one.
+    const hasAll = owner?.begun && owner.handle !== null && owner.state !== 'closed' && owner.stop === null &&
+      !owner.aborted && !this.#endpointMayFail();
+    const mayWait = this.#hasPaused || this.#config.reader === 'readable';
+    if ((mayWait && !hasAll) || this.#lostP || (owner?.begun && owner.handle === null))
       return;
     const delivered = this.#atP + (owner?.begun ? owner.handle.stats.bytesIn : 0);
     const { kind, at } = this.#injected;
@@ -1528,6 +1562,8 @@ class World {
       case 'end':
         if (this.#isTampered() && hasIn && !splice.late && !splice.isLate && partIn !== null)
           fail(`reason 'end' after '${this.#injected.kind}'`);
+        if ((this.#isMute && !this.#secure) || (this.#isFarMute && !this.#endpointSecure))
+          fail("reason 'end' of a TLS connection that has never been");
         if (this.#tlsFault)
           break;
         if (hasIn) {
@@ -1724,6 +1760,21 @@ class World {
     await this.#until('s_client has updated its keys', () => count(/>>> .*KeyUpdate/) > sent);
   }
 
+  // JavaScript ends the socket, whose handshake will never be done.
+  #cutOff() {
+    if (!this.#isMute || this.#secure || this.#socket.writableEnded || this.#socket.destroyed)
+      return;
+    this.#socketEnded = true;
+    this.#socket.end();
+  }
+
+  #cutOffEndpoint() {
+    if (!this.#isFarMute || this.#endpointSecure || !this.#canWrite(this.#endpoint))
+      return;
+    this.#endpointEnded = true;
+    this.#endpoint.end();
+  }
+
   // When it has got so many chunks more. What is behind them it has not.
   #destroyReading(reader, chunks, writer = reader) {
     reader.on('data', () => {
@@ -1737,8 +1788,9 @@ class World {
 
   #fault(kind, chunks) {
     const socket = this.#socket;
-    if (kind.startsWith('socket') || kind.startsWith('peer'))
+    if (kind.startsWith('socket') || (kind.startsWith('peer') && kind !== 'peer reset behind the end'))
       this.#isDestroyed = true;
+    this.#isFaulty ||= /^(peer|socket)/.test(kind) && !kMild.has(kind);
     switch (kind) {
       case 'peer destroy':
         this.#tlsFault = true;
@@ -1758,6 +1810,44 @@ class World {
         this.#tlsFault = true;
         if (this.#raw.writable)
           this.#raw.write('This is not a record of TLS.');
+        return;
+      case 'peer mute':
+        // Nothing of it arrives any more, so that the handshake is never done.
+        if (this.#secure || this.#peerSecure)
+          return;
+        this.#tlsFault = this.#isMute = true;
+        this.#raw.pause();
+        this.#raw._handle?.readStop();
+        return;
+      case 'peer garbage below':
+        // Of TLS in TLS, whose peer does not hear the answer.
+        if (!this.#below || !this.#raw.writable)
+          return;
+        this.#tlsFault = this.#isDeaf = true;
+        this.#raw.pause();
+        this.#raw._handle.readStop();
+        this.#raw.write('This is not a record of TLS.');
+        return;
+      case 'peer FIN':
+        if (this.#isMute && !this.#secure)
+          this.#raw.end();
+        return;
+      case 'far mute':
+        if (!this.#farRaw || this.#endpointSecure || this.#farSecure)
+          return;
+        this.#farFault = this.#isFarMute = true;
+        this.#farRaw.pause();
+        this.#farRaw._handle?.readStop();
+        return;
+      case 'far FIN':
+        if (this.#isFarMute && !this.#endpointSecure)
+          this.#farRaw.end();
+        return;
+      case 'peer reset behind the end':
+        if (this.#injected?.kind !== 'close_notify' || !this.#socket.readableEnded || this.#raw.destroyed)
+          return;
+        this.#tlsFault = this.#isResetBehindEnd = true;
+        reset(this.#raw);
         return;
       case 'far destroy':
       case 'far reset':
@@ -1822,8 +1912,13 @@ class World {
 
   #resume() {
     this.#injector?.release();
-    for (const stream of [this.#peer, this.#farReader, this.#source])
-      stream?.resume();
+    // One that is mute would go on with the handshake, and one that is deaf would hear
+    // the alert and close the connection, which ends what is above it.
+    if ((!this.#isMute || this.#secure) && !this.#isDeaf)
+      this.#peer.resume();
+    if (!this.#isFarMute || this.#endpointSecure)
+      this.#farReader.resume();
+    this.#source?.resume();
     this.#resumeSocket();
     for (const stream of [this.#socket, this.#sink]) {
       while (stream?.writableCorked)
@@ -1868,6 +1963,17 @@ class World {
     else
       this.#end(this.#P, this.#peer);
     this.#end(this.#F, this.#farWriter);
+    // Once both sides have ended, the splices are over by themselves.
+    if (this.#isMute && !this.#secure) {
+      this.#raw.end();
+      this.#cutOff();
+      await this.#until('the end in the handshake closes the splices', () => this.#allClosed());
+    }
+    if (this.#isFarMute && !this.#endpointSecure) {
+      this.#farRaw.end();
+      this.#cutOffEndpoint();
+      await this.#until("the end in the endpoint's handshake closes the splices", () => this.#allClosed());
+    }
     // A handshake that cannot be finished has no end of its own.
     if (this.#tlsFault && !this.#secure)
       socket.destroy();
