@@ -155,6 +155,8 @@ class World {
   // What has been done on purpose, and what may be lost and fail by it.
   #tlsFault = false;
   #isStarting = false;
+  // A splice takes over what JavaScript has not read.
+  #takesIn = false;
   #farFault = false;
   #socketEnded = false;
   #endpointEnded = false;
@@ -1183,6 +1185,7 @@ class World {
       if (splice.handle.state !== 'idle')
         fail(`a new splice is ${splice.handle.state}`);
       this.#isStarting = true;
+      this.#takesIn = splice.hasIn && this.#secure;
       if (splice.handle.start() !== splice.handle || !this.#isStarted(splice))
         fail(`after start() the splice is ${splice.state}`);
     } catch (err) {
@@ -1194,7 +1197,7 @@ class World {
       }
       return;
     } finally {
-      this.#isStarting = false;
+      this.#isStarting = this.#takesIn = false;
     }
     if (refusal)
       fail(`start() must throw ${refusal}`);
@@ -1460,7 +1463,7 @@ class World {
     const hasAll = owner?.begun && owner.handle !== null && owner.state !== 'closed' && owner.stop === null &&
       !owner.aborted && !this.#endpointMayFail();
     const mayWait = this.#hasPaused || this.#config.reader === 'readable';
-    if ((mayWait && !hasAll) || this.#lostP || (owner?.begun && owner.handle === null))
+    if ((mayWait && !hasAll && !this.#takesIn) || this.#lostP || (owner?.begun && owner.handle === null))
       return;
     const delivered = this.#atP + (owner?.begun ? owner.handle.stats.bytesIn : 0);
     const { kind, at } = this.#injected;
