@@ -500,7 +500,11 @@ impl Lifecycle {
         if !self.moves_inbound() {
             return Orders::NONE;
         }
-        self.cleartext = cleartext;
+        // The pump of a splice that has taken the direction over does not know what SSL_read
+        // has told the pump before.
+        if self.cleartext == Cleartext::Open {
+            self.cleartext = cleartext;
+        }
         match delivery {
             Delivery::Blocked => self.inbound_is(Inbound::Blocked),
             Delivery::Failed => self.inbound_is(Inbound::Failed),

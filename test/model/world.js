@@ -94,6 +94,13 @@ class Splice {
   }
 }
 
+// A TLS server of version 1.2 has done its handshake before the client has heard of it.
+// So the server is secure, and a client that was mute must hear the rest.
+function unmute(raw) {
+  raw.resume();
+  raw._handle?.readStart();
+}
+
 class World {
   // Counts everything that happens. When it stands still, the program hangs.
   progress = 0;
@@ -1967,6 +1974,10 @@ class World {
       this.#end(this.#P, this.#peer);
     this.#end(this.#F, this.#farWriter);
     // Once both sides have ended, the splices are over by themselves.
+    if (this.#isMute && this.#secure)
+      unmute(this.#raw);
+    if (this.#isFarMute && this.#endpointSecure)
+      unmute(this.#farRaw);
     if (this.#isMute && !this.#secure) {
       this.#raw.end();
       this.#cutOff();

@@ -31,6 +31,7 @@ const EventEmitter = require('events');
 const net = require('net');
 const { clearTimeout, setImmediate, setTimeout } = require('timers');
 const { kTLSError, kTakeover } = require('internal/net');
+const { kMaybeDestroy } = require('internal/stream_base_commons');
 const { addAbortListener } = require('internal/events/abort_listener');
 const { emitExperimentalWarning, kEmptyObject } = require('internal/util');
 const { inspect } = require('internal/util/inspect');
@@ -733,8 +734,9 @@ class TLSSplice extends EventEmitter {
     if (this.#isCutOff || this.#ended & kOut || this.#native.getState() & kOutEnded)
       return callback();
     this.#onFinal = callback;
+    // Node.js asks for this when the peer ends. A listener could be removed.
     if (!this.#isSecure)
-      this.#socket.once('end', () => this.#callOnFinalIfCutOff());
+      this.#socket[kMaybeDestroy] = () => this.#callOnFinalIfCutOff();
     if (this.#begun & kOut)
       this.#native.endOut();
     else if (this.#waitsForFlush && this.#state === 'running')
@@ -748,6 +750,7 @@ class TLSSplice extends EventEmitter {
 
   #callOnFinalIfCutOff() {
     const onFinal = this.#onFinal;
+    this.#socket[kMaybeDestroy] = undefined;
     if (onFinal === null || !this.#isCutOff)
       return;
     this.#onFinal = null;
