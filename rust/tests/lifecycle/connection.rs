@@ -146,6 +146,8 @@ pub struct Side {
     pub decrypted: u8,
     /// What `SSL_read` has come to.
     pub read_end: Cleartext,
+    /// The pump that has the inbound direction has been told of `read_end`.
+    pub has_seen_end: bool,
     pub handshake: Handshake,
     /// `SSL_write` will fail.
     pub is_write_broken: bool,
@@ -205,6 +207,7 @@ impl Side {
             is_tail_told: false,
             decrypted: buffered,
             read_end: Cleartext::Open,
+            has_seen_end: false,
             handshake: Handshake::Never,
             is_write_broken: false,
             is_session_dead: false,

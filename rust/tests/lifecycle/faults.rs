@@ -22,7 +22,7 @@ struct Fault {
     worlds: &'static str,
 }
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 13] = [
     Fault {
         what: "A direction moves bytes in the turn in which it was taken over.",
         text: "Direction::Inbound => self.inbound = Inbound::Starting,",
@@ -33,6 +33,12 @@ const FAULTS: [Fault; 12] = [
         what: "The stream below is read while bytes wait for the sink.",
         text: "            Inbound::Running | Inbound::Over\n                if self.held.is_none()",
         with: "            Inbound::Running | Inbound::Blocked | Inbound::Over\n                if self.held.is_none()",
+        worlds: "singles",
+    },
+    Fault {
+        what: "What SSL_read has come to is forgotten when the next splice runs its own pump.",
+        text: "        if self.cleartext == Cleartext::Open {\n            self.cleartext = cleartext;\n        }",
+        with: "        self.cleartext = cleartext;",
         worlds: "singles",
     },
     Fault {

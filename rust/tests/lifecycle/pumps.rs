@@ -21,7 +21,7 @@ impl Side {
             return None;
         }
         if self.failure[h] != Failure::No {
-            return Some((Delivery::Failed, self.read_end));
+            return Some((Delivery::Failed, self.seen_end()));
         }
         let mut filled = 0;
         loop {
@@ -30,12 +30,12 @@ impl Side {
                     // The caller is to deliver.
                     return match self.sink {
                         Sink::Broken => self.fail_sink(h),
-                        _ => Some((Delivery::Blocked, self.read_end)),
+                        _ => Some((Delivery::Blocked, self.seen_end())),
                     };
                 }
                 match self.sink {
                     Sink::Broken => return self.fail_sink(h),
-                    Sink::Full => return Some((Delivery::Blocked, self.read_end)),
+                    Sink::Full => return Some((Delivery::Blocked, self.seen_end())),
                     Sink::HasRoom => {
                         self.held -= 1;
                         self.taken += 1;
@@ -45,22 +45,33 @@ impl Side {
                 }
             }
             if !self.can_decrypt() {
-                return Some((Delivery::Drained, self.read_end));
+                self.has_seen_end = self.read_end != Cleartext::Open;
+                return Some((Delivery::Drained, self.seen_end()));
             }
             if self.setup.budget == Budget::OneRecord && filled == 1 {
-                return Some((Delivery::Paused, self.read_end));
+                return Some((Delivery::Paused, self.seen_end()));
             }
             filled += 1;
             self.held += self.decrypt_one();
             while self.setup.budget == Budget::All && self.can_decrypt() {
                 self.held += self.decrypt_one();
             }
+            self.has_seen_end |= self.read_end != Cleartext::Open;
+        }
+    }
+
+    /// What the pump knows of `SSL_read`: another pump of the direction may have been told
+    /// of an end before.
+    fn seen_end(&self) -> Cleartext {
+        match self.has_seen_end {
+            true => self.read_end,
+            false => Cleartext::Open,
         }
     }
 
     pub fn fail_sink(&mut self, h: usize) -> Option<(Delivery, Cleartext)> {
         self.failure[h] = Failure::Sink;
-        Some((Delivery::Failed, self.read_end))
+        Some((Delivery::Failed, self.seen_end()))
     }
 
     /// Whether the outbound pump has room for more ciphertext.

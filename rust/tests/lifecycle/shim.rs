@@ -276,6 +276,7 @@ impl<const N: usize> World<N> {
         }
         let side = &mut self.sides[s];
         side.resume_due = false;
+        side.taken += std::mem::take(&mut side.buffered);
         if side.handle_of(IN).is_none() && side.read_end == Cleartext::CloseNotify {
             side.eof = true;
             side.forget_read_error();
