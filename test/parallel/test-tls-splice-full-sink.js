@@ -18,7 +18,7 @@ if (tls.TLSSplice === undefined)
 
 const { alerts, kFatal, recordPair } = require('../common/tls-records');
 const {
-  MiB, Receiver, closing, fifo, payload, pipeSocket, run, send, settled,
+  MiB, Receiver, closing, fifo, payload, pipeSocket, record, run, send, settled,
   socketPair, tlsOver, tlsPair, turns,
 } = require('../common/tls-splice');
 
@@ -333,6 +333,34 @@ for (const test of cases()) {
       assert.strictEqual(events.length, 1, `${name}, ${end}: ${events}`);
       assert.match(events[0], code);
       sink.drop();
+    });
+  }
+
+  // The next splice gives the bytes back, too, and then there is the error.
+  for (const moment of ['at once', 'later']) {
+    run(async () => {
+      const { server, splices, sink } = await setUp(test);
+      const second = await test.makeSink();
+      const events = record(server, ['end', 'error', 'close']);
+      const failed = new Promise((resolve) => server.on('error', resolve));
+      await Promise.all(splices.map((splice) => splice.stop()));
+      const next = test.order.map((direction) => {
+        const options = direction === 'out' && second.source ? second.source : second.options;
+        return server.spliceTo({ ...options, direction }).start();
+      });
+      if (moment === 'later')
+        await turns();
+      await Promise.all(next.map((splice) => splice.stop()));
+      let bytes = 0;
+      server.on('data', (chunk) => bytes += chunk.length).resume();
+      const closed = closing(server);
+      const { code: actual } = await failed;
+      await closed;
+      assert.match(actual, code, name);
+      assert.strictEqual(bytes, kHeld, `${name}, ${moment}`);
+      assert.deepStrictEqual(events, ['error', 'close'], `${name}, ${moment}`);
+      sink.drop();
+      second.drop();
     });
   }
 
