@@ -38,7 +38,13 @@ impl Connection {
     }
 
     /// Takes a direction over for a splice.
-    pub fn start(&self, direction: Direction) -> Orders {
+    pub fn start(&self, direction: Direction, splice: &mut Splice) -> Orders {
+        if direction == Direction::Inbound {
+            // Nobody has been told of it, and OpenSSL does not repeat it.
+            if let Some(error) = self.owed.take() {
+                splice.inherit_error(error);
+            }
+        }
         self.step(Input::Start(direction))
     }
 

@@ -145,7 +145,7 @@ impl tls_splice {
                 *self.connection.borrow_mut() = connection;
             }
             splice.start(direction);
-            self.connection().start(direction);
+            self.connection().start(direction, splice);
             self.has(direction).set(true);
             TLS_SPLICE_OK
         })

@@ -429,6 +429,14 @@ impl Inbound {
         (!std::mem::replace(&mut self.is_end_told, true)).then_some(error)
     }
 
+    /// Takes over what [`Inbound::take_error`] of another pump has handed over.
+    pub fn inherit_error(&mut self, (ret, error): (c_int, c_ulong)) {
+        self.end = Some(End {
+            ret,
+            cause: Cause::Error(error),
+        });
+    }
+
     /// What `SSL_read` returned when it failed, and its packed OpenSSL error.
     fn error(&self) -> Option<(c_int, c_ulong)> {
         match self.end?.cause {

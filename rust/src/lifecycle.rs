@@ -377,6 +377,12 @@ impl Lifecycle {
             Direction::Outbound => self.outbound = Outbound::Starting,
         }
         match self.write_failure {
+            // JavaScript, or the next inbound splice, is told of the failure behind the bytes
+            // that were given back.
+            Some(_) if direction == Direction::Outbound && self.owes() => {
+                self.cut_outbound();
+                Orders::NEXT_TURN
+            }
             // It is this one's, too.
             Some(end) if direction == Direction::Outbound => {
                 let orders = self.write_failed(end);

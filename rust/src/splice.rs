@@ -497,6 +497,13 @@ impl Splice {
         self.inbound.as_mut()?.take_error()
     }
 
+    /// See [`Inbound::inherit_error`].
+    pub fn inherit_error(&mut self, error: (c_int, c_ulong)) {
+        if let Some(inbound) = &mut self.inbound {
+            inbound.inherit_error(error);
+        }
+    }
+
     /// How many bytes were decrypted, or pushed before the first run, and not taken by the
     /// endpoint.
     pub fn undelivered(&self) -> usize {

@@ -336,13 +336,18 @@ for (const test of cases()) {
     });
   }
 
-  // The next splice gives the bytes back, too, and then there is the error.
+  // The next splice gives the bytes back, too, and then there is the error. If JavaScript
+  // is the first to read it, it comes as without a splice: a TLSSocket that no tls.Server
+  // has made emits only '_tlsError', and is not destroyed.
   for (const moment of ['at once', 'later']) {
     run(async () => {
       const { server, splices, sink } = await setUp(test);
       const second = await test.makeSink();
       const events = record(server, ['end', 'error', 'close']);
-      const failed = new Promise((resolve) => server.on('error', resolve));
+      const failed = new Promise((resolve) => {
+        server.on('error', resolve);
+        server.on('_tlsError', resolve);
+      });
       await Promise.all(splices.map((splice) => splice.stop()));
       const next = test.order.map((direction) => {
         const options = direction === 'out' && second.source ? second.source : second.options;
@@ -353,12 +358,11 @@ for (const test of cases()) {
       await Promise.all(next.map((splice) => splice.stop()));
       let bytes = 0;
       server.on('data', (chunk) => bytes += chunk.length).resume();
-      const closed = closing(server);
       const { code: actual } = await failed;
-      await closed;
-      assert.match(actual, code, name);
+      assert.match(actual, test.record ? /^ERR_SSL_/ : code, name);
       assert.strictEqual(bytes, kHeld, `${name}, ${moment}`);
-      assert.deepStrictEqual(events, ['error', 'close'], `${name}, ${moment}`);
+      assert.ok(!events.includes('end'), `${name}, ${moment}`);
+      server.destroy();
       sink.drop();
       second.drop();
     });

@@ -672,8 +672,8 @@ void TLSSplice::DetachAndStopReading(uint32_t directions) {
 void TLSSplice::FreePump() {
   // A call into the pump, or a transfer, that is under way frees it at its end.
   if (depth_ > 0 || IsTransferring()) return;
-  // The pump knows what JS is yet to be told.
-  if (resuming_ && GetPumpState().owes) return;
+  // The pump knows what JS, or the next splice, is yet to be told.
+  if (resuming_) return;
   tls_splice_get_stats(pump_, stats_.get());
   // Nobody is left to be told if this panics.
   tls_splice_free(pump_);

@@ -34,7 +34,8 @@ pub(super) struct Device {
 pub(super) enum Layer {
     /// IP packets (TUN).
     Ip,
-    /// Ethernet frames (TAP).
+    /// Ethernet frames (TAP), of which macOS has no device.
+    #[cfg_attr(target_os = "macos", allow(dead_code))]
     Ethernet,
 }
 

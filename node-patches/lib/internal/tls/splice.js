@@ -209,8 +209,12 @@ class TLSSplice extends EventEmitter {
     this.#signal = options.signal;
     this.#endpoint = createEndpoint(native, this, options);
     native.onchange = () => this.#update();
-    // A write of the splice has failed, and the socket is JavaScript's again.
-    native.onerror = (err) => this.#socket.destroy(new ErrnoException(err, 'write'));
+    // A write of the splice has failed, and the socket is JavaScript's again. What has
+    // ended before is no failure.
+    native.onerror = (err) => {
+      this.#update();
+      this.#socket.destroy(new ErrnoException(err, 'write'));
+    };
     const { stream } = options;
     if (stream?.encrypted) {
       const direction = kMirrored[options.direction];
