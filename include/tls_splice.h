@@ -460,6 +460,15 @@ int tls_splice_free(struct tls_splice *splice);
 // `splice` is NULL or valid. `fd` is the caller's to give away, or -1.
 int tls_splice_adopt_fd(struct tls_splice *splice, int fd);
 
+// Closes the endpoint before the splice is freed: the file descriptors of the splice, and
+// the one that was handed over with `tls_splice_adopt_fd`. For a splice that has given its
+// directions back, and that is kept only because of what JavaScript is yet to be told
+// (`tls_splice_state.owes`), or for the `before` of `tls_splice_start`.
+//
+// # Safety
+// `splice` is NULL or valid. Nobody polls its file descriptor any more.
+int tls_splice_close_endpoint(struct tls_splice *splice);
+
 // Starts `direction`, which is one of the directions in the config, on a TLS connection.
 // Nothing moves before the event TLS_SPLICE_ON_TURN, which the caller reports in the next
 // turn of the event loop.

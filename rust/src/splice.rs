@@ -144,6 +144,13 @@ impl Splice {
         unsafe { self.adopted.replace(fd) };
     }
 
+    /// Closes the endpoint, and the descriptor that was taken over. Neither direction may
+    /// be used after that.
+    pub fn close_endpoint(&mut self) {
+        self.context.endpoint = Endpoint::of_caller();
+        self.adopted = Adopted::default();
+    }
+
     /// The endpoint.
     pub fn endpoint(&mut self) -> &mut Endpoint {
         &mut self.context.endpoint

@@ -672,9 +672,12 @@ void TLSSplice::DetachAndStopReading(uint32_t directions) {
 void TLSSplice::FreePump() {
   // A call into the pump, or a transfer, that is under way frees it at its end.
   if (depth_ > 0 || IsTransferring()) return;
-  // The pump knows what JS, or the next splice, is yet to be told.
-  if (resuming_) return;
   tls_splice_get_stats(pump_, stats_.get());
+  // The pump knows what JS, or the next splice, is yet to be told.
+  if (resuming_) {
+    Check(tls_splice_close_endpoint(pump_));
+    return;
+  }
   // Nobody is left to be told if this panics.
   tls_splice_free(pump_);
   pump_ = nullptr;

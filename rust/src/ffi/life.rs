@@ -114,6 +114,19 @@ pub unsafe extern "C" fn tls_splice_adopt_fd(splice: *mut tls_splice, fd: c_int)
     unsafe { run(splice, |splice| splice.adopt_fd(fd)) }
 }
 
+/// Closes the endpoint before the splice is freed: the file descriptors of the splice, and
+/// the one that was handed over with `tls_splice_adopt_fd`. For a splice that has given its
+/// directions back, and that is kept only because of what JavaScript is yet to be told
+/// (`tls_splice_state.owes`), or for the `before` of `tls_splice_start`.
+///
+/// # Safety
+/// `splice` is NULL or valid. Nobody polls its file descriptor any more.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_close_endpoint(splice: *mut tls_splice) -> c_int {
+    // SAFETY: passed on.
+    unsafe { run(splice, Splice::close_endpoint) }
+}
+
 /// Starts `direction`, which is one of the directions in the config, on a TLS connection.
 /// Nothing moves before the event TLS_SPLICE_ON_TURN, which the caller reports in the next
 /// turn of the event loop.
