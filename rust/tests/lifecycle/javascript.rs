@@ -26,14 +26,6 @@ pub enum Socket {
     Alive,
     Destroyed,
 }
-
-/// Whether a splice that starts first settles what one before it has left for later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settles {
-    First,
-    Never,
-}
-
 /// How a splice ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -124,7 +116,7 @@ impl Side {
 
 impl<const N: usize> World<N> {
     /// `splice.start()`.
-    pub fn start(&mut self, s: usize, h: usize, settles: Settles) -> bool {
+    pub fn start(&mut self, s: usize, h: usize) -> bool {
         let starts_both = N == 2;
         if !self.sides[s].can_start(h) {
             return false;
@@ -132,27 +124,23 @@ impl<const N: usize> World<N> {
         if starts_both && (s == 1 || !self.is_joined || !self.sides[1].can_start(h)) {
             return false;
         }
-        self.take(s, h, settles);
+        self.take(s, h);
         if starts_both {
-            self.take(1, h, settles);
+            self.take(1, h);
         }
         true
     }
 
-    fn take(&mut self, s: usize, h: usize, settles: Settles) {
+    fn take(&mut self, s: usize, h: usize) {
         self.sides[s].handles[h].state = JsState::Running;
         if self.sides[s].directions(h) & IN != 0 {
-            self.begin_in(s, h, settles);
+            self.begin_in(s, h);
         } else {
             self.begin_out(s, h);
         }
     }
 
-    fn begin_in(&mut self, s: usize, h: usize, settles: Settles) {
-        // What a splice before has left for later comes now.
-        if self.sides[s].resume_due && settles == Settles::First {
-            self.resume(s);
-        }
+    fn begin_in(&mut self, s: usize, h: usize) {
         if self.sides[s].told != Fault::None {
             self.sides[s].handles[h] = Handle::IDLE;
             return;

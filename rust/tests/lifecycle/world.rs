@@ -6,7 +6,7 @@
 
 use crate::connection::*;
 use crate::explore::{Events, Model, Pace};
-use crate::javascript::{Handle, Settles, IN, OUT};
+use crate::javascript::{Handle, IN, OUT};
 use crate::machine::*;
 
 /// Two codes of libuv's that differ.
@@ -43,8 +43,6 @@ pub enum What {
     HandshakeDone,
     // What nobody can count on.
     Start(usize),
-    /// As `Start`, and what a splice before has left for later is not settled before.
-    StartUnsettled(usize),
     NodeCycles,
     SinkBreaks,
     SourceBreaks,
@@ -80,11 +78,7 @@ impl<const N: usize> World<N> {
             return false;
         }
         match what {
-            What::Start(h) => self.start(s, h, Settles::First),
-            What::StartUnsettled(h) => {
-                let is_rare = self.sides[s].setup.rare == Rare::CyclesAndPanic;
-                is_rare && self.sides[s].resume_due && self.start(s, h, Settles::Never)
-            }
+            What::Start(h) => self.start(s, h),
             What::StopTimer(h) => self.stop_timer(s, h),
             What::Turn(h) => {
                 let is_due = std::mem::take(&mut self.sides[s].turn_due[h]);
@@ -431,7 +425,6 @@ pub fn events(sides: usize) -> Events<Event> {
     let others = [
         Start(0),
         Start(1),
-        StartUnsettled(0),
         NodeCycles,
         SinkBreaks,
         SourceBreaks,
