@@ -855,13 +855,12 @@ tls_splice_actions TLSSplice::Tell(uint32_t event,
   const int result = tls_splice_on(pump_, event, value, ssl.get(), &actions);
   depth_--;
   Debug(this,
-        "%s %d: orders 0x%x, SSL_read %d, lower error %d; outcome 0x%x",
+        "%s %d: orders 0x%x, SSL_read %d, lower error %d",
         kEventNames[event],
         value,
         actions.orders,
         actions.ssl_ret,
-        actions.lower_error,
-        GetPumpState().outcome);
+        actions.lower_error);
   Check(result);
   if (IsHandleClosing()) FreePump();
   return actions;
@@ -1224,6 +1223,7 @@ void TLSSplice::NotifyOfChange() {
   const uint32_t outcome = GetPumpState().outcome;
   if (outcome == notified_outcome_) return;
   notified_outcome_ = outcome;
+  Debug(this, "Outcome 0x%x", outcome);
   Notify();
 }
 
