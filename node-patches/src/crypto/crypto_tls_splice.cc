@@ -565,8 +565,9 @@ void TLSSplice::ReadStats(const FunctionCallbackInfo<Value>& args) {
 void TLSSplice::GetState(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  uint32_t state =
-      splice->GetPumpState().outcome | splice->endpoint_->GetState();
+  const tls_splice_state pump_state = splice->GetPumpState();
+  uint32_t state = pump_state.outcome | splice->endpoint_->GetState();
+  if (pump_state.has_write_failed) state |= kCutOff;
   // While a file is written, it is not known how much of that it will have got.
   if ((state & kWriting) != 0) state &= ~kInStopped;
   if (splice->depth_ > 0) state |= kBusy;
@@ -1273,6 +1274,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, kTLSFailed);
   NODE_DEFINE_CONSTANT(constants, kTLSFailing);
   NODE_DEFINE_CONSTANT(constants, kBusy);
+  NODE_DEFINE_CONSTANT(constants, kCutOff);
   NODE_DEFINE_CONSTANT(constants, kTransferring);
   NODE_DEFINE_CONSTANT(constants, kEndpointClosed);
   NODE_DEFINE_CONSTANT(constants, kWriting);

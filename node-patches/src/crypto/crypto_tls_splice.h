@@ -60,6 +60,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
     kTransferring = 1 << 17,    // A file is being read or written.
     kEndpointClosed = 1 << 18,  // The stream is gone.
     kWriting = 1 << 19,         // A file is being written.
+    kCutOff = 1 << 20,          // Nothing can be sent to the peer any more.
   };
 
   // The following methods are for the TLSSpliceEndpoint.

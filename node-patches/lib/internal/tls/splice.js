@@ -65,7 +65,7 @@ const {
 const {
   kInOver: kInEnded, kOutOver: kOutEnded, kInStopped, kOutStopped,
   kFailed, kTLSFailed, kTLSFailing, kEndpointClosed,
-  kBusy, kTransferring, kWriting, kWantsTLS,
+  kBusy, kCutOff, kTransferring, kWriting, kWantsTLS,
   kCloseNotify, kLastActivity, kStatsCount,
 } = spliceConstants;
 const { UV_ETIMEDOUT } = internalBinding('uv');
@@ -720,6 +720,9 @@ class TLSSplice extends EventEmitter {
       ended |= kIn;
     if (!(this.#begun & kOut) && socket.writableFinished)
       ended |= kOut;
+    // 'out' has ended, but the end cannot be sent to the peer any more.
+    if (err && state & kCutOff && this.#directions & ~this.#ended & kOut)
+      return this.#fail(err, 'tls');
     if (err || this.#directions & ~ended)
       return this.#giveBack('destroyed', err, 'tls');
     // Both sides have ended during the handshake.
