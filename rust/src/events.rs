@@ -40,7 +40,7 @@ impl Connection {
     /// Takes a direction over for a splice.
     pub fn start(&self, direction: Direction, splice: &mut Splice) -> Orders {
         if direction == Direction::Inbound {
-            // Nobody has been told of it, and OpenSSL does not repeat it.
+            // Nobody has been told of the error, and OpenSSL does not repeat an error.
             if let Some(error) = self.owed.take() {
                 splice.inherit_error(error);
             }

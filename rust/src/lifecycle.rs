@@ -383,7 +383,7 @@ impl Lifecycle {
                 self.cut_outbound();
                 Orders::NEXT_TURN
             }
-            // It is this one's, too.
+            // The splice that starts to send fails with that write, too.
             Some(end) if direction == Direction::Outbound => {
                 let orders = self.write_failed(end);
                 Orders {

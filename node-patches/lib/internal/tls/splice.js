@@ -369,6 +369,8 @@ class TLSSplice extends EventEmitter {
       return;
     debug('splice begin, direction %s', kNames[this.#directions]);
     this.#isSecure = true;
+    if (this.#onFinal !== null)
+      this.#socket[kMaybeDestroy] = undefined;
     // OpenSSL reports an error once, and JavaScript may have had the report.
     this.#tlsError ??= this.#socket._handle[kTLSError] ?? null;
     if (this.#tlsError !== null) {
@@ -741,7 +743,8 @@ class TLSSplice extends EventEmitter {
     if (this.#isCutOff || this.#ended & kOut || this.#native.getState() & kOutEnded)
       return callback();
     this.#onFinal = callback;
-    // Node.js asks for this when the peer ends. A listener could be removed.
+    // Node.js calls this function when the peer has ended. The user could remove a
+    // listener of 'end'.
     if (!this.#isSecure)
       this.#socket[kMaybeDestroy] = () => this.#callOnFinalIfCutOff();
     if (this.#begun & kOut)
