@@ -507,6 +507,50 @@ fn an_adopted_descriptor_is_closed_once() {
 }
 
 #[test]
+fn a_closed_endpoint_leaves_a_splice_without_descriptors() {
+    let _alone = alone();
+    let (near, mut far) = UnixStream::pair().unwrap();
+    let fd = std::os::fd::IntoRawFd::into_raw_fd(near);
+    let splice = new_splice(fd, DUPLEX, 1000).unwrap();
+    unsafe {
+        abi::start(splice, DUPLEX);
+        abi::adopt_fd(splice, fd);
+        assert_eq!(tls_splice_close_endpoint(splice), TLS_SPLICE_OK);
+        assert_eq!(abi::poll_fd(splice), -1);
+    }
+    assert!(!is_open(fd));
+    assert_eq!(
+        far.read(&mut [0; 1]).unwrap(),
+        0,
+        "nobody else has the socket"
+    );
+    // The connection is still known, so that another splice can take a direction of it.
+    unsafe {
+        assert!(!abi::state(splice).owes);
+        let (near, _far) = UnixStream::pair().unwrap();
+        let next = new_splice(near.as_raw_fd(), TLS_SPLICE_DECRYPT, 1000).unwrap();
+        assert_eq!(
+            tls_splice_start(next, TLS_SPLICE_DECRYPT, splice),
+            TLS_SPLICE_OK
+        );
+        abi::free(next);
+        // The number is somebody else's now, and must not be closed with the splice.
+        let reused = File::open("/dev/null").unwrap();
+        assert_eq!(
+            tls_splice_close_endpoint(splice),
+            TLS_SPLICE_OK,
+            "once more"
+        );
+        abi::free(splice);
+        assert!(is_open(reused.as_raw_fd()));
+    }
+    assert_eq!(
+        unsafe { tls_splice_close_endpoint(std::ptr::null_mut()) },
+        TLS_SPLICE_EARG
+    );
+}
+
+#[test]
 fn readiness_through_either_kind_of_poll() {
     let _alone = alone();
     for blocking in [true, false] {

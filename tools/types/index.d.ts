@@ -1,5 +1,5 @@
-// tlsSocket.spliceTo() and pipeToNative(), for programs that have the `tls` of @types/node and run on a Node.js with
-// splices. Another one has neither: there the two are undefined, and so is tls.TLSSplice.
+// Declares tlsSocket.spliceTo(), tlsSocket.pipeToNative() and tls.TLSSplice, on top of @types/node. In a Node.js without
+// splices all three are undefined.
 
 import type { EventEmitter } from 'node:events';
 import type { Socket } from 'node:net';
@@ -13,17 +13,17 @@ declare module 'tls' {
          */
         spliceTo(options: TLSSpliceOptions): TLSSplice;
         /**
-         * Splices the socket to a file descriptor or stream until both sides have ended. The promise is rejected if the
-         * splice fails, and the socket destroyed; also if the splice cannot be started, and then the socket is left as
-         * it is. With `autoClose` the target is closed whenever the promise is settled.
+         * Splices the socket to a file descriptor or stream until both sides have ended. If the splice fails, the
+         * promise is rejected and the socket is destroyed. If the splice cannot be started, the promise is rejected and
+         * the socket is left as it is. With `autoClose` the target is closed when the promise is settled.
          */
         pipeToNative(target: number | Socket, options?: TLSSpliceCommonOptions): Promise<TLSSpliceStats>;
     }
 
     interface ConnectionOptions {
         /**
-         * Whether the socket may go on sending after the peer has ended. Node.js has had it for long, @types/node has
-         * not; proxies need it.
+         * Whether the socket may go on sending after the peer has ended, as proxies need it. `tls.connect()` takes this
+         * option, although @types/node does not declare it.
          * @default false
          */
         allowHalfOpen?: boolean | undefined;
@@ -43,18 +43,19 @@ declare module 'tls' {
          */
         direction?: TLSSpliceDirection | undefined;
         /**
-         * Close the endpoint at the end of the splice, however it ends. The splice is over only when that is done. At
-         * the end of both sides a stream first writes what it has been given, otherwise it is closed at once.
+         * Whether to close the endpoint at the end of the splice, whatever ends the splice. The splice closes after its
+         * endpoint. If both sides have ended, a stream first writes what it has been given; otherwise the stream is
+         * closed at once.
          * @default false
          */
         autoClose?: boolean | undefined;
         /**
-         * Pass the end of one side on to the other.
+         * Whether to pass the end of one side on to the other.
          * @default true
          */
         end?: boolean | undefined;
         /**
-         * How packets are told apart in the TLS connection.
+         * How packets are delimited in the TLS connection.
          * @default 'auto'
          */
         framing?: TLSSpliceFraming | undefined;
@@ -79,7 +80,7 @@ declare module 'tls' {
         fd?: undefined;
     }
 
-    /** One of `fd` and `stream`, and the rest. */
+    /** Either `fd` or `stream`, and the options that they have in common. */
     type TLSSpliceOptions = TLSSpliceFdOptions | TLSSpliceStreamOptions;
 
     interface TLSSpliceStats {
@@ -95,7 +96,7 @@ declare module 'tls' {
         largestPacketIn: number;
         /** The bytes of the largest packet that has been read from the endpoint. */
         largestPacketOut: number;
-        /** Packets that the endpoint has refused, for whichever of the reasons below. */
+        /** Packets that the endpoint has refused: the sum of the five counters below. */
         dropsIn: number;
         /** Packets from the endpoint that the framing cannot carry, or that were cut off. */
         dropsOut: number;
@@ -118,56 +119,64 @@ declare module 'tls' {
         reason: TLSSpliceReason | null;
     }
 
-    /** What a splice fails with. */
+    /** The error of a splice. */
     interface TLSSpliceError extends NodeJS.ErrnoException {
         /**
-         * Where it comes from: the socket, its TLS session and what that runs over, or the endpoint. Not on what
-         * `destroy()` was called with if that is frozen.
+         * Which side has failed: `'tls'` is the socket, its TLS session, and the stream below it. A frozen error that was
+         * passed to `destroy()` does not have this property.
          */
         side?: 'tls' | 'endpoint' | undefined;
     }
 
     interface TLSSpliceEventMap {
-        /** At most once, before `'close'`. Thrown if nobody listens, and nobody looks at a promise of the splice. */
+        /**
+         * At most once, before `'close'`. Without a listener the error is thrown, unless `finished` was read, or `stop()`
+         * or `pipeToNative()` was called.
+         */
         error: [error: TLSSpliceError];
-        /** Exactly once, when the splice is over. */
+        /** Exactly once, when the splice closes. */
         close: [stats: TLSSpliceStats];
     }
 
-    /** What an error with the code `ERR_TLS_SPLICE_FRAMING` has: there is no packet where one would have to begin. */
+    /** The error if there is no packet where a packet has to begin. */
     interface TLSSpliceFramingError extends TLSSpliceError {
         code: 'ERR_TLS_SPLICE_FRAMING';
         direction: 'in' | 'out';
-        /** The bytes of that direction before the packet. */
+        /** How many bytes that direction has before the place where a packet has to begin. */
         offset: number;
     }
 
     /**
-     * Joins a socket to another file or stream of the operating system, its endpoint, and moves cleartext between the
-     * two without running JavaScript for each chunk. Made by {@link TLSSocket.spliceTo}.
+     * Joins a socket to a file descriptor or stream, its endpoint, and moves cleartext between the two without running
+     * JavaScript for each chunk. Made by {@link TLSSocket.spliceTo}.
      */
     class TLSSplice extends EventEmitter<TLSSpliceEventMap> implements AsyncDisposable {
         private constructor();
         readonly state: TLSSpliceState;
-        /** What the splice has failed with, whether it was emitted or not. */
+        /** The error that the splice has failed with, whether it was emitted or not. */
         readonly errored: TLSSpliceError | null;
         /** A new object at each access. */
         readonly stats: TLSSpliceStats;
-        /** For the stats at the end, or the error; a rejection of it is never reported as unhandled. */
+        /**
+         * Fulfilled with the stats when the splice closes, or rejected with its error. A rejection is never reported as
+         * unhandled.
+         */
         readonly finished: Promise<TLSSpliceStats>;
         /**
-         * Takes over the directions, or does so when the handshake is done. Nothing happens while it is running.
-         * @throws As {@link TLSSocket.spliceTo}, and `ERR_INVALID_STATE` if the splice is over or a direction is taken.
+         * Takes over the directions, at once or when the handshake is done. If the splice is running already, nothing
+         * happens.
+         * @throws As {@link TLSSocket.spliceTo}, and `ERR_INVALID_STATE` if the splice has been stopped or has closed, or
+         * if another splice has a direction.
          */
         start(): this;
         /**
-         * Ends the splice, and gives the socket back to JavaScript, or destroys that if its peer or a file keeps it waiting
-         * for two seconds. Never rejected, and the same promise each time.
+         * Ends the splice, and gives the socket back to JavaScript. The socket is destroyed instead if its peer or a file
+         * keeps the splice waiting for two seconds. The promise is never rejected; each call returns the same promise.
          */
         stop(): Promise<TLSSpliceStats>;
         /** Opposite of {@link TLSSplice.unref}. */
         ref(): this;
-        /** Waiting for the endpoint no longer keeps the event loop active. The socket still does. */
+        /** The endpoint no longer keeps the event loop active. The socket still does. */
         unref(): this;
         /** Calls {@link TLSSplice.stop} and waits for it. */
         [Symbol.asyncDispose](): Promise<void>;
