@@ -51,8 +51,8 @@ pub enum InboundStep {
 pub enum Ciphertext {
     /// By nothing: it is in Node's BIO.
     Unbounded,
-    /// By what [`crate::splice::Splice::alloc`] has lent, which stops when the budget is
-    /// spent. Of that little is left when it is.
+    /// By what [`crate::splice::Splice::alloc`] has lent. When the budget is spent, `alloc`
+    /// lends nothing more, so that little ciphertext is left to decrypt.
     Lent,
 }
 
@@ -344,18 +344,21 @@ impl Inbound {
         !(self.is_stopped || self.is_transferring || self.held.is_empty())
     }
 
-    /// Takes cleartext out for another splice, whose source this direction is: all of
-    /// it, or what of its front are packets.
-    pub fn pass(&mut self, context: &mut Context) -> Held {
+    /// Takes at most `limit` bytes of cleartext out for another splice, whose source this
+    /// direction is: all of it if that is not more, or else what of its front are packets.
+    pub fn pass(&mut self, limit: usize, context: &mut Context) -> Held {
         let stats = &mut context.stats;
         let n = match context.framing {
             Framing::Raw => {
-                let n = self.held.len();
+                let n = match self.held.len() {
+                    all if all <= limit => all,
+                    _ => self.held.front().len().min(limit),
+                };
                 self.track.skip(n);
                 n
             }
             framing => {
-                let n = self.track.good(framing, self.held.front());
+                let n = self.track.good(framing, self.held.front()).min(limit);
                 let bytes = &self.held.front()[..n];
                 self.track
                     .pass(framing, bytes, |packet| stats.count_in(packet.len));

@@ -194,6 +194,10 @@ impl Outbound {
         loop {
             // SAFETY: by the contract above.
             if let Some(step) = unsafe { self.encrypt(ssl, cancelled, intake, context) } {
+                if step != OutboundStep::Cancelled {
+                    // SAFETY: by the contract above; the call was not cancelled.
+                    unsafe { self.hold(ssl, context) };
+                }
                 return step;
             }
             // What a transfer reads must be sent, too, even when stopping.
@@ -204,8 +208,7 @@ impl Outbound {
                 return OutboundStep::Stopped;
             }
             // SAFETY: by the contract above.
-            let pending = unsafe { session::pending_ciphertext(ssl) };
-            context.stats.hold_out(self.held.len() + pending);
+            let pending = unsafe { self.hold(ssl, context) };
             if run.is_dry {
                 return OutboundStep::WantSource;
             }
@@ -233,6 +236,18 @@ impl Outbound {
                 }
             }
         }
+    }
+
+    /// Counts what is held as cleartext and as ciphertext. Returns how many bytes of
+    /// ciphertext that is.
+    ///
+    /// # Safety
+    /// `ssl` must be valid.
+    unsafe fn hold(&self, ssl: *mut SSL, context: &mut Context) -> usize {
+        // SAFETY: by the contract above.
+        let pending = unsafe { session::pending_ciphertext(ssl) };
+        context.stats.hold_out(self.held.len() + pending);
+        pending
     }
 
     /// Encrypts what is held, as far as the write BIO has room. `None` if nothing is
@@ -535,6 +550,6 @@ pub fn room(context: &Context, pending: usize, unit: Unit) -> usize {
 
 /// How much to read for that room: records grow by 90 bytes at most, with 512 bytes in
 /// each at least (setMaxSendFragment).
-fn read_limit(room: usize) -> usize {
+pub fn read_limit(room: usize) -> usize {
     (room - room / 6).clamp(1, LARGE_CHUNK_SIZE)
 }

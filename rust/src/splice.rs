@@ -378,10 +378,12 @@ impl Splice {
         }
         // SAFETY: by the contract above.
         let pending = unsafe { session::pending_ciphertext(ssl) };
-        if outbound::room(&to.context, pending, Unit::Bytes) == 0 {
+        let room = outbound::room(&to.context, pending, Unit::Bytes);
+        if room == 0 {
             return false;
         }
-        outbound.accept(inbound.pass(&mut self.context));
+        let limit = outbound::read_limit(room);
+        outbound.accept(inbound.pass(limit, &mut self.context));
         true
     }
 }

@@ -387,3 +387,42 @@ fn what_was_passed_leaves_room_for_a_large_read() {
     assert_eq!(b.sent(), b"abc");
     assert_eq!(room(), before);
 }
+
+/// However much is handed over, no more is held than the high-water mark allows.
+#[test]
+fn what_is_passed_fits_into_the_room() {
+    for framing in [TLS_SPLICE_FRAMING_RAW, TLS_SPLICE_FRAMING_IP] {
+        let high_water_mark = 70_000;
+        let a = End::new(TLS_SPLICE_DECRYPT, high_water_mark, framing);
+        let b = End::new(TLS_SPLICE_ENCRYPT, high_water_mark, framing);
+        let mut packet = vec![0; 1000];
+        packet[..4].copy_from_slice(&[0x45, 0, 3, 232]);
+        let bytes = packet.repeat(500);
+        a.receive(&bytes);
+        let mut got = Vec::new();
+        let mut most = 0;
+        while got.len() < bytes.len() {
+            // The peer of `b` takes nothing until there is no room any more.
+            loop {
+                a.decrypt();
+                let is_passed = a.pass(&b);
+                b.encrypt();
+                most = most.max(b.ours.pending());
+                if !is_passed {
+                    break;
+                }
+            }
+            got.extend(b.sent());
+        }
+        assert!(got == bytes);
+        assert!(
+            most > high_water_mark * 3 / 4 && most <= high_water_mark,
+            "{most}"
+        );
+        let peak = stats_of(b.splice).peak_buffered_out;
+        assert!(
+            (most as u64..=high_water_mark as u64).contains(&peak),
+            "{peak}"
+        );
+    }
+}
