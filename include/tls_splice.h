@@ -22,8 +22,8 @@
  * ssl_ret, unless the result is TLS_SPLICE_OK. A pointer that is NULL, the handle included, is TLS_SPLICE_EARG; the
  * comments name the pointers that may be NULL.
  *
- * Threads. A splice is not tied to a thread, but calls on one splice must not overlap in time, nor must calls on two
- * splices of one TLS connection or of a joined pair. The error queue of OpenSSL is that of the calling thread.
+ * Threads. A splice is not tied to a thread, but one thread at a time may call the library on the splices of one TLS
+ * connection, or of a joined pair, and use the SSL. The error queue of OpenSSL is that of the calling thread.
  *
  * Re-entry. OpenSSL calls callbacks of the caller's inside tls_splice_on. In such a callback, tls_splice_on and
  * tls_splice_get_state are allowed; tls_splice_free is forbidden; every other call on the same splice is
@@ -185,33 +185,33 @@
 // Event: the `SSL` or the stream below is about to be freed. No later call uses the session.
 #define TLS_SPLICE_ON_GONE 15
 
-// Action: write what is in the write BIO of the session, and what `tls_splice_collected`
-// gives, to the stream below (TLSWrap::EncOut).
-#define TLS_SPLICE_ACTION_FLUSH 1
-
-// Action: call TLSWrap::Cycle, and report TLS_SPLICE_ON_CYCLED when it has returned.
-#define TLS_SPLICE_ACTION_CYCLE 2
-
-// Action: report TLS_SPLICE_ON_TURN in the next turn of the event loop.
-#define TLS_SPLICE_ACTION_NEXT_TURN 4
-
-// Action: the other direction belongs to another splice. Report TLS_SPLICE_ON_TURN to that
-// splice in the next turn of the event loop.
-#define TLS_SPLICE_ACTION_WAKE_OTHER 8
-
 // Action: write what is held to the endpoint by transfers (`tls_splice_begin_transfer`), or
 // pass it on (`tls_splice_pass`). If some of it was moved, report TLS_SPLICE_ON_DECRYPT.
-#define TLS_SPLICE_ACTION_DELIVER 16
+#define TLS_SPLICE_ACTION_DELIVER 1
+
+// Action: write what is in the write BIO of the session, and what `tls_splice_collected`
+// gives, to the stream below (TLSWrap::EncOut).
+#define TLS_SPLICE_ACTION_FLUSH 2
+
+// Action: call TLSWrap::Cycle, and report TLS_SPLICE_ON_CYCLED when it has returned.
+#define TLS_SPLICE_ACTION_CYCLE 4
 
 // Action: tell JavaScript of the peer's close_notify. SSL_get_error(3) does not always say
 // so: not if a warning alert came before the close_notify (RFC 8446, section 6.1).
-#define TLS_SPLICE_ACTION_CLOSE_NOTIFY 32
+#define TLS_SPLICE_ACTION_CLOSE_NOTIFY 8
 
 // Action: tell JavaScript of the end of the stream below.
-#define TLS_SPLICE_ACTION_LOWER_EOF 64
+#define TLS_SPLICE_ACTION_LOWER_EOF 16
 
 // Action: tell JavaScript that a write to the stream below has failed with `lower_error`.
-#define TLS_SPLICE_ACTION_LOWER_WRITE_FAILED 128
+#define TLS_SPLICE_ACTION_LOWER_WRITE_FAILED 32
+
+// Action: report TLS_SPLICE_ON_TURN in the next turn of the event loop.
+#define TLS_SPLICE_ACTION_NEXT_TURN 64
+
+// Action: the other direction belongs to another splice. Report TLS_SPLICE_ON_TURN to that
+// splice in the next turn of the event loop.
+#define TLS_SPLICE_ACTION_WAKE_OTHER 128
 
 // Reading: the stream below stays as it is, read or not. JavaScript decides.
 #define TLS_SPLICE_READING_AS_IT_IS 0
@@ -313,7 +313,7 @@ struct tls_splice_state {
   // SSL_read(3) has failed, and nobody has been told of it yet.
   bool holds_tls_error;
   // The stream below has ended or failed, and nobody has been told of it yet.
-  bool holds_lower_end;
+  bool has_untold_lower_end;
   // The decrypt direction was given back, and JavaScript has yet to be told of an error
   // or an end that follows the bytes it was given. TLS_SPLICE_ON_RESUME tells which. The
   // splice must not be freed before.
@@ -554,8 +554,12 @@ int tls_splice_attach(struct tls_splice *splice, uint32_t direction, SSL *ssl);
 // gets the ciphertext that the session has not read, or that was not written. With a
 // direction that is not attached nothing happens.
 //
+// This is also allowed in a callback that OpenSSL calls inside of a call on the other splice of
+// the connection: OpenSSL takes the BIO from the SSL anew for each read and write.
+//
 // # Safety
-// As for `tls_splice_attach`, with the `ssl` that it was given.
+// `splice` is NULL or valid. `ssl` is NULL, or the valid SSL that `tls_splice_attach` was
+// given. No function of a BIO is under way.
 int tls_splice_detach(struct tls_splice *splice, uint32_t direction, SSL *ssl);
 
 // Sets `*buf` to the memory that the next read of the stream below goes to. It belongs to

@@ -24,9 +24,9 @@ use crate::ssl::session;
 #[derive(Default)]
 pub struct Connection {
     lifecycle: Cell<Lifecycle>,
-    /// What `SSL_read` returned when it failed, and the packed OpenSSL error, since the
-    /// direction was given back before anybody was told.
-    owed: Cell<Option<(c_int, c_ulong)>>,
+    /// The error of `SSL_read` that nobody has been told of, because the direction was given
+    /// back first: what `SSL_read` returned, and the packed OpenSSL error.
+    untold_tls_error: Cell<Option<(c_int, c_ulong)>>,
     /// A splice of the connection is inside of a call, which may be inside of OpenSSL.
     is_in_call: Cell<bool>,
 }
@@ -41,7 +41,7 @@ impl Connection {
     pub fn start(&self, direction: Direction, splice: &mut Splice) -> Orders {
         if direction == Direction::Inbound {
             // Nobody has been told of the error, and OpenSSL does not repeat an error.
-            if let Some(error) = self.owed.take() {
+            if let Some(error) = self.untold_tls_error.take() {
                 splice.inherit_error(error);
             }
         }
@@ -145,34 +145,34 @@ pub struct Actions {
     /// What SSL_read(3) returned, if JavaScript is to be told of it, and else 1. The
     /// thread's error queue is as `SSL_read` left it.
     pub ssl_ret: c_int,
-    /// The end of the cleartext is the peer's close_notify.
-    pub is_close_notify: bool,
+    /// The caller is to write what is held, or to pass it on, and then to report
+    /// [`Event::Decrypt`].
+    pub deliver: bool,
     /// The session may have ciphertext for the stream below.
     pub flush: Flush,
     /// Let the `TLSWrap` decrypt and flush, and then report [`Event::Cycled`].
     pub cycle: bool,
+    /// The end of the cleartext is the peer's close_notify.
+    pub is_close_notify: bool,
     /// An end of the stream below that JavaScript is to be told of.
     pub lower_end: Option<LowerEnd>,
-    /// The splice of the other direction has something to do in the next turn.
-    pub wake_other: bool,
     /// Ask the event loop for a turn.
     pub next_turn: bool,
-    /// The caller is to write what is held, or to pass it on, and then to report
-    /// [`Event::Decrypt`].
-    pub deliver: bool,
+    /// The splice of the other direction has something to do in the next turn.
+    pub wake_other: bool,
 }
 
 impl Default for Actions {
     fn default() -> Actions {
         Actions {
             ssl_ret: 1,
-            is_close_notify: false,
+            deliver: false,
             flush: Flush::No,
             cycle: false,
+            is_close_notify: false,
             lower_end: None,
-            wake_other: false,
             next_turn: false,
-            deliver: false,
+            wake_other: false,
         }
     }
 }
@@ -210,10 +210,9 @@ impl Call<'_> {
             Event::Release(direction) if !self.splice.has(direction) => return,
             Event::Release(direction) => {
                 if direction == Direction::Inbound {
-                    let owed = self.splice.take_error();
-                    self.connection
-                        .owed
-                        .set(self.connection.owed.get().or(owed));
+                    let error = self.splice.take_error();
+                    let untold = &self.connection.untold_tls_error;
+                    untold.set(untold.get().or(error));
                 }
                 self.splice.release(direction);
                 self.connection.step(Input::Release(direction))
@@ -308,7 +307,8 @@ impl Call<'_> {
             // The endpoint may have failed as the source of the other direction. The end of the
             // stream below is not to overtake what is not decrypted any more.
             InboundStep::Failed(_) | InboundStep::Stopped => Delivery::Failed,
-            // The event that has cancelled the call may concern the other direction alone.
+            // Paused, and not stopped: if the queued event concerns the other direction alone,
+            // this direction goes on in the next turn.
             InboundStep::Cancelled => Delivery::Paused,
         };
         self.actions.deliver = delivery == Delivery::Blocked && self.splice.is_endpoint_of_caller();
@@ -347,7 +347,7 @@ impl Call<'_> {
 
     /// JavaScript is told of the error that `SSL_read` reported first.
     fn raise(&mut self) {
-        if let Some((ssl_ret, error)) = self.connection.owed.take() {
+        if let Some((ssl_ret, error)) = self.connection.untold_tls_error.take() {
             session::raise(error);
             self.actions.ssl_ret = ssl_ret;
         }
@@ -361,7 +361,8 @@ impl Call<'_> {
         self.flush(outcome.flush);
         let sending = match outcome.step {
             OutboundStep::Idle => return,
-            // The event that has cancelled the call may concern the other direction alone.
+            // Paused, and not stopped: if the queued event concerns the other direction alone,
+            // this direction goes on in the next turn.
             OutboundStep::Cancelled => Sending::Paused,
             OutboundStep::WantSource => Sending::Dry,
             OutboundStep::AfterDrain => Sending::Full,

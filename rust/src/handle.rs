@@ -48,7 +48,7 @@ pub struct State {
     /// An error of `SSL_read` is known, and nobody has been told of it.
     pub holds_tls_error: bool,
     /// An end of the stream below is known, and nobody has been told of it.
-    pub holds_lower_end: bool,
+    pub has_untold_lower_end: bool,
     /// The inbound direction was given back, and JavaScript has yet to be told of an error
     /// or an end that follows the bytes it was given.
     pub owes: bool,
@@ -187,7 +187,7 @@ impl tls_splice {
                 false => Reading::AsItIs,
             },
             holds_tls_error: lifecycle.holds_tls_error(),
-            holds_lower_end: lifecycle.holds_lower_end(),
+            has_untold_lower_end: lifecycle.has_untold_lower_end(),
             owes: lifecycle.owes(),
             has_write_failed: lifecycle.has_write_failed(),
             write_error: lifecycle.write_error().unwrap_or(0),

@@ -36,9 +36,9 @@
 //!
 //! # Outcomes
 //!
-//! The documentation of `tls.TLSSplice` has a table of all endings. Each row is reached
-//! by the bits of [`outcome`] in the middle, or by what JavaScript knows without the
-//! lifecycle. If a splice has several of the bits, JavaScript looks at `TLS_FAILED`
+//! The documentation of `tls.TLSSplice` has a table of all endings. The middle column names
+//! the bits of [`outcome`] with which a row is reached; a dash says that JavaScript knows
+//! without the lifecycle. If a splice has several of the bits, JavaScript looks at `TLS_FAILED`
 //! first, then at `INBOUND_STOPPED` and `OUTBOUND_STOPPED` if it has asked for a stop,
 //! at `ENDPOINT_FAILED`, and at the others last. `TLS_FAILING` decides when the socket is
 //! destroyed with an error, and `WANTS_HANDSHAKE` when a stop has taken too long.
@@ -178,7 +178,7 @@ pub enum HandOver {
     LowerEnd(LowerEnd),
 }
 
-/// What to do now, in the order of the fields.
+/// What to do now. The caller carries it out in the order of [`crate::events::Actions`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Orders {
     /// Tell JavaScript.
@@ -319,7 +319,7 @@ pub struct Lifecycle {
     inbound: Inbound,
     outbound: Outbound,
     /// The end of what the stream below gives, that nobody has been told of.
-    held: Option<LowerEnd>,
+    untold_end: Option<LowerEnd>,
     /// The failure of a write to the stream below, that nobody has been told of.
     write_failure: Option<LowerEnd>,
     /// What `SSL_read` has come to, and nobody has been told of if it is a failure.
@@ -339,7 +339,7 @@ impl Lifecycle {
         Lifecycle {
             inbound: Inbound::JavaScript,
             outbound: Outbound::JavaScript,
-            held: None,
+            untold_end: None,
             write_failure: None,
             cleartext: Cleartext::Open,
             connection: Connection::Alive,
@@ -426,7 +426,7 @@ impl Lifecycle {
             // What was given back with the direction comes first.
             Inbound::JavaScript if self.owes() => self.hold(end),
             Inbound::JavaScript => {
-                self.held = Some(end);
+                self.untold_end = Some(end);
                 self.hand_over_lower_end()
             }
             // Rule 4.
@@ -434,7 +434,7 @@ impl Lifecycle {
             // JavaScript knows of the end. If an error is held, the end was a close_notify
             // (rule 4).
             Inbound::Starting if end == LowerEnd::Eof => {
-                self.held = Some(end);
+                self.untold_end = Some(end);
                 Orders::NONE
             }
             // Rule 3.
@@ -451,7 +451,9 @@ impl Lifecycle {
         self.write_failure.get_or_insert(end);
         self.cut_outbound();
         match self.inbound {
-            Inbound::JavaScript if self.held.is_some() || self.holds_tls_error() => Orders::NONE,
+            Inbound::JavaScript if self.untold_end.is_some() || self.holds_tls_error() => {
+                Orders::NONE
+            }
             Inbound::JavaScript | Inbound::Over | Inbound::Cut => self.fail(),
             Inbound::Starting | Inbound::Stopped | Inbound::Failed => Orders::NONE,
             Inbound::Running | Inbound::Blocked | Inbound::Paused => Orders::CYCLE,
@@ -462,7 +464,7 @@ impl Lifecycle {
         // Rule 5.
         let is_later_failure = self.write_failure.is_some() && end != LowerEnd::Eof;
         if !is_later_failure {
-            self.held.get_or_insert(end);
+            self.untold_end.get_or_insert(end);
         }
         Orders::NONE
     }
@@ -506,8 +508,8 @@ impl Lifecycle {
         if !self.moves_inbound() {
             return Orders::NONE;
         }
-        // The pump of a splice that has taken the direction over does not know what SSL_read
-        // has told the pump before.
+        // A new inbound pump reports `Open` even if SSL_read had failed for the pump of the
+        // previous splice. What is known stays.
         if self.cleartext == Cleartext::Open {
             self.cleartext = cleartext;
         }
@@ -521,7 +523,7 @@ impl Lifecycle {
             Delivery::Drained => {
                 let orders = self.drained();
                 // Node may have decrypted by itself, and then says nothing of a cycle.
-                let next_turn = self.holds_lower_end();
+                let next_turn = self.has_untold_lower_end();
                 Orders {
                     next_turn,
                     ..orders
@@ -537,7 +539,7 @@ impl Lifecycle {
             Cleartext::CloseNotify => {
                 self.inbound = Inbound::Over;
                 // Rule 4.
-                self.held = None;
+                self.untold_end = None;
                 Orders::hand_over(HandOver::CloseNotify)
             }
             Cleartext::Failed => {
@@ -577,7 +579,7 @@ impl Lifecycle {
                 orders
             }
             Inbound::Running => {
-                self.inbound = match self.held {
+                self.inbound = match self.untold_end {
                     None => Inbound::Running,
                     Some(LowerEnd::Eof) => Inbound::Over,
                     Some(_) => Inbound::Cut,
@@ -685,13 +687,13 @@ impl Lifecycle {
         }
         // Rule 4. It does not hide that a write has failed.
         if has_ended || self.cleartext == Cleartext::CloseNotify {
-            self.held = None;
+            self.untold_end = None;
         }
-        match (self.held, self.write_failure) {
+        match (self.untold_end, self.write_failure) {
             // Rule 5: a read error that is held came first.
             (Some(LowerEnd::ReadFailed(_)), _) | (_, None) => self.hand_over_lower_end(),
             (_, Some(end)) => {
-                self.held = None;
+                self.untold_end = None;
                 self.fail();
                 match self.outbound {
                     // A splice that still sends reports it.
@@ -729,7 +731,7 @@ impl Lifecycle {
     }
 
     fn hand_over_lower_end(&mut self) -> Orders {
-        let Some(end) = self.held.take() else {
+        let Some(end) = self.untold_end.take() else {
             return Orders::NONE;
         };
         if end != LowerEnd::Eof {
@@ -791,7 +793,7 @@ impl Lifecycle {
     pub fn owes(&self) -> bool {
         self.inbound == Inbound::JavaScript
             && self.connection == Connection::Alive
-            && (self.held.is_some() || self.write_failure.is_some() || self.holds_tls_error())
+            && (self.untold_end.is_some() || self.write_failure.is_some() || self.holds_tls_error())
     }
 
     /// Whether an error of `SSL_read` is known and nobody has been told of it.
@@ -808,7 +810,7 @@ impl Lifecycle {
             // When it is over, the stream below is read on for its own end, as without a
             // splice.
             Inbound::Running | Inbound::Over
-                if self.held.is_none() && self.write_failure.is_none() =>
+                if self.untold_end.is_none() && self.write_failure.is_none() =>
             {
                 Reading::On
             }
@@ -830,12 +832,12 @@ impl Lifecycle {
     /// the peer sends.
     pub fn is_at_eof(&self) -> bool {
         let is_alive = self.connection == Connection::Alive;
-        is_alive && self.inbound == Inbound::Running && self.held == Some(LowerEnd::Eof)
+        is_alive && self.inbound == Inbound::Running && self.untold_end == Some(LowerEnd::Eof)
     }
 
     /// Whether an end of the stream below is known and nobody has been told of it.
-    pub fn holds_lower_end(&self) -> bool {
-        self.held.is_some() || self.write_failure.is_some()
+    pub fn has_untold_lower_end(&self) -> bool {
+        self.untold_end.is_some() || self.write_failure.is_some()
     }
 
     /// Whether a write to the stream below has failed, or a failed write would be no news.
@@ -885,8 +887,8 @@ impl Lifecycle {
     }
 
     fn is_failing(&self) -> bool {
-        let has_failed_below =
-            self.write_failure.is_some() || matches!(self.held, Some(LowerEnd::ReadFailed(_)));
+        let has_failed_below = self.write_failure.is_some()
+            || matches!(self.untold_end, Some(LowerEnd::ReadFailed(_)));
         has_failed_below || self.cleartext == Cleartext::Failed
     }
 }

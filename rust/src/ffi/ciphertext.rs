@@ -52,8 +52,12 @@ pub unsafe extern "C" fn tls_splice_attach(
 /// gets the ciphertext that the session has not read, or that was not written. With a
 /// direction that is not attached nothing happens.
 ///
+/// This is also allowed in a callback that OpenSSL calls inside of a call on the other splice of
+/// the connection: OpenSSL takes the BIO from the SSL anew for each read and write.
+///
 /// # Safety
-/// As for `tls_splice_attach`, with the `ssl` that it was given.
+/// `splice` is NULL or valid. `ssl` is NULL, or the valid SSL that `tls_splice_attach` was
+/// given. No function of a BIO is under way.
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_detach(
     splice: *mut tls_splice,
@@ -64,8 +68,8 @@ pub unsafe extern "C" fn tls_splice_detach(
         (Ok(direction), Ok(ssl)) => (direction, ssl),
         _ => return TLS_SPLICE_EARG,
     };
-    // SAFETY: passed on; `ssl` is not NULL, so it is valid and in no call, by the contract
-    // above.
+    // SAFETY: passed on; `ssl` is not NULL, so it is valid, and no function of a BIO is under
+    // way, by the contract above.
     unsafe { run(splice, |splice| splice.detach(direction, ssl)) }
 }
 

@@ -57,26 +57,26 @@ pub const TLS_SPLICE_ON_RESUME: u32 = 14;
 /// Event: the `SSL` or the stream below is about to be freed. No later call uses the session.
 pub const TLS_SPLICE_ON_GONE: u32 = 15;
 
-/// Action: write what is in the write BIO of the session, and what `tls_splice_collected`
-/// gives, to the stream below (TLSWrap::EncOut).
-pub const TLS_SPLICE_ACTION_FLUSH: u32 = 1;
-/// Action: call TLSWrap::Cycle, and report TLS_SPLICE_ON_CYCLED when it has returned.
-pub const TLS_SPLICE_ACTION_CYCLE: u32 = 2;
-/// Action: report TLS_SPLICE_ON_TURN in the next turn of the event loop.
-pub const TLS_SPLICE_ACTION_NEXT_TURN: u32 = 4;
-/// Action: the other direction belongs to another splice. Report TLS_SPLICE_ON_TURN to that
-/// splice in the next turn of the event loop.
-pub const TLS_SPLICE_ACTION_WAKE_OTHER: u32 = 8;
 /// Action: write what is held to the endpoint by transfers (`tls_splice_begin_transfer`), or
 /// pass it on (`tls_splice_pass`). If some of it was moved, report TLS_SPLICE_ON_DECRYPT.
-pub const TLS_SPLICE_ACTION_DELIVER: u32 = 16;
+pub const TLS_SPLICE_ACTION_DELIVER: u32 = 1;
+/// Action: write what is in the write BIO of the session, and what `tls_splice_collected`
+/// gives, to the stream below (TLSWrap::EncOut).
+pub const TLS_SPLICE_ACTION_FLUSH: u32 = 2;
+/// Action: call TLSWrap::Cycle, and report TLS_SPLICE_ON_CYCLED when it has returned.
+pub const TLS_SPLICE_ACTION_CYCLE: u32 = 4;
 /// Action: tell JavaScript of the peer's close_notify. SSL_get_error(3) does not always say
 /// so: not if a warning alert came before the close_notify (RFC 8446, section 6.1).
-pub const TLS_SPLICE_ACTION_CLOSE_NOTIFY: u32 = 32;
+pub const TLS_SPLICE_ACTION_CLOSE_NOTIFY: u32 = 8;
 /// Action: tell JavaScript of the end of the stream below.
-pub const TLS_SPLICE_ACTION_LOWER_EOF: u32 = 64;
+pub const TLS_SPLICE_ACTION_LOWER_EOF: u32 = 16;
 /// Action: tell JavaScript that a write to the stream below has failed with `lower_error`.
-pub const TLS_SPLICE_ACTION_LOWER_WRITE_FAILED: u32 = 128;
+pub const TLS_SPLICE_ACTION_LOWER_WRITE_FAILED: u32 = 32;
+/// Action: report TLS_SPLICE_ON_TURN in the next turn of the event loop.
+pub const TLS_SPLICE_ACTION_NEXT_TURN: u32 = 64;
+/// Action: the other direction belongs to another splice. Report TLS_SPLICE_ON_TURN to that
+/// splice in the next turn of the event loop.
+pub const TLS_SPLICE_ACTION_WAKE_OTHER: u32 = 128;
 
 /// Reading: the stream below stays as it is, read or not. JavaScript decides.
 pub const TLS_SPLICE_READING_AS_IT_IS: u32 = 0;
@@ -156,11 +156,9 @@ fn event_of(event: u32, value: c_int) -> Result<(Event, Lower), c_int> {
 fn actions_of(given: &Actions) -> tls_splice_actions {
     let mut orders = 0;
     for (is_ordered, bit) in [
+        (given.deliver, TLS_SPLICE_ACTION_DELIVER),
         (given.flush == Flush::Yes, TLS_SPLICE_ACTION_FLUSH),
         (given.cycle, TLS_SPLICE_ACTION_CYCLE),
-        (given.next_turn, TLS_SPLICE_ACTION_NEXT_TURN),
-        (given.wake_other, TLS_SPLICE_ACTION_WAKE_OTHER),
-        (given.deliver, TLS_SPLICE_ACTION_DELIVER),
         (given.is_close_notify, TLS_SPLICE_ACTION_CLOSE_NOTIFY),
         (
             given.lower_end == Some(LowerEnd::Eof),
@@ -170,6 +168,8 @@ fn actions_of(given: &Actions) -> tls_splice_actions {
             matches!(given.lower_end, Some(LowerEnd::WriteFailed(_))),
             TLS_SPLICE_ACTION_LOWER_WRITE_FAILED,
         ),
+        (given.next_turn, TLS_SPLICE_ACTION_NEXT_TURN),
+        (given.wake_other, TLS_SPLICE_ACTION_WAKE_OTHER),
     ] {
         if is_ordered {
             orders |= bit;
@@ -270,7 +270,7 @@ fn state_of(splice: &tls_splice) -> tls_splice_state {
             Reading::Off => TLS_SPLICE_READING_OFF,
         },
         holds_tls_error: state.holds_tls_error,
-        holds_lower_end: state.holds_lower_end,
+        has_untold_lower_end: state.has_untold_lower_end,
         owes: state.owes,
         has_write_failed: state.has_write_failed,
         write_error: state.write_error,

@@ -133,7 +133,7 @@ pub struct tls_splice_state {
     /// SSL_read(3) has failed, and nobody has been told of it yet.
     pub holds_tls_error: bool,
     /// The stream below has ended or failed, and nobody has been told of it yet.
-    pub holds_lower_end: bool,
+    pub has_untold_lower_end: bool,
     /// The decrypt direction was given back, and JavaScript has yet to be told of an error
     /// or an end that follows the bytes it was given. TLS_SPLICE_ON_RESUME tells which. The
     /// splice must not be freed before.

@@ -18,8 +18,8 @@ pub struct Shared<S> {
     panicked: Cell<bool>,
 }
 
-// SAFETY: calls on one splice never overlap in time, on whatever threads they
-// are, and the BIO is only used inside them.
+// SAFETY: an SSL and its splices are used by one thread at a time, by the contract of the C
+// ABI. The BIO is used only in calls into OpenSSL with that SSL.
 unsafe impl<S> Send for Shared<S> {}
 // SAFETY: as above.
 unsafe impl<S> Sync for Shared<S> {}

@@ -63,9 +63,12 @@ impl Rbio {
     /// read. A partly read record stays inside OpenSSL.
     ///
     /// # Safety
-    /// As for [`Rbio::attach`], with the same `ssl`.
+    /// `ssl` must be valid, and the one that [`Rbio::attach`] was given. A handshake, and a
+    /// callback of OpenSSL's, may be under way, but no function of the BIO: OpenSSL takes the
+    /// BIO from `ssl` anew for each of its reads.
     pub unsafe fn detach(self, ssl: *mut SSL) {
-        // SAFETY: by the contract above no call into OpenSSL is under way.
+        // SAFETY: by the contract above no function of the BIO, which has the other
+        // references into the state, is under way.
         let state = unsafe { self.shared.get() };
         let chunk = state.chunk.take();
         if let Some(node) = state.node.take() {

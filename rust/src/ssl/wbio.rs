@@ -108,9 +108,12 @@ impl Wbio {
     /// Gives Node's BIO back to `ssl`, with what is collected.
     ///
     /// # Safety
-    /// As for [`Wbio::attach`], with the same `ssl`; a handshake may be under way.
+    /// `ssl` must be valid, and the one that [`Wbio::attach`] was given. A handshake, and a
+    /// callback of OpenSSL's, may be under way, but no function of the BIO: OpenSSL takes the
+    /// BIO from `ssl` anew for each of its writes.
     pub unsafe fn detach(self, ssl: *mut SSL) {
-        // SAFETY: by the contract above no call into OpenSSL is under way.
+        // SAFETY: by the contract above no function of the BIO, which has the other
+        // references into the state, is under way.
         let state = unsafe { self.shared.get() };
         state.settle();
         if let Some(node) = state.node.take() {

@@ -31,8 +31,8 @@ const FAULTS: [Fault; 13] = [
     },
     Fault {
         what: "The stream below is read while bytes wait for the sink.",
-        text: "            Inbound::Running | Inbound::Over\n                if self.held.is_none()",
-        with: "            Inbound::Running | Inbound::Blocked | Inbound::Over\n                if self.held.is_none()",
+        text: "            Inbound::Running | Inbound::Over\n                if self.untold_end.is_none()",
+        with: "            Inbound::Running | Inbound::Blocked | Inbound::Over\n                if self.untold_end.is_none()",
         worlds: "singles",
     },
     Fault {
@@ -49,7 +49,7 @@ const FAULTS: [Fault; 13] = [
     },
     Fault {
         what: "An end of the stream below that is held is told behind a close_notify.",
-        text: "                self.held = None;\n                Orders::hand_over(HandOver::CloseNotify)",
+        text: "                self.untold_end = None;\n                Orders::hand_over(HandOver::CloseNotify)",
         with: "                Orders::hand_over(HandOver::CloseNotify)",
         worlds: "singles",
     },
