@@ -1,3 +1,4 @@
+// Flags: --expose-gc
 'use strict';
 
 // A socket that is read with the `onread` option: what comes between two
@@ -242,4 +243,105 @@ run(async () => {
   assert.strictEqual(read, 'back ');
   endpoint.resume();
   await given;
+});
+
+// A function that returns another buffer each time: each chunk is in the buffer that the
+// callback gets, also after the garbage collection of the buffers before.
+for (const length of [1000, 64 * 1024]) {
+  run(async () => {
+    const { 0: other, 1: endpoint } = await socketPair('unix', { pauseOnConnect: true });
+    other.pause();
+    const parts = [];
+    const { client, server } = await tlsPair({
+      allowHalfOpen: true,
+      client: {
+        onread: {
+          buffer: () => Buffer.alloc(length),
+          callback(n, buffer) {
+            if (parts.length % 100 === 0)
+              globalThis.gc();
+            parts.push(Buffer.from(buffer.subarray(0, n)));
+          },
+        },
+      },
+    });
+    const size = 16 * MiB;
+    const ended = once(client, 'end');
+    const sending = send(server, size);
+    const splice = client.spliceTo({ stream: endpoint, direction: 'in' }).start();
+    await settled(() => splice.stats.bytesIn);
+    const { bytesIn } = await splice.stop();
+    assert(bytesIn < size);
+    endpoint.end();
+    const receiver = new Receiver();
+    await Promise.all([receive(other, receiver), sending, ended]);
+    assert.strictEqual(receiver.bytes, bytesIn);
+    for (const part of parts)
+      receiver.update(part);
+    receiver.check(size);
+  });
+}
+
+// A splice that is started and stopped in the callback, in the middle of a record: the
+// rest of the record is the callback's, whether JS has something else to read or not.
+for (const unshifted of ['', 'hello']) {
+  run(async () => {
+    const { 0: endpoint, 1: other } = await socketPair();
+    other.on('data', common.mustNotCall());
+    const receiver = new Receiver();
+    let stopped;
+    const { client, server } = await tlsPair({
+      allowHalfOpen: true,
+      client: {
+        onread: onread((n, buffer) => {
+          receiver.update(buffer.subarray(0, n));
+          if (stopped !== undefined)
+            return;
+          stopped = client.spliceTo({ stream: endpoint, direction: 'in' }).start().stop();
+          if (unshifted)
+            client.unshift(unshifted);
+        }),
+      },
+    });
+    const sending = send(server, kSize);
+    await Promise.all([sending, receiver.reached(kSize)]);
+    receiver.check(kSize);
+    assert.strictEqual((await stopped).bytesIn, 0);
+    assert.strictEqual(client.readableLength, unshifted.length);
+  });
+}
+
+// A splice that is started by the first bytes of what another one gives back takes the
+// rest of them, and the callback sees nothing until it is stopped.
+run(async () => {
+  const { 0: full, 1: first } = await socketPair('unix', { pauseOnConnect: true });
+  full.pause();
+  const { 0: endpoint, 1: other } = await socketPair();
+  const size = 16 * MiB;
+  const parts = [];
+  let next;
+  const { client, server } = await tlsPair({
+    allowHalfOpen: true,
+    client: {
+      onread: onread((n, buffer) => {
+        assert.strictEqual(next, undefined);
+        parts.push(Buffer.from(buffer.subarray(0, n)));
+        next = client.spliceTo({ stream: endpoint, direction: 'in' }).start();
+      }),
+    },
+  });
+  const sending = send(server, size);
+  const splice = client.spliceTo({ stream: first, direction: 'in', end: false }).start();
+  await settled(() => splice.stats.bytesIn);
+  const { bytesIn } = await splice.stop();
+  assert(bytesIn < size);
+  first.end();
+  const receiver = new Receiver();
+  await receive(full, receiver);
+  assert.strictEqual(receiver.bytes, bytesIn);
+  assert.strictEqual(parts.length, 1);
+  receiver.update(parts[0]);
+  await Promise.all([sending, receive(other, receiver)]);
+  receiver.check(size);
+  assert.strictEqual((await next.finished).bytesIn, size - bytesIn - parts[0].length);
 });

@@ -97,6 +97,23 @@ bool IsLibuvStream(StreamBase* stream) {
   }
 }
 
+// Gives bytes to the listener of a stream as if the stream had just read them.
+class Emission : public StreamListener {
+ public:
+  Emission(StreamBase* stream, const ArrayBufferViewContents<char>& bytes) {
+    // The listener of a stream is known to the next one only.
+    stream->PushStreamListener(this);
+    StreamListener* listener = previous_listener_;
+    stream->RemoveStreamListener(this);
+    const uv_buf_t buf = listener->OnStreamAlloc(bytes.length());
+    CHECK_GE(buf.len, bytes.length());
+    memcpy(buf.base, bytes.data(), bytes.length());
+    listener->OnStreamRead(bytes.length(), buf);
+  }
+  uv_buf_t OnStreamAlloc(size_t) override { UNREACHABLE(); }
+  void OnStreamRead(ssize_t, const uv_buf_t&) override { UNREACHABLE(); }
+};
+
 // The names of the events, TLS_SPLICE_ON_*, for Debug().
 constexpr const char* kEventNames[] = {"TURN",
                                        "LOWER_READ",
@@ -137,6 +154,7 @@ static_assert(arraysize(kEventNames) == TLS_SPLICE_ON_GONE + 1);
   V(SetProtoMethodNoSideEffect, "getFailure", GetFailure)                      \
   V(SetMethodNoSideEffect, "writeError", WriteError)                           \
   V(SetMethodNoSideEffect, "accessMode", AccessMode)                           \
+  V(SetMethod, "emitRead", EmitRead)                                           \
   V(SetMethodNoSideEffect, "unflushed", Unflushed)                             \
   V(SetMethod, "flush", WaitForFlush)
 
@@ -324,7 +342,8 @@ bool TLSSplice::TakeOver(TLSWrap* tls_wrap,
   }
   CHECK_EQ(tls_wrap_.get(), tls_wrap);
   spliced_ |= direction;
-  // This splice takes over, too, what a splice that is to resume() has to tell.
+  // If another splice has been released and is yet to resume(), this splice
+  // inherits the errors and ends that JS is to be told of.
   if (direction == TLS_SPLICE_DECRYPT && in != nullptr) {
     in->LeaveResuming();
     if (in->IsHandleClosing()) in->FreePump();
@@ -441,7 +460,8 @@ void TLSSplice::ResumeNow() {
   if (IsHandleClosing()) FreePump();
 }
 
-// A readStart() of JS while the TLSWrap was to resume had no effect.
+// Between release() and resume(), TLSWrap::ReadStart() does nothing. This makes
+// up for such a call.
 void TLSSplice::RestoreReading(TLSWrap* tls_wrap) {
   Local<Value> reading;
   if (tls_wrap->object()
@@ -516,6 +536,18 @@ void TLSSplice::Unflushed(const FunctionCallbackInfo<Value>& args) {
   args.GetReturnValue().Set(static_cast<double>(pending));
 }
 
+// emitRead(handle, bytes): gives cleartext that a splice did not deliver to the
+// `onread` callback of a socket, whose buffer has room for it. The bytes were
+// counted when they were read.
+void TLSSplice::EmitRead(const FunctionCallbackInfo<Value>& args) {
+  CHECK(args[0]->IsObject());
+  CHECK(args[1]->IsUint8Array());
+  StreamBase* stream = StreamBase::FromObject(args[0].As<Object>());
+  CHECK_NOT_NULL(stream);
+  BaseObjectPtr<AsyncWrap> strong_ref{stream->GetAsyncWrap()};
+  Emission(stream, ArrayBufferViewContents<char>(args[1]));
+}
+
 // flush(tlsWrap, req): 0 if no ciphertext waits for the stream below, and a
 // libuv error code if writing to that stream has failed. Otherwise 1: `req`
 // completes as if it had written the ciphertext, and JS is to write nothing
@@ -530,7 +562,7 @@ void TLSSplice::WaitForFlush(const FunctionCallbackInfo<Value>& args) {
   // If a splice has the other direction, it reports the failure once its
   // endpoint has the bytes that came before. Then `req` completes.
   const TLSSplice* in = InOf(*tls_wrap);
-  const bool is_held = in != nullptr && in->GetPumpState().holds_lower_end;
+  const bool is_held = in != nullptr && in->GetPumpState().has_untold_lower_end;
   if (tls_wrap->write_error_ != 0 && !is_held)
     return args.GetReturnValue().Set(tls_wrap->write_error_);
   tls_wrap->current_write_.reset(
@@ -568,7 +600,8 @@ void TLSSplice::GetState(const FunctionCallbackInfo<Value>& args) {
   const tls_splice_state pump_state = splice->GetPumpState();
   uint32_t state = pump_state.outcome | splice->endpoint_->GetState();
   if (pump_state.has_write_failed) state |= kCutOff;
-  // While a file is written, it is not known how much of that it will have got.
+  // While a thread writes to a file, it is unknown how many of the bytes the
+  // file will take.
   if ((state & kWriting) != 0) state &= ~kInStopped;
   if (splice->depth_ > 0) state |= kBusy;
   args.GetReturnValue().Set(state);
@@ -635,8 +668,8 @@ void TLSSplice::Detach(uint32_t directions) {
   CHECK(tls_wrap_);
   spliced_ &= ~directions;
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
-    // Inside of a call into OpenSSL the SSL keeps the BIO. This is inside of
-    // one only when the SSL is being destroyed, which destroys the BIO.
+    // While the pump is inside of a call into OpenSSL, it cannot give the BIO
+    // back. The SSL keeps the BIO, which passes everything on.
     if (rbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
       Check(
           tls_splice_detach(pump_, TLS_SPLICE_DECRYPT, tls_wrap_->ssl_.get()));
@@ -769,9 +802,9 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
     tls_wrap->Cycle();
     on_top_ = false;
   } else {
-    // The stream was to be stopped. Either it is a stream of JS that passes on
-    // what it had before, or somebody else has resumed it: it is not known
-    // which.
+    // Reading was stopped, and yet bytes have come: from a stream of JS that
+    // had buffered them, or because somebody else has resumed the stream. So it
+    // is unknown whether the stream is being read.
     if (reading_ == false) reading_.reset();
     previous_listener_->OnStreamRead(nread, buf);
     // A stream of JS that is resumed inside of TLSWrap::Cycle() may pass on all
@@ -1124,10 +1157,16 @@ bool TLSSplice::IsFailing() {
   return GetPumpState().holds_tls_error;
 }
 
-void TLSSplice::Absorb(const char* data, size_t len) {
+bool TLSSplice::Absorb(const char* data, size_t len) {
+  if (resuming_) {
+    // A callback has started and stopped this splice.
+    SetSplice(resuming_.get(), TLS_SPLICE_DECRYPT, nullptr);
+    return false;
+  }
   Check(tls_splice_push_before(
       pump_, TLS_SPLICE_DECRYPT, reinterpret_cast<const uint8_t*>(data), len));
   tls_wrap_->bytes_read_ += len;
+  return true;
 }
 
 int TLSSplice::Decrypt() {

@@ -94,7 +94,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // Implement TLSWrap::Splice:
   int ClearOut() override;
   bool IsFailing() override;
-  void Absorb(const char* data, size_t len) override;
+  bool Absorb(const char* data, size_t len) override;
   void OnDrain() override;
   void OnDestroySSL() override;
   std::shared_ptr<Connection> connection() override { return connection_; }
@@ -132,6 +132,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   static void Resume(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void WriteError(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void AccessMode(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void EmitRead(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Unflushed(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void WaitForFlush(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void ReadStats(const v8::FunctionCallbackInfo<v8::Value>& args);

@@ -7,25 +7,24 @@
 // are explained in internal/tls/splice.
 
 const {
-  ArrayPrototypeEvery, ArrayPrototypeFindIndex, ArrayPrototypeSlice,
-  FunctionPrototypeCall, MathMax, MathMin, ObjectDefineProperty,
+  ArrayPrototypeEvery, ArrayPrototypeFindIndex, ArrayPrototypePush,
+  ArrayPrototypeSlice, FunctionPrototypeCall, MathMax, ObjectDefineProperty,
   ObjectGetOwnPropertyDescriptor, ObjectGetPrototypeOf, ReflectApply,
-  SafeArrayIterator, SafeSet, Symbol, TypedArrayPrototypeSet,
+  SafeArrayIterator, SafeSet, Symbol,
 } = primordials;
 
 const { Writable: { prototype: { write: writableWrite } } } = require('stream');
 const { Socket } = require('net');
 const { FastBuffer } = require('internal/buffer');
 const { clearTimeout, setTimeout } = require('timers');
-const { kTakeover } = require('internal/net');
+const { kTLSError, kTakeover } = require('internal/net');
 const { kTimeout } = require('internal/timers');
-const { isUint8Array } = require('internal/util/types');
-const { kBuffer, kBufferCb, kBufferGen } = require('internal/stream_base_commons');
+const { kBuffer } = require('internal/stream_base_commons');
 const { ErrnoException, codes: { ERR_INVALID_STATE } } = require('internal/errors');
 const { TLSSplice: NativeSplice } = internalBinding('tls_wrap');
 const { WriteWrap } = internalBinding('stream_wrap');
 const { getLibuvNow } = internalBinding('timers');
-const { UV_ENOBUFS } = internalBinding('uv');
+const { UV_ENOBUFS, UV_EPROTO } = internalBinding('uv');
 
 // On a chunk that a WriteGuard has written: the function to call when the Writable has
 // come to it.
@@ -61,6 +60,7 @@ class Takeover {
   reader = null;  // The Reader of the splice that reads the socket.
   writer = null;  // The Writer of the splice that writes to it.
   guard = null;   // The WriteGuard, which may outlive the Writer.
+  rest = null;    // Bytes that a Reader is about to give to the `onread` callback.
   #socket;
   #watchers = new SafeSet();
   #idleTimer;     // Runs for the rest of the socket's idle time.
@@ -190,6 +190,9 @@ function flush(socket, callback) {
   const onWritten = (status, err) => {
     if (status === 0 && !socket.destroyed)
       socket._unrefTimer();
+    // The socket has told why TLS cannot send any more, and tells it once.
+    if (status === UV_EPROTO && handle[kTLSError])
+      status = 0;
     callback(status < 0 ? new ErrnoException(status, 'write', err) : null);
   };
   const req = new WriteWrap();
@@ -524,6 +527,10 @@ class Reader {
     state.buffer.length = 0;
     state.bufferIndex = 0;
     state.length = 0;
+    const takeover = Takeover.of(this.#socket);
+    if (takeover.rest !== null)
+      ArrayPrototypePush(chunks, takeover.rest);
+    takeover.rest = null;
     // This is the state after a read() that has taken the last byte: 'readable' is
     // emitted for the next byte, although nobody has called read().
     state.emittedReadable = false;
@@ -569,47 +576,46 @@ class Reader {
     // A server with `pauseOnConnect` has made a socket that nobody has read yet.
     if (!this.#wasReading && !state.reading && !socket.readableFlowing)
       reading = false;
-    if (bytes !== undefined && !this.#give(bytes))
-      reading = false;
+    if (bytes !== undefined)
+      reading = this.#give(bytes, reading);
     this.giveEnd();
     beforeReading();
     if (reading && !socket[kTakeover]?.reader?.hasTaken)
       this.#resume();
   }
 
-  // Hands bytes to the readers of the socket as if they had just arrived. Returns
-  // whether they want more.
-  #give(bytes) {
+  // Hands bytes to the readers of the socket as if they had just arrived. `reading`:
+  // whether JavaScript wants to read. Returns whether it still does.
+  #give(bytes, reading) {
     const socket = this.#socket;
-    if (!socket[kBuffer]) {
+    const { _handle: handle } = socket;
+    if (!socket[kBuffer] || !handle) {
       guarded(() => socket.push(bytes));
-      return true;
+      return reading;
     }
-    // The `onread` option of net.connect(), see onStreamRead() in
-    // internal/stream_base_commons.
-    let more = true;
-    for (let offset = 0; offset < bytes.length && !socket.destroyed;) {
-      const buffer = socket[kBuffer];
-      let n = bytes.length - offset;
-      // The socket has `true` in its place before it has asked for the first buffer.
-      if (isUint8Array(buffer)) {
-        n = MathMin(buffer.length, n);
-        if (n === 0) {
-          socket.destroy(new ErrnoException(UV_ENOBUFS, 'read'));
-          break;
-        }
-        TypedArrayPrototypeSet(buffer, bytes.subarray(offset, offset + n));
+    // The `onread` option of net.connect(): the handle copies to the buffer that it was
+    // given last, and calls onStreamRead() in internal/stream_base_commons. That may
+    // start the next splice, which takes the rest.
+    handle.reading = reading;
+    const takeover = Takeover.of(socket);
+    takeover.rest = bytes;
+    while (takeover.rest !== null && !socket.destroyed) {
+      const { rest } = takeover;
+      // The socket has `true` in its place if it has got no buffer to begin with.
+      const { length = rest.length } = socket[kBuffer];
+      if (length === 0) {
+        socket.destroy(new ErrnoException(UV_ENOBUFS, 'read'));
+        break;
       }
-      offset += n;
-      guarded(() => {
-        if (socket[kBufferCb](n, buffer) === false)
-          more = false;
-        const next = socket[kBufferGen]?.();
-        if (isUint8Array(next))
-          socket[kBuffer] = next;
-      });
+      takeover.rest = length < rest.length ? rest.subarray(length) : null;
+      guarded(() => NativeSplice.emitRead(handle, rest.subarray(0, length)));
     }
-    return more;
+    takeover.rest = null;
+    const isReading = handle.reading;
+    if (!takeover.reader?.hasTaken)
+      handle.reading = false;
+    takeover.removeIfUnused();
+    return isReading;
   }
 
   #resume() {
