@@ -1264,7 +1264,7 @@ class World {
         // It has destroyed the socket, and does not tell how far it has come.
         if (!this.#socket.destroyed)
           fail('pipeToNative() has failed, and the socket is not destroyed');
-        if (!this.#tlsFault && !this.#endpointMayFail() && !this.#isForEnded(error) && !this.#isEndedEarly(error))
+        if (!this.#tlsFault && !this.#endpointMayFail() && !this.#isForEnded({ options }, error) && !this.#isEndedEarly(error))
           fail(`pipeToNative() fails: ${error.stack}`);
         this.#checkError(splice, error);
         this.#tlsFault = true;
@@ -1356,7 +1356,7 @@ class World {
     this.#checkError(splice, err);
     if (this.#tlsFault)
       return;
-    if (!this.#endpointMayFail() && !this.#isForEnded(err) && !this.#isEndedEarly(err))
+    if (!this.#endpointMayFail() && !this.#isForEnded(splice, err) && !this.#isEndedEarly(err))
       fail(`the splice fails: ${err.stack}`);
     if (err.code === 'ERR_STREAM_PREMATURE_CLOSE' || this.#isEndedEarly(err))
       return;
@@ -1377,7 +1377,7 @@ class World {
   #checkError(splice, err) {
     const isOfTLS = this.#isFailing() && this.#isOfInjection(err);
     if (this.#isFailing() && !isOfTLS && !splice.isLate &&
-        !this.#endpointMayFail() && !this.#isForEnded(err) && !this.#isEndedEarly(err)) {
+        !this.#endpointMayFail() && !this.#isForEnded(splice, err) && !this.#isEndedEarly(err)) {
       fail(`after '${this.#injected.kind}' the splice fails with ${err.stack}`);
     }
     this.#checkCode(err);
@@ -1387,7 +1387,7 @@ class World {
       fail(`the splice fails with ${err}, and handle.errored is ${splice.handle.errored}`);
     if (!['tls', 'endpoint'].includes(err.side))
       fail(`the side of ${err} is ${err.side}`);
-    if (isOfTLS && !this.#endpointMayFail() && !this.#isForEnded(err) && err.side !== 'tls')
+    if (isOfTLS && !this.#endpointMayFail() && !this.#isForEnded(splice, err) && err.side !== 'tls')
       fail(`the side of ${err} is ${err.side}`);
   }
 
@@ -1404,11 +1404,15 @@ class World {
   }
 
   // What comes for a stream that JavaScript has ended, or Node without allowHalfOpen.
-  #isForEnded({ code, syscall }) {
+  #isForEnded({ options: { direction, end } }, { code, syscall }) {
     const endpoint = this.#sink;
-    // It has ended both ways, or the one that it has, and closes itself.
-    if (code === 'ERR_STREAM_PREMATURE_CLOSE')
-      return this.#endpointEnded && (this.#F.ended || this.#config.endpoint === 'fifo') && !endpoint?.encrypted;
+    if (code === 'ERR_STREAM_PREMATURE_CLOSE') {
+      // Another TLSSocket has ended both ways, and the peer does not know.
+      if (endpoint?.encrypted)
+        return endpoint.writableEnded && this.#F.ended && (direction === 'in' || (direction === 'duplex' && !end));
+      // It has ended both ways, or the one that it has, and closes itself.
+      return this.#endpointEnded && (this.#F.ended || this.#config.endpoint === 'fifo');
+    }
     return code === 'EPIPE' && syscall === 'write' &&
       (endpoint?.writableEnded || (endpoint?.encrypted && this.#socket.writableEnded));
   }

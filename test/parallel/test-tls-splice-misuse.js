@@ -19,6 +19,7 @@ if (tls.TLSSplice === undefined)
 const {
   cert, closing, isOpen, key, receive, run, send, socketPair, tlsPair,
 } = require('../common/tls-splice');
+const { recordPair } = require('../common/tls-records');
 
 // Only spliceTo() makes one
 assert.throws(() => new tls.TLSSplice(), { code: 'ERR_ILLEGAL_CONSTRUCTOR' });
@@ -222,4 +223,34 @@ for (const version of ['TLSv1.2', 'TLSv1.3']) {
       listener.close();
     });
   }
+}
+
+// A destroy() of the user's that does nothing, or not yet, or throws: the splice fails with
+// the error of TLS all the same.
+const { prototype: { destroy } } = tls.TLSSocket;
+for (const { own, throws } of [
+  { own() {} },
+  { own(err) { setImmediate(() => destroy.call(this, err)); } },
+  { own() { throw new RangeError('not now'); }, throws: true },
+]) {
+  run(async () => {
+    const { peer, socket, tap, raw } = await recordPair({ allowHalfOpen: true });
+    for (const stream of [peer, socket, tap, raw])
+      stream.on('error', () => {});
+    peer.write('x');
+    assert.strictEqual(`${(await once(socket, 'data'))[0]}`, 'x');
+    const { 0: endpoint } = await socketPair();
+    const splice = socket.spliceTo({ stream: endpoint }).start();
+    socket.destroy = own;
+    const thrown = throws && once(process, 'uncaughtException');
+    tap.send(tap.garbage());
+    const err = await splice.finished.catch((err) => err);
+    assert.match(err.code, /^ERR_SSL_/);
+    assert.strictEqual((await splice.stop()).reason, 'error');
+    if (throws)
+      assert((await thrown)[0] instanceof RangeError);
+    delete socket.destroy;
+    for (const stream of [peer, socket, raw, endpoint])
+      stream.destroy();
+  });
 }

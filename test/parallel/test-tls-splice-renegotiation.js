@@ -150,6 +150,32 @@ const ends = {
   error: ({ endpoint }) => endpoint.destroy(),
 };
 
+// Of two TLSSockets that both wait for their peers, both are lost at the same time, and
+// the splice has given both back when it closes.
+run(async () => {
+  const worlds = [await unanswered(), await unanswered()];
+  const { 0: { client: socket }, 1: { client: stream } } = worlds;
+  const splice = socket.spliceTo({ stream }).start();
+  const errors = [socket, stream].map((socket) => once(socket, 'error'));
+  await Promise.all(worlds.map(({ server }) => {
+    server.write('moves');
+    return once(server, 'data');
+  }));
+  for (const { renegotiate } of worlds)
+    renegotiate();
+  for (const { server } of worlds)
+    server.write('held');
+  await turns();
+  const { reason } = await splice.stop();
+  assert.strictEqual(reason, 'stopped');
+  for (const { client: socket } of worlds) {
+    assert.strictEqual(socket.destroyed, true);
+    assert.throws(() => socket.spliceTo({ fd: 1, direction: 'in' }), { code: 'ERR_SOCKET_CLOSED' });
+  }
+  for (const { 0: error } of await Promise.all(errors))
+    assert.strictEqual(error.code, timedOut.code);
+});
+
 for (const direction of ['out', 'duplex']) {
   for (const reason of Object.keys(ends)) {
     // What is held can neither be sent nor given back, so the socket is lost. The

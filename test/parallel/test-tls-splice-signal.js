@@ -95,3 +95,63 @@ for (const signal of [
     assert.strictEqual((await splice.stop()).reason, 'stopped');
   });
 }
+
+// `aborted` is looked at before the splice takes anything, whatever the user does when it
+// is.
+const kActions = {
+  stop: ({ splice }) => splice.stop(),
+  start: ({ splice }) => splice.start(),
+  destroy: ({ server }) => server.destroy(),
+  another: ({ server, endpoint, more }) => more.push(server.spliceTo({ stream: endpoint }).start()),
+  throw: () => { throw new RangeError('aborted?'); },
+};
+for (const action of Object.keys(kActions)) {
+  for (let when = 1; when <= 3; when++) {
+    run(async () => {
+      const { client, server } = await tlsPair({ allowHalfOpen: true });
+      const { 0: endpoint, 1: other } = await socketPair();
+      const { signal } = new AbortController();
+      const world = { server, endpoint, more: [] };
+      let reads = 0;
+      Object.defineProperty(signal, 'aborted', {
+        get() {
+          if (++reads === when && world.splice)
+            kActions[action](world);
+          return false;
+        },
+      });
+      world.splice = server.spliceTo({ stream: endpoint, signal });
+      const events = record(world.splice, ['error', 'close']);
+      let thrown;
+      try {
+        world.splice.start();
+      } catch (err) {
+        thrown = err.code ?? err.name;
+      }
+      if (thrown !== undefined) {
+        const possible = {
+          destroy: 'ERR_SOCKET_CLOSED', another: 'ERR_INVALID_STATE', throw: 'RangeError',
+        };
+        assert.strictEqual(thrown, possible[action]);
+        assert.strictEqual(world.splice.state, 'idle');
+      }
+      for (const splice of [world.splice, ...world.more]) {
+        if (splice.state === 'running') {
+          const arrived = once(other, 'data');
+          client.write('spliced');
+          assert.strictEqual(`${(await arrived)[0]}`, 'spliced');
+        }
+        const { reason } = await splice.stop();
+        assert.strictEqual(reason, server.destroyed && !thrown ? 'destroyed' : 'stopped');
+      }
+      assert.deepStrictEqual(events, ['close']);
+      if (!server.destroyed) {
+        const back = once(server, 'data');
+        client.write('ordinary');
+        assert.strictEqual(`${(await back)[0]}`, 'ordinary');
+      }
+      client.destroy();
+      server.destroy();
+    });
+  }
+}

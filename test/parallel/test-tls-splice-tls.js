@@ -434,6 +434,76 @@ run(async () => {
   assert.strictEqual(await text(socket), 'too late');
 });
 
+// An endpoint that has ended both ways and has closed, while the peer is silent. A peer that
+// does not know of it has no reason to end, and is not waited for.
+for (const options of [{ direction: 'in' }, { end: false }]) {
+  run(async () => {
+    const { near, socket, endpoint, far } = await proxy();
+    const splice = socket.spliceTo({ stream: endpoint, ...options });
+    const failed = once(splice, 'error');
+    const closed = closing(splice);
+    splice.start();
+    const arrived = once(far, 'data');
+    near.write('x');
+    await arrived;
+    endpoint.end();
+    far.end();
+    if (options.direction === 'in')
+      endpoint.resume();
+    const { 0: error } = await failed;
+    assert.strictEqual(error.code, 'ERR_STREAM_PREMATURE_CLOSE');
+    assert.strictEqual(error.side, 'endpoint');
+    assert.strictEqual(endpoint.destroyed, true);
+    assert.strictEqual((await closed).reason, 'error');
+    // The socket is an ordinary one again.
+    const back = text(near);
+    socket.write('alive');
+    assert.strictEqual(await back, 'alive');
+    socket.destroy();
+  });
+}
+
+// A peer that has been told of that end is waited for.
+for (const last of [undefined, 'too late']) {
+  run(async () => {
+    const { near, socket, endpoint, far } = await proxy();
+    const splice = socket.spliceTo({ stream: endpoint }).start();
+    const outcome = splice.finished.catch((err) => err);
+    const told = once(near.resume(), 'end');
+    const closed = once(endpoint, 'close');
+    endpoint.end();
+    far.resume().end();
+    await Promise.all([told, closed]);
+    await turns();
+    assert.strictEqual(splice.state, 'running');
+    near.end(last);
+    const { reason, code } = await outcome;
+    assert.strictEqual(reason ?? code, last ? 'EPIPE' : 'end');
+    socket.destroy();
+  });
+}
+
+// highWaterMark bounds what is held for the other peer, whatever sizes come.
+for (const highWaterMark of [70_000, 100_000, 262_144]) {
+  run(async () => {
+    const { near, socket, endpoint, far } = await proxy();
+    near.on('error', () => {});
+    far.on('error', () => {});
+    const splice = socket.spliceTo({ stream: endpoint, highWaterMark }).start();
+    near.pause();
+    for (let i = 0; i < 300; i++)
+      far.write(Buffer.alloc(1 + (i * 7919) % 90_000));
+    await settled(() => splice.stats.bytesOut);
+    const { peakBufferedOut } = await splice.stop();
+    assert(socket.writableLength > 0);
+    assert(socket.writableLength <= highWaterMark, `${socket.writableLength}`);
+    assert(socket.writableLength <= peakBufferedOut);
+    assert(peakBufferedOut <= highWaterMark);
+    socket.destroy();
+    endpoint.destroy();
+  });
+}
+
 // Over JS streams
 for (const which of ['a', 'b', 'ab']) {
   run(async () => {

@@ -12,6 +12,7 @@
 //              JavaScript cannot read, or cannot write to, what the splice has taken
 //   begin      the handshake is done, and the bytes of a direction move
 //   end        the last byte of a direction, and its end, have been delivered
+//              (in native code: the direction is over)
 //   stop       no more bytes move: after stop(), an abort, or a failure
 //   give back  JavaScript has a socket again, and the bytes that were not delivered
 //   close      'close' is emitted: everything is given back, nothing is waited for
@@ -21,7 +22,7 @@
 // else is waited for; 'closed'. They are never left for an earlier one.
 
 const {
-  ArrayPrototypeMap, Float64Array, FunctionPrototypeCall, PromisePrototypeThen,
+  ArrayPrototypeMap, Float64Array, FunctionPrototypeCall, MathMax, PromisePrototypeThen,
   PromiseWithResolvers, ReflectDefineProperty, StringPrototypeSlice,
   StringPrototypeToUpperCase, Symbol, SymbolAsyncDispose, SymbolDispose,
   TypedArrayPrototypeSet,
@@ -35,6 +36,7 @@ const { kMaybeDestroy } = require('internal/stream_base_commons');
 const { addAbortListener } = require('internal/events/abort_listener');
 const { emitExperimentalWarning, kEmptyObject } = require('internal/util');
 const { inspect } = require('internal/util/inspect');
+const { getLibuvNow } = internalBinding('timers');
 let debug = require('internal/util/debuglog').debuglog('tls', (fn) => {
   debug = fn;
 });
@@ -184,7 +186,7 @@ class TLSSplice extends EventEmitter {
   #state = 'idle';
   #outcome = new Outcome();
   #stopped = null;   // The promise of stop().
-  #counters = null;  // Those of when the splice was given back.
+  #counters = null;  // A copy, made when the splice was given back.
   #isSecure = false;  // The handshake is done.
   #begun = 0;        // The directions that have begun,
   #ended = 0;        // and those that have ended.
@@ -196,6 +198,7 @@ class TLSSplice extends EventEmitter {
   #tlsError = null;
   #removeAbortListener = null;
   #stopTimer = null;
+  #stopBegun = null;  // When the stop timer was started.
   #isLate = false;   // The stop timer has run out.
 
   constructor(token, socket, native, options) {
@@ -209,8 +212,9 @@ class TLSSplice extends EventEmitter {
     this.#signal = options.signal;
     this.#endpoint = createEndpoint(native, this, options);
     native.onchange = () => this.#update();
-    // A write of the splice has failed, and the socket is JavaScript's again. What has
-    // ended before is no failure.
+    // A write of ciphertext has failed after 'out' was given back, so that only the socket
+    // can report it. A direction that has ended by now must not fail for it, and therefore
+    // #update() comes first.
     native.onerror = (err) => {
       this.#update();
       this.#socket.destroy(new ErrnoException(err, 'write'));
@@ -293,7 +297,9 @@ class TLSSplice extends EventEmitter {
     const listener = this.#signal === undefined ? undefined :
       addAbortListener(this.#signal, () => this.#stop('aborted'));
     const removeAbortListener = () => guarded(() => listener?.[SymbolDispose]());
+    let aborted;
     try {
+      aborted = this.#signal?.aborted;
       if (this.#state === 'idle')
         this.#check();
     } catch (err) {
@@ -305,9 +311,9 @@ class TLSSplice extends EventEmitter {
       return this;
     }
     this.#removeAbortListener = removeAbortListener;
-    this.#take();
+    this.#take(aborted);
     if (this.#state === 'running')
-      this.#second?.#take();
+      this.#second?.#take(false);
     return this;
   }
 
@@ -328,9 +334,9 @@ class TLSSplice extends EventEmitter {
     this.#second?.#check();
   }
 
-  #take() {
+  // Nothing in here runs code of the user before the splice has what it takes.
+  #take(aborted) {
     const socket = this.#socket;
-    const aborted = this.#signal?.aborted;
     debug('splice start, direction %s', kNames[this.#directions]);
     this.#state = 'running';
     forEachLayer(socket, Takeover.watch, this);
@@ -511,10 +517,10 @@ class TLSSplice extends EventEmitter {
       onEnded();
     } else if (!this.#isEnding) {
       this.#isEnding = true;
-      this.#socket.end((err) => {
+      guarded(() => this.#socket.end((err) => {
         if (!err)
           onEnded();
-      });
+      }));
     }
   }
 
@@ -532,16 +538,28 @@ class TLSSplice extends EventEmitter {
     if (this.#state !== 'running')
       return this.#closeIfReady();
     this.#giveBackIfEnded();
-    // If the second splice has ended, the native side knows that there is no sink.
     if (this.#state === 'running' && reason !== 'end')
       this.#stop('error', error ?? new ERR_STREAM_PREMATURE_CLOSE(), 'endpoint');
+    // If the second splice has ended, its socket may still be open for reading.
+    else if (this.#endpoint.isClosed)
+      this.#stopUnlessPeerKnows();
   }
 
   [kOnEndpointClose]() {
-    // The second splice of two tells how it has ended in its own way.
+    // As long as the second splice has its socket, #onSecondGivenBack() is to come.
     if (this.#second === null)
       this.#stopUnlessEnded();
+    else if (this.#second.#isGivenBack)
+      this.#stopUnlessPeerKnows();
     this.#closeIfReady();
+  }
+
+  // The other TLSSocket has ended both ways, so that 'out' ends in any case. A peer that is
+  // told of that is about to end, too; no other peer has a reason to.
+  #stopUnlessPeerKnows() {
+    const isTold = (this.#directions & kOut && this.#endsOther) || this.#socket.writableEnded;
+    if (this.#directions & kIn && !isTold)
+      this.#stopUnlessEnded();
   }
 
   // The endpoint is gone, which is a failure unless both directions have ended.
@@ -644,7 +662,7 @@ class TLSSplice extends EventEmitter {
       return;
     }
     if (this.#tlsError !== null)
-      return socket.destroy();
+      return this.#destroySocket();
     try {
       const failure = this.#native.getFailure();
       if (failure === undefined)
@@ -654,7 +672,14 @@ class TLSSplice extends EventEmitter {
     } catch (err) {
       this.#tlsError = err;
     }
-    socket.destroy(this.#tlsError);
+    this.#destroySocket(this.#tlsError);
+  }
+
+  // destroy() tells the splice, unless the user has replaced it.
+  #destroySocket(err) {
+    guarded(() => this.#socket.destroy(err));
+    if (!this.#isGivenBack && !this.#socket.destroyed)
+      this.#fail(this.#tlsError ?? new ERR_SOCKET_CLOSED(), 'tls');
   }
 
   #fail(error, side) {
@@ -822,12 +847,12 @@ class TLSSplice extends EventEmitter {
     const { autoClose, isClosed } = this.#endpoint;
     if (this.#state !== 'closing')
       return;
+    if (this.#second !== null && this.#second.#state !== 'closed')
+      return;  // That splice has a timer of its own.
     if (this.#isLate)
       this.#close();
     else if (this.#native.getState() & kTransferring)
       this.#startStopTimer();
-    else if (this.#second !== null && this.#second.#state !== 'closed')
-      return;  // That splice has a timer of its own.
     else if (autoClose && !isClosed)
       this.#endpoint.close(() => this.#closeEndpointNow());
     else
@@ -853,11 +878,17 @@ class TLSSplice extends EventEmitter {
     this.#first?.#closeIfReady();
   }
 
+  // Two splices of one handle have one limit of time, and the first one waits before the
+  // second one does.
   #startStopTimer() {
-    this.#stopTimer ??= setTimeout(() => {
+    if (this.#stopTimer !== null)
+      return;
+    this.#stopBegun = this.#first?.#stopBegun ?? getLibuvNow();
+    const rest = MathMax(this.#stopBegun + kStopTimeout - getLibuvNow(), 1);
+    this.#stopTimer = setTimeout(() => {
       // If the event loop was busy, what is waited for may have come meanwhile.
       setImmediate(() => setImmediate(() => this.#onStopTimeout()));
-    }, kStopTimeout);
+    }, rest);
   }
 
   // The splice has waited for something that may never come.

@@ -405,7 +405,7 @@ class SocketEndpoint extends Endpoint {
     const chunks = this.chunks ?? [];
     const bytes = chunks.length > 1 ? Buffer.concat(chunks) : chunks[0];
     this.#reader.giveBack(bytes, () => {
-      // The splice has failed with the reason.
+      // The splice has reported the error of the read: the stream needs none.
       if (this.isDead)
         this.stream.destroy();
     });
