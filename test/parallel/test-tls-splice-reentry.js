@@ -8,12 +8,13 @@ if (!common.hasCrypto)
   common.skip('missing crypto');
 
 const assert = require('assert');
+const fs = require('fs');
 const { once } = require('events');
 const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
-const { run, socketPair, tlsPair } = require('../common/tls-splice');
+const { fifo, isOpen, run, socketPair, tlsPair } = require('../common/tls-splice');
 
 // The session tickets of TLS 1.3 come after the handshake.
 run(async () => {
@@ -40,3 +41,23 @@ run(async () => {
     }
   }
 });
+
+// With autoClose the file descriptor is closed when 'close' is emitted, although OpenSSL is
+// still in the middle of a call of the pump when the socket is destroyed.
+for (const event of ['secure', 'session']) {
+  run(async () => {
+    const { reader, writer } = fifo();
+    const { client, server } = await tlsPair({ maxVersion: 'TLSv1.2', allowHalfOpen: true });
+    for (const socket of [client, server])
+      socket.on('error', () => {});
+    const splice = client.spliceTo({ fd: writer, direction: 'in', autoClose: true }).start();
+    const closed = once(splice, 'close').then(() => isOpen(writer));
+    server.write('x');
+    while (splice.stats.bytesIn === 0)
+      await new Promise(setImmediate);
+    client.once(event, common.mustCall(() => client.destroy()));
+    client.renegotiate({}, () => {});
+    assert.strictEqual(await closed, false);
+    fs.closeSync(reader);
+  });
+}

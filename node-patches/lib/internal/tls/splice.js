@@ -841,17 +841,21 @@ class TLSSplice extends EventEmitter {
     this.#first?.#onSecondGivenBack();
   }
 
-  // Closes unless there is something to wait for: the transfer of a file, the splice of
-  // the other TLSSocket, or the 'close' of the endpoint.
+  // Closes unless there is something to wait for: a call of the pump, the transfer of a
+  // file, the splice of the other TLSSocket, or the 'close' of the endpoint.
   #closeIfReady() {
     const { autoClose, isClosed } = this.#endpoint;
     if (this.#state !== 'closing')
       return;
     if (this.#second !== null && this.#second.#state !== 'closed')
       return;  // That splice has a timer of its own.
-    if (this.#isLate)
+    const state = this.#native.getState();
+    // In a callback of OpenSSL, which can run ticks, the pump keeps its descriptors.
+    if (state & kBusy)
+      setImmediate(() => this.#closeIfReady());
+    else if (this.#isLate)
       this.#close();
-    else if (this.#native.getState() & kTransferring)
+    else if (state & kTransferring)
       this.#startStopTimer();
     else if (autoClose && !isClosed)
       this.#endpoint.close(() => this.#closeEndpointNow());
