@@ -203,6 +203,12 @@ impl Held {
         before - self.consumed + self.chunk.as_ref().map_or(0, Chunk::len)
     }
 
+    /// How many bytes are held that a pump has read: without those that JavaScript had read
+    /// before the splice, which no high-water mark bounds.
+    pub fn buffered(&self) -> usize {
+        self.chunk.as_ref().map_or(0, Chunk::len)
+    }
+
     /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
         self.before.is_empty() && self.chunk.as_ref().is_none_or(Chunk::is_empty)

@@ -238,15 +238,15 @@ impl Outbound {
         }
     }
 
-    /// Counts what is held as cleartext and as ciphertext. Returns how many bytes of
-    /// ciphertext that is.
+    /// Counts what is held as cleartext and as ciphertext, but for bytes from before the
+    /// splice. Returns how many bytes of ciphertext that is.
     ///
     /// # Safety
     /// `ssl` must be valid.
     unsafe fn hold(&self, ssl: *mut SSL, context: &mut Context) -> usize {
         // SAFETY: by the contract above.
         let pending = unsafe { session::pending_ciphertext(ssl) };
-        context.stats.hold_out(self.held.len() + pending);
+        context.stats.hold_out(self.held.buffered() + pending);
         pending
     }
 
