@@ -680,8 +680,8 @@ class World {
     this.#onSocketData(chunk.subarray(half ? 0 : half, half || chunk.length));
     if (half) {
       this.#unshifts = false;
-      // A destroyed stream does not take anything back.
-      if (this.#socket.destroyed)
+      // A stream that is destroyed, or has failed, does not take anything back.
+      if (this.#socket.destroyed || this.#socket.errored)
         this.#onSocketData(chunk.subarray(half));
       else
         this.#socket.unshift(chunk.subarray(half));

@@ -18,6 +18,7 @@ if (tls.TLSSplice === undefined)
 const {
   Receiver, closing, payload, record, run, settled, socketPair, tlsOver, turns,
 } = require('../common/tls-splice');
+const { RecordTap, alerts, kWarning } = require('../common/tls-records');
 
 const kVersions = ['TLSv1.2', 'TLSv1.3'];
 
@@ -247,6 +248,46 @@ for (const version of kVersions) {
         endpoint.destroy();
       });
     }
+  }
+}
+
+// The same when the peer has ended before, so that nothing comes in any more that could fail.
+for (const version of kVersions) {
+  for (const direction of ['out', 'duplex']) {
+    run(async () => {
+      const { 0: raw, 1: mine } = await socketPair();
+      raw.setNoDelay(true);
+      const outer = tlsOver(raw, mine);
+      await Promise.all([once(outer.client, 'secure'), once(outer.server, 'secure')]);
+      const tap = new RecordTap(outer.client);
+      const options = { minVersion: version, maxVersion: version, allowHalfOpen: true };
+      const { client: peer, server } = tlsOver(tap, outer.server, options);
+      tap.follow(peer);
+      for (const socket of [raw, outer.client, outer.server, tap, peer])
+        socket.on('error', () => {});
+      await Promise.all([once(peer, 'secure'), once(server, 'secure')]);
+      peer.write('x');
+      assert.strictEqual(`${(await once(server, 'data'))[0]}`, 'x');
+      outer.client.pause();
+      const { 0: far, 1: endpoint } = await socketPair('unix');
+      server.write(Buffer.alloc(32 * 1024 * 1024), () => {});
+      await settled(() => outer.server.bytesWritten - outer.server.writableLength);
+      const splice = server.spliceTo({ stream: endpoint, direction }).start();
+      const check = watch(splice);
+      const failed = once(server, 'error');
+      const ended = once(server.resume(), 'end');
+      tap.send(tap.alert(kWarning, alerts.close_notify));
+      await ended;
+      await turns();
+      assert.strictEqual(splice.state, 'running');
+      failBelow({ raw });
+      const { 0: err } = await failed;
+      await check(err.code);
+      assert.strictEqual(splice.errored, err);
+      assert.match(err.code, /^(EPROTO|ERR_SSL_\w+)$/);
+      for (const socket of [raw, far, endpoint])
+        socket.destroy();
+    });
   }
 }
 

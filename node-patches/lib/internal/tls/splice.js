@@ -196,6 +196,7 @@ class TLSSplice extends EventEmitter {
   #isEnding = false;  // The splice has called socket.end().
   #onFinal = null;   // The socket's _final() waits for this to be called.
   #tlsError = null;
+  #layerError = null;  // Of a TLSSocket that this socket runs over.
   #removeAbortListener = null;
   #stopTimer = null;
   #stopBegun = null;  // When the stop timer was started.
@@ -494,6 +495,7 @@ class TLSSplice extends EventEmitter {
     // Two joined splices tell each other in any case: each has an `end` option.
     this.#endpoint.shutdown(this.#endsOther || this.#first !== null || this.#second !== null);
     this.#giveBackIfEnded();
+    this.#failIfStuck();
   }
 
   // The endpoint has ended, or the user has called end(), and the stream below the
@@ -714,11 +716,24 @@ class TLSSplice extends EventEmitter {
     setImmediate(() => {
       if (this.#state !== 'running')
         return;
+      this.#layerError = err;
       if (this.#begun)
         this.#native.failBelow();
       else
         this.#socket.destroy(err);
+      this.#failIfStuck();
     });
+  }
+
+  // Node.js never calls back a write that waits behind a failed TLSSocket below. If 'out'
+  // is to begin after such a write, and nothing comes in any more, nothing else will tell.
+  #failIfStuck() {
+    if (this.#layerError === null || !this.#waitsForFlush || this.#state !== 'running' ||
+        this.#directions & ~this.#ended & kIn) {
+      return;
+    }
+    this.#tlsError ??= this.#layerError;
+    this.#destroySocket(this.#tlsError);
   }
 
   // Called by tlsSocket._destroy(): not one more byte moves.
