@@ -89,7 +89,7 @@
 // the value that the caller was compiled with. The version goes up whenever a call, a
 // value or a field changes its meaning. A field that is added at the end of a struct does
 // not change the version, see `struct_size` of `struct tls_splice_config`.
-#define TLS_SPLICE_ABI_VERSION 4
+#define TLS_SPLICE_ABI_VERSION 5
 
 // Direction: what the TLS peer sends goes to the endpoint, which is the sink.
 #define TLS_SPLICE_DECRYPT 1
@@ -367,10 +367,10 @@ struct tls_splice_stats {
   // How many times a full TLS side has paused the source.
   uint64_t stalls_out;
   // The most bytes that were held towards the endpoint at a time, as cleartext and as
-  // ciphertext.
+  // ciphertext, without those of `tls_splice_push_before`.
   uint64_t peak_buffered_in;
   // The most bytes that were held towards the TLS peer at a time, as cleartext and as
-  // ciphertext.
+  // ciphertext, without those of `tls_splice_push_before`.
   uint64_t peak_buffered_out;
   // How many packets were delivered to the endpoint. 0 without framing.
   uint64_t packets_in;
@@ -554,12 +554,13 @@ int tls_splice_attach(struct tls_splice *splice, uint32_t direction, SSL *ssl);
 // gets the ciphertext that the session has not read, or that was not written. With a
 // direction that is not attached nothing happens.
 //
-// This is also allowed in a callback that OpenSSL calls inside of a call on the other splice of
-// the connection: OpenSSL takes the BIO from the SSL anew for each read and write.
+// This is also allowed in a callback that OpenSSL calls inside of SSL_read(3) or SSL_write(3),
+// be these calls of the caller's or of the other splice of the connection: OpenSSL takes the
+// BIO from the SSL anew for each read and write.
 //
 // # Safety
 // `splice` is NULL or valid. `ssl` is NULL, or the valid SSL that `tls_splice_attach` was
-// given. No function of a BIO is under way.
+// given. No function of a BIO is under way, as none is while JavaScript runs.
 int tls_splice_detach(struct tls_splice *splice, uint32_t direction, SSL *ssl);
 
 // Sets `*buf` to the memory that the next read of the stream below goes to. It belongs to

@@ -203,8 +203,9 @@ impl Held {
         before - self.consumed + self.chunk.as_ref().map_or(0, Chunk::len)
     }
 
-    /// How many bytes are held that a pump has read: without those that JavaScript had read
-    /// before the splice, which no high-water mark bounds.
+    /// How many bytes are in the buffer that a pump reads into: without those that JavaScript
+    /// had read before the splice, which no high-water mark bounds, unless
+    /// [`Held::gather`] or [`Held::take`] has put them there.
     pub fn buffered(&self) -> usize {
         self.chunk.as_ref().map_or(0, Chunk::len)
     }

@@ -229,7 +229,7 @@ impl Inbound {
         }
         // SAFETY: by the contract above.
         let ciphertext = unsafe { session::unread_ciphertext(ssl) };
-        context.stats.hold_in(self.held.len() + ciphertext);
+        context.stats.hold_in(self.held.buffered() + ciphertext);
         self.held.release_if_empty();
         filled
     }
@@ -345,7 +345,8 @@ impl Inbound {
     }
 
     /// Takes at most `limit` bytes of cleartext out for another splice, whose source this
-    /// direction is: all of it if that is not more, or else what of its front are packets.
+    /// direction is. With a framing these are bytes of packets, which may end within one; what
+    /// is no packet stays.
     pub fn pass(&mut self, limit: usize, context: &mut Context) -> Held {
         let stats = &mut context.stats;
         let n = match context.framing {

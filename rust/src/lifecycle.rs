@@ -178,7 +178,8 @@ pub enum HandOver {
     LowerEnd(LowerEnd),
 }
 
-/// What to do now. The caller carries it out in the order of [`crate::events::Actions`].
+/// What to do now. The outbound pump runs first; what else is ordered becomes
+/// [`crate::events::Actions`], which the caller carries out in their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Orders {
     /// Tell JavaScript.
@@ -837,7 +838,8 @@ impl Lifecycle {
 
     /// Whether an end of the stream below is known and nobody has been told of it.
     pub fn has_untold_lower_end(&self) -> bool {
-        self.untold_end.is_some() || self.write_failure.is_some()
+        let is_known = self.untold_end.is_some() || self.write_failure.is_some();
+        is_known && self.connection == Connection::Alive
     }
 
     /// Whether a write to the stream below has failed, or a failed write would be no news.

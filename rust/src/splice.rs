@@ -642,7 +642,7 @@ impl Splice {
         let cleartext = self
             .inbound
             .as_ref()
-            .map_or(0, |inbound| inbound.held().len());
+            .map_or(0, |inbound| inbound.held().buffered());
         self.context.stats.hold_in(cleartext + ciphertext);
     }
 }

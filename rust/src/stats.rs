@@ -23,10 +23,10 @@ pub struct Stats {
     /// How many times a full TLS side has paused the source.
     pub stalls_out: u64,
     /// The most bytes that were held towards the endpoint at a time, as cleartext and as
-    /// ciphertext.
+    /// ciphertext, without those of `tls_splice_push_before`.
     pub peak_buffered_in: u64,
     /// The most bytes that were held towards the TLS peer at a time, as cleartext and as
-    /// ciphertext.
+    /// ciphertext, without those of `tls_splice_push_before`.
     pub peak_buffered_out: u64,
     /// How many packets were delivered to the endpoint. 0 without framing.
     pub packets_in: u64,

@@ -225,6 +225,31 @@ for (const version of ['TLSv1.2', 'TLSv1.3']) {
   }
 }
 
+// An end() of the user's that does nothing, or throws: the splice ends all the same.
+for (const { own, throws } of [
+  { own() {} },
+  { own() { throw new RangeError('not now'); }, throws: true },
+]) {
+  for (const isEndpoint of [false, true]) {
+    run(async () => {
+      const { client, server } = await tlsPair({ allowHalfOpen: true });
+      const { 0: endpoint, 1: other } = await socketPair();
+      const splice = server.spliceTo({ stream: endpoint }).start();
+      (isEndpoint ? endpoint : server).end = own;
+      const thrown = throws && once(process, 'uncaughtException');
+      client.resume().end();
+      other.resume().end();
+      if (!isEndpoint)
+        await once(client, 'end');
+      assert.strictEqual((await splice.finished).reason, 'end');
+      if (throws)
+        assert((await thrown)[0] instanceof RangeError);
+      for (const stream of [client, server, endpoint, other])
+        stream.destroy();
+    });
+  }
+}
+
 // A destroy() of the user's that does nothing, or not yet, or throws: the splice fails with
 // the error of TLS all the same.
 const { prototype: { destroy } } = tls.TLSSocket;

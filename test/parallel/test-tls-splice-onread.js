@@ -311,6 +311,114 @@ for (const unshifted of ['', 'hello']) {
   });
 }
 
+// In the callback a splice takes what JS has put back, and gives it back at once: it is the
+// next that the callback gets, each time in the buffer that comes with it.
+run(async () => {
+  const { 0: endpoint } = await socketPair();
+  const receiver = new Receiver();
+  let calls = 0;
+  let buffers = 0;
+  let back = '';
+  const kept = [];
+  const { client, server } = await tlsPair({
+    allowHalfOpen: true,
+    client: {
+      onread: {
+        buffer: () => Buffer.alloc([700, 1000, 3][buffers++ % 3]),
+        callback(n, buffer) {
+          kept.push([buffer, Buffer.from(buffer)]);
+          const bytes = buffer.subarray(0, n);
+          if (back) {
+            assert.strictEqual(`${bytes}`, back.slice(0, n));
+            back = back.slice(n);
+            return;
+          }
+          receiver.update(Buffer.from(bytes));
+          if (++calls % 10 === 5) {
+            back = 'put back';
+            client.unshift(back);
+            client.spliceTo({ stream: endpoint, direction: 'in' }).start().stop();
+          }
+        },
+      },
+    },
+  });
+  const sending = send(server, kSize);
+  await Promise.all([sending, receiver.reached(kSize)]);
+  receiver.check(kSize);
+  for (const { 0: buffer, 1: then } of kept)
+    assert.deepStrictEqual(buffer, then);
+});
+
+// A splice that is started and stopped in the callback, and has something to give back
+// first, leaves the direction to the one that the next callback starts.
+run(async () => {
+  const { 0: first } = await socketPair();
+  const { 0: endpoint, 1: other } = await socketPair();
+  const parts = [];
+  let next;
+  const { client, server } = await tlsPair({
+    allowHalfOpen: true,
+    client: {
+      onread: onread((n, buffer) => {
+        parts.push(Buffer.from(buffer.subarray(0, n)));
+        if (parts.length === 1) {
+          client.spliceTo({ stream: first, direction: 'in' }).start().stop();
+          client.unshift('hello');
+        } else if (parts.length === 2) {
+          next = client.spliceTo({ stream: endpoint, direction: 'in' }).start();
+        }
+      }),
+    },
+  });
+  const chunks = [];
+  other.on('data', (chunk) => chunks.push(chunk));
+  const ended = once(other, 'end');
+  await send(server, kSize);
+  await ended;
+  assert.strictEqual(parts.length, 2);
+  assert.strictEqual((await next.finished).reason, 'end');
+  const passed = Buffer.concat(chunks);
+  assert.strictEqual(`${passed.subarray(0, 5)}`, 'hello');
+  const receiver = new Receiver();
+  for (const part of [...parts, passed.subarray(5)])
+    receiver.update(part);
+  receiver.check(kSize);
+});
+
+// An endpoint that is paused and resumed in the callback which gets what is given back is
+// read on after that.
+for (const early of [false, true]) {
+  run(async () => {
+    const { server } = await tlsPair({ allowHalfOpen: true });
+    let read = '';
+    let all;
+    const given = new Promise((resolve) => { all = resolve; });
+    const { 0: endpoint, 1: other } = await socketPair('tcp', {
+      onread: onread((n, buffer) => {
+        read += buffer.subarray(0, n);
+        if (!early)
+          endpoint.pause();
+        endpoint.resume();
+        if (read === 'back and more')
+          all();
+      }),
+    });
+    endpoint.on('error', common.mustNotCall());
+    endpoint.unshift('back ');
+    // So that what was unshifted is not sent before stop().
+    server.write(Buffer.alloc(16 * MiB));
+    const splice = server.spliceTo({ stream: endpoint, direction: 'out' }).start();
+    if (early)
+      endpoint.pause();
+    await splice.stop();
+    assert.strictEqual(read, 'back ');
+    other.write('and more');
+    await given;
+    endpoint.destroy();
+  });
+}
+
 // A splice that is started by the first bytes of what another one gives back takes the
 // rest of them, and the callback sees nothing until it is stopped.
 run(async () => {

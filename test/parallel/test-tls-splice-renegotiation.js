@@ -144,6 +144,28 @@ async function unanswered() {
 }
 
 const timedOut = { code: 'ERR_TLS_HANDSHAKE_TIMEOUT' };
+
+// A destroy() of the user's that does nothing, or throws, does not keep stop() waiting.
+for (const { own, throws } of [
+  { own() {} },
+  { own() { throw new RangeError('not now'); }, throws: true },
+]) {
+  run(async () => {
+    const { client, server, endpoint, other, renegotiate } = await unanswered();
+    const splice = client.spliceTo({ stream: endpoint }).start();
+    renegotiate();
+    other.write('x');
+    await turns();
+    client.destroy = own;
+    const thrown = throws && once(process, 'uncaughtException');
+    assert.strictEqual((await splice.stop()).reason, 'stopped');
+    if (throws)
+      assert((await thrown)[0] instanceof RangeError);
+    delete client.destroy;
+    for (const socket of [client, server, endpoint, other])
+      socket.destroy();
+  });
+}
 const ends = {
   stopped: ({ splice }) => splice.stop(),
   aborted: ({ controller }) => controller.abort(),

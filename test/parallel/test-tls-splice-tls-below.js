@@ -251,9 +251,39 @@ for (const version of kVersions) {
   }
 }
 
-// The same when the peer has ended before, so that nothing comes in any more that could fail.
+// A destroy() of the user's that does nothing: the splice fails all the same, before it has
+// begun and after that.
 for (const version of kVersions) {
-  for (const direction of ['out', 'duplex']) {
+  for (const handshake of [false, true]) {
+    run(async () => {
+      const tlsSockets = await nested(version, { handshake });
+      const { server } = tlsSockets;
+      const { 0: far, 1: endpoint } = await socketPair('unix');
+      server.on('error', () => {});
+      server.destroy = () => {};
+      const splice = server.spliceTo({ stream: endpoint });
+      const closed = closing(splice);
+      splice.on('error', common.mustCall());
+      splice.start();
+      failBelow(tlsSockets);
+      assert.strictEqual((await closed).reason, 'error');
+      assert.match(splice.errored.code, /^ERR_SSL_/);
+      assert.strictEqual(splice.errored.side, 'tls');
+      delete server.destroy;
+      for (const socket of [server, far, endpoint])
+        socket.destroy();
+    });
+  }
+}
+
+// The same when the peer has ended before, so that nothing comes in any more that could fail:
+// while 'out' waits for a write of JavaScript, and while its bytes wait for the peer.
+for (const version of kVersions) {
+  for (const { direction, isBegun } of [
+    { direction: 'out', isBegun: false },
+    { direction: 'duplex', isBegun: false },
+    { direction: 'duplex', isBegun: true },
+  ]) {
     run(async () => {
       const { 0: raw, 1: mine } = await socketPair();
       raw.setNoDelay(true);
@@ -270,10 +300,17 @@ for (const version of kVersions) {
       assert.strictEqual(`${(await once(server, 'data'))[0]}`, 'x');
       outer.client.pause();
       const { 0: far, 1: endpoint } = await socketPair('unix');
-      server.write(Buffer.alloc(32 * 1024 * 1024), () => {});
-      await settled(() => outer.server.bytesWritten - outer.server.writableLength);
+      const bytes = Buffer.alloc(32 * 1024 * 1024);
+      if (!isBegun) {
+        server.write(bytes, () => {});
+        await settled(() => outer.server.bytesWritten - outer.server.writableLength);
+      }
       const splice = server.spliceTo({ stream: endpoint, direction }).start();
       const check = watch(splice);
+      if (isBegun) {
+        far.write(bytes, () => {});
+        await settled(() => splice.stats.bytesOut);
+      }
       const failed = once(server, 'error');
       const ended = once(server.resume(), 'end');
       tap.send(tap.alert(kWarning, alerts.close_notify));

@@ -97,18 +97,14 @@ bool IsLibuvStream(StreamBase* stream) {
   }
 }
 
-// Gives bytes to the listener of a stream as if the stream had just read them.
-class Emission : public StreamListener {
+// Finds the listener of a stream, which only the next listener knows.
+class ListenerProbe : public StreamListener {
  public:
-  Emission(StreamBase* stream, const ArrayBufferViewContents<char>& bytes) {
-    // The listener of a stream is known to the next one only.
+  StreamListener* Find(StreamBase* stream) {
     stream->PushStreamListener(this);
     StreamListener* listener = previous_listener_;
     stream->RemoveStreamListener(this);
-    const uv_buf_t buf = listener->OnStreamAlloc(bytes.length());
-    CHECK_GE(buf.len, bytes.length());
-    memcpy(buf.base, bytes.data(), bytes.length());
-    listener->OnStreamRead(bytes.length(), buf);
+    return listener;
   }
   uv_buf_t OnStreamAlloc(size_t) override { UNREACHABLE(); }
   void OnStreamRead(ssize_t, const uv_buf_t&) override { UNREACHABLE(); }
@@ -438,7 +434,10 @@ void TLSSplice::ResumeNow() {
       tls_wrap->InvokeQueued(UV_EPROTO);
     }
   } else {
-    SetSplice(tls_wrap.get(), TLS_SPLICE_DECRYPT, nullptr);
+    // ClearOut() and Absorb() may have left the direction, which another splice
+    // may have taken over then.
+    if (InOf(*tls_wrap) == this)
+      SetSplice(tls_wrap.get(), TLS_SPLICE_DECRYPT, nullptr);
     tls_wrap->Cycle();
   }
   // JS may have started another splice meanwhile, which has the direction now.
@@ -537,15 +536,22 @@ void TLSSplice::Unflushed(const FunctionCallbackInfo<Value>& args) {
 }
 
 // emitRead(handle, bytes): gives cleartext that a splice did not deliver to the
-// `onread` callback of a socket, whose buffer has room for it. The bytes were
-// counted when they were read.
+// listener of a stream as if the stream had just read it. Returns how many
+// bytes the listener has room for. The bytes were counted when they were read.
 void TLSSplice::EmitRead(const FunctionCallbackInfo<Value>& args) {
   CHECK(args[0]->IsObject());
   CHECK(args[1]->IsUint8Array());
   StreamBase* stream = StreamBase::FromObject(args[0].As<Object>());
   CHECK_NOT_NULL(stream);
   BaseObjectPtr<AsyncWrap> strong_ref{stream->GetAsyncWrap()};
-  Emission(stream, ArrayBufferViewContents<char>(args[1]));
+  const ArrayBufferViewContents<char> bytes(args[1]);
+  StreamListener* listener = ListenerProbe().Find(stream);
+  uv_buf_t buf = listener->OnStreamAlloc(bytes.length());
+  const size_t len = std::min<size_t>(buf.len, bytes.length());
+  args.GetReturnValue().Set(static_cast<uint32_t>(len));
+  if (len == 0) return;
+  memcpy(buf.base, bytes.data(), len);
+  listener->OnStreamRead(len, buf);
 }
 
 // flush(tlsWrap, req): 0 if no ciphertext waits for the stream below, and a
@@ -669,7 +675,9 @@ void TLSSplice::Detach(uint32_t directions) {
   spliced_ &= ~directions;
   if ((directions & TLS_SPLICE_DECRYPT) != 0) {
     // While the pump is inside of a call into OpenSSL, it cannot give the BIO
-    // back. The SSL keeps the BIO, which passes everything on.
+    // back. The SSL keeps the BIO: JS gives a direction back inside of such a
+    // call only if the socket is destroyed, and then OpenSSL reads and writes
+    // nothing more.
     if (rbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
       Check(
           tls_splice_detach(pump_, TLS_SPLICE_DECRYPT, tls_wrap_->ssl_.get()));

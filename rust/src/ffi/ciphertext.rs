@@ -52,12 +52,13 @@ pub unsafe extern "C" fn tls_splice_attach(
 /// gets the ciphertext that the session has not read, or that was not written. With a
 /// direction that is not attached nothing happens.
 ///
-/// This is also allowed in a callback that OpenSSL calls inside of a call on the other splice of
-/// the connection: OpenSSL takes the BIO from the SSL anew for each read and write.
+/// This is also allowed in a callback that OpenSSL calls inside of SSL_read(3) or SSL_write(3),
+/// be these calls of the caller's or of the other splice of the connection: OpenSSL takes the
+/// BIO from the SSL anew for each read and write.
 ///
 /// # Safety
 /// `splice` is NULL or valid. `ssl` is NULL, or the valid SSL that `tls_splice_attach` was
-/// given. No function of a BIO is under way.
+/// given. No function of a BIO is under way, as none is while JavaScript runs.
 #[no_mangle]
 pub unsafe extern "C" fn tls_splice_detach(
     splice: *mut tls_splice,

@@ -37,6 +37,7 @@ const { addAbortListener } = require('internal/events/abort_listener');
 const { emitExperimentalWarning, kEmptyObject } = require('internal/util');
 const { inspect } = require('internal/util/inspect');
 const { getLibuvNow } = internalBinding('timers');
+const { Writable: { prototype: { end: writableEnd } } } = require('stream');
 let debug = require('internal/util/debuglog').debuglog('tls', (fn) => {
   debug = fn;
 });
@@ -196,7 +197,7 @@ class TLSSplice extends EventEmitter {
   #isEnding = false;  // The splice has called socket.end().
   #onFinal = null;   // The socket's _final() waits for this to be called.
   #tlsError = null;
-  #layerError = null;  // Of a TLSSocket that this socket runs over.
+  #layerError = null;  // The error of a TLSSocket that this socket runs over.
   #removeAbortListener = null;
   #stopTimer = null;
   #stopBegun = null;  // When the stop timer was started.
@@ -214,8 +215,8 @@ class TLSSplice extends EventEmitter {
     this.#endpoint = createEndpoint(native, this, options);
     native.onchange = () => this.#update();
     // A write of ciphertext has failed after 'out' was given back, so that only the socket
-    // can report it. A direction that has ended by now must not fail for it, and therefore
-    // #update() comes first.
+    // can report it. #update() comes first: it takes note of directions that have ended, which
+    // must not fail because the socket is destroyed.
     native.onerror = (err) => {
       this.#update();
       this.#socket.destroy(new ErrnoException(err, 'write'));
@@ -444,6 +445,7 @@ class TLSSplice extends EventEmitter {
       return this.#fail(new ERR_SOCKET_CLOSED(), 'tls');
     endpoint.chunks = null;
     this.#begun |= kOut;
+    this.#waitsForFlush = false;
     if (this.#onFinal)
       this.#native.endOut();
   }
@@ -519,10 +521,15 @@ class TLSSplice extends EventEmitter {
       onEnded();
     } else if (!this.#isEnding) {
       this.#isEnding = true;
-      guarded(() => this.#socket.end((err) => {
+      const onFinished = (err) => {
         if (!err)
           onEnded();
-      }));
+      };
+      const socket = this.#socket;
+      guarded(() => socket.end(onFinished));
+      // The user may have replaced end().
+      if (!socket.writableEnded)
+        FunctionPrototypeCall(writableEnd, socket, onFinished);
     }
   }
 
@@ -556,8 +563,9 @@ class TLSSplice extends EventEmitter {
     this.#closeIfReady();
   }
 
-  // The other TLSSocket has ended both ways, so that 'out' ends in any case. A peer that is
-  // told of that is about to end, too; no other peer has a reason to.
+  // The other TLSSocket has ended both ways. So 'out' ends in any case, and nobody takes what
+  // 'in' brings. If the peer is told that 'out' has ended, it will end 'in'; otherwise the
+  // splice has to stop.
   #stopUnlessPeerKnows() {
     const isTold = (this.#directions & kOut && this.#endsOther) || this.#socket.writableEnded;
     if (this.#directions & kIn && !isTold)
@@ -680,8 +688,12 @@ class TLSSplice extends EventEmitter {
   // destroy() tells the splice, unless the user has replaced it.
   #destroySocket(err) {
     guarded(() => this.#socket.destroy(err));
-    if (!this.#isGivenBack && !this.#socket.destroyed)
-      this.#fail(this.#tlsError ?? new ERR_SOCKET_CLOSED(), 'tls');
+    if (this.#isGivenBack || this.#socket.destroyed)
+      return;
+    if (this.#state === 'stopping')
+      this.#giveBack();
+    else
+      this.#fail(this.#tlsError ?? this.#layerError ?? new ERR_SOCKET_CLOSED(), 'tls');
   }
 
   #fail(error, side) {
@@ -694,13 +706,20 @@ class TLSSplice extends EventEmitter {
       return;
     if (socket === this.#socket) {
       this.#tlsError = err;
-      process.nextTick(() => {
-        if (this.#state === 'running' || this.#state === 'stopping')
-          this.#failTLS();
-      });
+      process.nextTick(() => this.#onTLSError());
       return;
     }
     this.#failWithLayer(err);
+  }
+
+  #onTLSError() {
+    if (this.#state !== 'running' && this.#state !== 'stopping')
+      return;
+    // In a callback of OpenSSL, which can run ticks, the pump cannot be given back.
+    if (this.#native.getState() & kBusy)
+      setImmediate(() => this.#onTLSError());
+    else
+      this.#failTLS();
   }
 
   // A TLSSocket that this socket runs over may have failed before the splice.
@@ -717,21 +736,27 @@ class TLSSplice extends EventEmitter {
       if (this.#state !== 'running')
         return;
       this.#layerError = err;
-      if (this.#begun)
+      if (this.#begun) {
         this.#native.failBelow();
-      else
-        this.#socket.destroy(err);
-      this.#failIfStuck();
+        this.#failIfStuck();
+      } else {
+        this.#tlsError ??= err;
+        this.#destroySocket(this.#tlsError);
+      }
     });
   }
 
-  // Node.js never calls back a write that waits behind a failed TLSSocket below. If 'out'
-  // is to begin after such a write, and nothing comes in any more, nothing else will tell.
+  // Node.js never calls back a write that waits behind a failed TLSSocket below, and reads
+  // nothing from it. If 'in' is over, and 'out' waits to begin, or would have to send, then
+  // nothing else tells the splice that the peer cannot be reached.
   #failIfStuck() {
-    if (this.#layerError === null || !this.#waitsForFlush || this.#state !== 'running' ||
+    if (this.#layerError === null || this.#state !== 'running' ||
         this.#directions & ~this.#ended & kIn) {
       return;
     }
+    const isOutAlone = !(this.#directions & kIn);
+    if (!this.#waitsForFlush && (isOutAlone || this.#native.getState() & kOutEnded))
+      return;
     this.#tlsError ??= this.#layerError;
     this.#destroySocket(this.#tlsError);
   }
@@ -897,8 +922,8 @@ class TLSSplice extends EventEmitter {
     this.#first?.#closeIfReady();
   }
 
-  // Two splices of one handle have one limit of time, and the first one waits before the
-  // second one does.
+  // Two joined splices have one limit of time. The second splice is stopped when the first
+  // has given its socket back, and then has what is left of that time.
   #startStopTimer() {
     if (this.#stopTimer !== null)
       return;
@@ -924,8 +949,9 @@ class TLSSplice extends EventEmitter {
     // Nobody knows how much of a write a file will get. The peer can neither get the
     // bytes that are held for it, nor do without them. A read can be given up.
     if (state & kWriting || !(state & kTransferring)) {
-      this.#socket.destroy(state & kWantsTLS && !(state & kWriting) ?
-        new ERR_TLS_HANDSHAKE_TIMEOUT() : new ErrnoException(UV_ETIMEDOUT, 'write'));
+      const err = state & kWantsTLS && !(state & kWriting) ?
+        new ERR_TLS_HANDSHAKE_TIMEOUT() : new ErrnoException(UV_ETIMEDOUT, 'write');
+      guarded(() => this.#socket.destroy(err));
     }
     // A socket that is destroyed tells the splice, which has given it back then.
     this.#giveBack();

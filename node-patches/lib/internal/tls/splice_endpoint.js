@@ -386,7 +386,7 @@ class SocketEndpoint extends Endpoint {
   shutdown(end) {
     this.unguard();
     if (end)
-      this.stream.end();
+      guarded(() => this.stream.end());
   }
 
   unguard() {
@@ -405,9 +405,9 @@ class SocketEndpoint extends Endpoint {
     const chunks = this.chunks ?? [];
     const bytes = chunks.length > 1 ? Buffer.concat(chunks) : chunks[0];
     this.#reader.giveBack(bytes, () => {
-      // The splice has reported the error of the read: the stream needs none.
+      // The splice has reported the error of the read, so that the stream does not.
       if (this.isDead)
-        this.stream.destroy();
+        guarded(() => this.stream.destroy());
     });
   }
 }

@@ -190,7 +190,8 @@ function flush(socket, callback) {
   const onWritten = (status, err) => {
     if (status === 0 && !socket.destroyed)
       socket._unrefTimer();
-    // The socket has told why TLS cannot send any more, and tells it once.
+    // The socket has told why TLS cannot send any more, and tells it once. So end() succeeds
+    // although the bytes before it were not sent.
     if (status === UV_EPROTO && handle[kTLSError])
       status = 0;
     callback(status < 0 ? new ErrnoException(status, 'write', err) : null);
@@ -569,46 +570,51 @@ class Reader {
     let reading = false;  // Whether JavaScript wants to read.
     if (handle) {
       ({ reading } = handle);
-      delete handle.readStart;
-      delete handle.readStop;
       handle.reading = false;
     }
     // A server with `pauseOnConnect` has made a socket that nobody has read yet.
     if (!this.#wasReading && !state.reading && !socket.readableFlowing)
       reading = false;
-    if (bytes !== undefined)
-      reading = this.#give(bytes, reading);
+    const hasCallback = handle && socket[kBuffer];
+    if (hasCallback && bytes !== undefined)
+      reading = this.#giveToCallback(bytes, reading);
+    if (handle && !socket[kTakeover]?.reader?.hasTaken) {
+      delete handle.readStart;
+      delete handle.readStop;
+    }
+    if (!hasCallback && bytes !== undefined)
+      guarded(() => socket.push(bytes));
     this.giveEnd();
     beforeReading();
     if (reading && !socket[kTakeover]?.reader?.hasTaken)
       this.#resume();
   }
 
-  // Hands bytes to the readers of the socket as if they had just arrived. `reading`:
-  // whether JavaScript wants to read. Returns whether it still does.
-  #give(bytes, reading) {
+  // Hands bytes to the callback of the `onread` option of net.connect() as if they had just
+  // arrived: the handle copies to its buffer, and calls onStreamRead() in
+  // internal/stream_base_commons. The callback may start the next splice, which takes the
+  // rest. `reading`: whether JavaScript wants to read, which pause() and resume() in the
+  // callback change. Returns whether it still does.
+  #giveToCallback(bytes, reading) {
     const socket = this.#socket;
     const { _handle: handle } = socket;
-    if (!socket[kBuffer] || !handle) {
-      guarded(() => socket.push(bytes));
-      return reading;
-    }
-    // The `onread` option of net.connect(): the handle copies to the buffer that it was
-    // given last, and calls onStreamRead() in internal/stream_base_commons. That may
-    // start the next splice, which takes the rest.
     handle.reading = reading;
     const takeover = Takeover.of(socket);
     takeover.rest = bytes;
+    // In a tick that runs at the end of the callback, the handle has yet to learn of the
+    // buffer that follows. The socket has `true` in the place of a buffer if it has got none.
+    if (socket[kBuffer] !== true)
+      handle.useUserBuffer(socket[kBuffer]);
     while (takeover.rest !== null && !socket.destroyed) {
       const { rest } = takeover;
-      // The socket has `true` in its place if it has got no buffer to begin with.
-      const { length = rest.length } = socket[kBuffer];
-      if (length === 0) {
-        socket.destroy(new ErrnoException(UV_ENOBUFS, 'read'));
-        break;
-      }
-      takeover.rest = length < rest.length ? rest.subarray(length) : null;
-      guarded(() => NativeSplice.emitRead(handle, rest.subarray(0, length)));
+      const chunk = rest.subarray(0, socket[kBuffer].length);
+      takeover.rest = chunk.length < rest.length ? rest.subarray(chunk.length) : null;
+      let taken = chunk.length;
+      guarded(() => { taken = NativeSplice.emitRead(handle, chunk); });
+      if (taken === 0)
+        guarded(() => socket.destroy(new ErrnoException(UV_ENOBUFS, 'read')));
+      else if (taken < chunk.length)
+        takeover.rest = rest.subarray(taken);
     }
     takeover.rest = null;
     const isReading = handle.reading;
@@ -631,7 +637,7 @@ class Reader {
       handle.reading = true;
       const err = handle.readStart();
       if (err)
-        socket.destroy(new ErrnoException(err, 'read'));
+        guarded(() => socket.destroy(new ErrnoException(err, 'read')));
     }
   }
 }
