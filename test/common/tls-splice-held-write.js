@@ -5,23 +5,14 @@
 // the failure comes after them: once to each splice that still sends, and to the
 // socket, although the end of the peer would hide that the connection is gone.
 
-const common = require('../common');
-if (!common.hasCrypto)
-  common.skip('missing crypto');
-if (common.isWindows)
-  common.skip('no FIFOs on Windows');
-
 const assert = require('assert');
 const { once } = require('events');
 const fs = require('fs');
-const tls = require('tls');
-if (tls.TLSSplice === undefined)
-  common.skip('built without TLSSplice');
 
-const { alerts, kWarning, recordPair } = require('../common/tls-records');
+const { alerts, kWarning, recordPair } = require('./tls-records');
 const {
   MiB, closing, fifo, payload, pipeSocket, run, settled, socketPair, turns,
-} = require('../common/tls-splice');
+} = require('./tls-splice');
 
 const kHeld = 10_000;
 const held = Buffer.concat([...payload(kHeld)]);
@@ -195,8 +186,9 @@ const ends = {
   'a sink that fails': ({ endpoint }) => endpoint.fail(),
 };
 
-function* cases() {
-  for (const { 0: kind, 1: make } of Object.entries(endpoints)) {
+function* cases(kinds) {
+  for (const kind of kinds) {
+    const make = endpoints[kind];
     for (const order of orders) {
       if ((order[0] === 'duplex') !== kind.startsWith('one'))
         continue;
@@ -214,91 +206,96 @@ function* cases() {
   }
 }
 
-for (const test of cases()) {
-  for (const { 0: how, 1: end } of Object.entries(ends)) {
-    const name = `${test.name}: ${how}`;
-    // One handle is all of them.
-    if (test.order[0] === 'duplex' && how.includes('of the one'))
-      continue;
-    run(async () => {
-      const world = await setUp(test);
-      const { server, endpoint, splices, outbound, errors } = world;
-      const events = [];
-      let bytes = 0;
-      server.on('data', (chunk) => bytes += chunk.length).resume();
-      server.on('error', (err) => events.push([err, bytes]));
-      const closed = [closing(server), ...Object.values(splices).map(closing)];
-      end(world);
-      await Promise.all(closed);
-      await turns();
-      assert.strictEqual(events.length, 1, name);
-      const { 0: { 0: error, 1: before } } = events;
-      assert.match(error.code, kLost, name);
-      assert.strictEqual(error.syscall, 'write', name);
-      assert.strictEqual(before, kHeld, name);
-      assert.strictEqual(bytes, kHeld, name);
-      const { duplex } = errors;
-      if (how === 'a sink that fails') {
-        const { length, 0: failure } = duplex ?? errors.in;
-        assert.strictEqual(length, 1, name);
-        assert.strictEqual(failure.side, 'endpoint', name);
-      } else {
-        assert.deepStrictEqual(duplex ?? errors.in, [], name);
-      }
-      if (duplex === undefined) {
-        // It has the error of the socket, if it has not been stopped before.
-        const isStopped = how.endsWith('of all') || how.includes('of all,');
-        assert.deepStrictEqual(errors.out, isStopped ? [] : [error], name);
-        assert.strictEqual(outbound.errored, isStopped ? null : error, name);
-        if (!isStopped)
-          assert.strictEqual(error.side, 'tls', name);
-      }
-      endpoint.drop();
-    });
-  }
-
-  // The next splice takes the bytes from JavaScript, which has had no turn to read
-  // them, and then the failure.
-  for (const next of [['in'], ['duplex'], ['in', 'out'], ['out', 'in']]) {
-    for (const how of ['stop() of the one that reads', 'stop() of all']) {
-      const all = how === 'stop() of all';
-      if (!all && (test.order.length === 1 || `${next}` !== 'in'))
+// All cases of the endpoints with these names.
+function testHeldWrites(...kinds) {
+  for (const test of cases(kinds)) {
+    for (const { 0: how, 1: end } of Object.entries(ends)) {
+      const name = `${test.name}: ${how}`;
+      // One handle is all of them.
+      if (test.order[0] === 'duplex' && how.includes('of the one'))
         continue;
-      const name = `${test.name}: ${how}, and ${next}`;
       run(async () => {
-        const { server, endpoint, splices, inbound, outbound } = await setUp(test);
-        const { 0: stream, 1: other } = await socketPair('unix');
-        const errors = [];
-        server.on('error', (err) => errors.push(err));
-        const closed = closing(server);
-        await Promise.all((all ? Object.values(splices) : [inbound]).map((splice) => splice.stop()));
-        const started = next.map((direction) => [
-          direction, server.spliceTo({ stream, direction }).start(),
-        ]);
-        if (!all)
-          started.push(['out', outbound]);
+        const world = await setUp(test);
+        const { server, endpoint, splices, outbound, errors } = world;
+        const events = [];
         let bytes = 0;
-        const got = new Promise((resolve) => other.on('data', (chunk) => {
-          bytes += chunk.length;
-          if (bytes === kHeld)
-            resolve();
-        }));
-        const outcomes = await Promise.all(started.map(async ({ 0: direction, 1: { finished } }) => [
-          direction, await finished.then(() => null, (err) => err),
-        ]));
-        await Promise.all([closed, got]);
-        assert.strictEqual(errors.length, 1, name);
-        assert.match(errors[0].code, kLost, name);
-        for (const { 0: direction, 1: outcome } of outcomes) {
-          // One that only reads has come to the end of what the peer sends, if there
-          // is one.
-          const hasEnded = test.closeNotify && direction === 'in';
-          assert.strictEqual(outcome, hasEnded ? null : errors[0], name);
+        server.on('data', (chunk) => bytes += chunk.length).resume();
+        server.on('error', (err) => events.push([err, bytes]));
+        const closed = [closing(server), ...Object.values(splices).map(closing)];
+        end(world);
+        await Promise.all(closed);
+        await turns();
+        assert.strictEqual(events.length, 1, name);
+        const { 0: { 0: error, 1: before } } = events;
+        assert.match(error.code, kLost, name);
+        assert.strictEqual(error.syscall, 'write', name);
+        assert.strictEqual(before, kHeld, name);
+        assert.strictEqual(bytes, kHeld, name);
+        const { duplex } = errors;
+        if (how === 'a sink that fails') {
+          const { length, 0: failure } = duplex ?? errors.in;
+          assert.strictEqual(length, 1, name);
+          assert.strictEqual(failure.side, 'endpoint', name);
+        } else {
+          assert.deepStrictEqual(duplex ?? errors.in, [], name);
         }
-        assert.strictEqual(started.reduce((sum, { 1: { stats } }) => sum + stats.bytesIn, 0), kHeld, name);
-        other.destroy();
+        if (duplex === undefined) {
+          // It has the error of the socket, if it has not been stopped before.
+          const isStopped = how.endsWith('of all') || how.includes('of all,');
+          assert.deepStrictEqual(errors.out, isStopped ? [] : [error], name);
+          assert.strictEqual(outbound.errored, isStopped ? null : error, name);
+          if (!isStopped)
+            assert.strictEqual(error.side, 'tls', name);
+        }
         endpoint.drop();
       });
     }
+
+    // The next splice takes the bytes from JavaScript, which has had no turn to read
+    // them, and then the failure.
+    for (const next of [['in'], ['duplex'], ['in', 'out'], ['out', 'in']]) {
+      for (const how of ['stop() of the one that reads', 'stop() of all']) {
+        const all = how === 'stop() of all';
+        if (!all && (test.order.length === 1 || `${next}` !== 'in'))
+          continue;
+        const name = `${test.name}: ${how}, and ${next}`;
+        run(async () => {
+          const { server, endpoint, splices, inbound, outbound } = await setUp(test);
+          const { 0: stream, 1: other } = await socketPair('unix');
+          const errors = [];
+          server.on('error', (err) => errors.push(err));
+          const closed = closing(server);
+          await Promise.all((all ? Object.values(splices) : [inbound]).map((splice) => splice.stop()));
+          const started = next.map((direction) => [
+            direction, server.spliceTo({ stream, direction }).start(),
+          ]);
+          if (!all)
+            started.push(['out', outbound]);
+          let bytes = 0;
+          const got = new Promise((resolve) => other.on('data', (chunk) => {
+            bytes += chunk.length;
+            if (bytes === kHeld)
+              resolve();
+          }));
+          const outcomes = await Promise.all(started.map(async ({ 0: direction, 1: { finished } }) => [
+            direction, await finished.then(() => null, (err) => err),
+          ]));
+          await Promise.all([closed, got]);
+          assert.strictEqual(errors.length, 1, name);
+          assert.match(errors[0].code, kLost, name);
+          for (const { 0: direction, 1: outcome } of outcomes) {
+            // One that only reads has come to the end of what the peer sends, if there
+            // is one.
+            const hasEnded = test.closeNotify && direction === 'in';
+            assert.strictEqual(outcome, hasEnded ? null : errors[0], name);
+          }
+          assert.strictEqual(started.reduce((sum, { 1: { stats } }) => sum + stats.bytesIn, 0), kHeld, name);
+          other.destroy();
+          endpoint.drop();
+        });
+      }
+    }
   }
 }
+
+module.exports = { testHeldWrites };
