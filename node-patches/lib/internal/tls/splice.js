@@ -36,7 +36,7 @@ const { kMaybeDestroy } = require('internal/stream_base_commons');
 const { addAbortListener } = require('internal/events/abort_listener');
 const { emitExperimentalWarning, kEmptyObject } = require('internal/util');
 const { inspect } = require('internal/util/inspect');
-const { getLibuvNow } = internalBinding('timers');
+const timersBinding = internalBinding('timers');
 const { Writable: { prototype: { end: writableEnd } } } = require('stream');
 let debug = require('internal/util/debuglog').debuglog('tls', (fn) => {
   debug = fn;
@@ -927,8 +927,8 @@ class TLSSplice extends EventEmitter {
   #startStopTimer() {
     if (this.#stopTimer !== null)
       return;
-    this.#stopBegun = this.#first?.#stopBegun ?? getLibuvNow();
-    const rest = MathMax(this.#stopBegun + kStopTimeout - getLibuvNow(), 1);
+    this.#stopBegun = this.#first?.#stopBegun ?? timersBinding.getLibuvNow();
+    const rest = MathMax(this.#stopBegun + kStopTimeout - timersBinding.getLibuvNow(), 1);
     this.#stopTimer = setTimeout(() => {
       // If the event loop was busy, what is waited for may have come meanwhile.
       setImmediate(() => setImmediate(() => this.#onStopTimeout()));

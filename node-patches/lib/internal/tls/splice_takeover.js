@@ -23,7 +23,7 @@ const { kBuffer } = require('internal/stream_base_commons');
 const { ErrnoException, codes: { ERR_INVALID_STATE } } = require('internal/errors');
 const { TLSSplice: NativeSplice } = internalBinding('tls_wrap');
 const { WriteWrap } = internalBinding('stream_wrap');
-const { getLibuvNow } = internalBinding('timers');
+const timersBinding = internalBinding('timers');
 const { UV_ENOBUFS, UV_EPROTO } = internalBinding('uv');
 
 // On a chunk that a WriteGuard has written: the function to call when the Writable has
@@ -165,7 +165,7 @@ class Takeover {
     const begun = timer?._idleStart;
     const isUnchanged = () => socket.timeout === timeout && timer?._idleStart === begun;
     const last = MathMax(reader?.splice[kLastMove] ?? 0, writer?.splice[kLastMove] ?? 0);
-    const rest = last + timeout - getLibuvNow();
+    const rest = last + timeout - timersBinding.getLibuvNow();
     if (rest <= 0 && last !== reported) {
       reported = last;
       socket.emit('timeout');
