@@ -621,6 +621,9 @@ class TLSSplice extends EventEmitter {
     // The readers of the socket may have stopped or destroyed anything.
     if (this.#isGivenBack)
       return;
+    // JavaScript is not told of a failed write as long as the splice has 'out'.
+    if (this.#native.getState() & kTLSFailed)
+      return this.#failTLS();
     // With a destroyed socket there is nothing to wait for.
     if (this.#socket.destroyed || !(this.#begun & ~stopped))
       this.#giveBack();
