@@ -321,6 +321,10 @@ impl<const N: usize> World<N> {
         if stopped & IN != 0 {
             self.give_back_in(s, h);
         }
+        // JavaScript is not told of a failed write as long as the splice has 'out'.
+        if self.sides[s].bits(h) & outcome::TLS_FAILED != 0 {
+            return self.fail_tls(s);
+        }
         let handle = self.sides[s].handles[h];
         let is_destroyed = self.sides[s].socket == Socket::Destroyed;
         if is_destroyed || handle.begun & !stopped == 0 {
@@ -341,6 +345,9 @@ impl<const N: usize> World<N> {
         }
         side.forget_packets();
         side.resume_due = !side.is_gone;
+        if side.resume_due && self.resumes_at_once {
+            self.resume(s);
+        }
     }
 
     fn give_back_out(&mut self, s: usize, h: usize) {

@@ -47,6 +47,7 @@ fn worlds(handles: Handles) -> Vec<World<1>> {
             worlds.push(World {
                 sides: [Side::new(setup, tail, 1, buffered)],
                 is_joined: false,
+                resumes_at_once: false,
             });
         }
     }
@@ -120,6 +121,7 @@ fn one_way() -> Vec<World<2>> {
                 worlds.push(World {
                     sides,
                     is_joined: true,
+                    resumes_at_once: false,
                 });
             }
         }
@@ -135,6 +137,7 @@ fn both_ways() -> Vec<World<2>> {
             worlds.push(World {
                 sides: courses.map(|course| side(Handles::Duplex, budget, course)),
                 is_joined: true,
+                resumes_at_once: false,
             });
         }
     }

@@ -19,6 +19,9 @@ pub struct World<const N: usize> {
     pub sides: [Side; N],
     /// The two splices know each other.
     pub is_joined: bool,
+    /// Within an event: JavaScript takes what it is given back at once, so that the socket
+    /// is read again before anything else is given back. Between events this is `false`.
+    pub resumes_at_once: bool,
 }
 
 /// What can happen to a connection. A number is that of a handle.
@@ -26,7 +29,10 @@ pub struct World<const N: usize> {
 pub enum What {
     // The event loop.
     Turn(usize),
+    /// The splice looks at its state. What it gives back is taken later.
     Update(usize),
+    /// As `Update`, and what it gives back is taken at once.
+    UpdateAndResume(usize),
     Resume,
     /// JavaScript destroys the socket because of what it was told.
     DestroyForFault,
@@ -68,6 +74,12 @@ impl<const N: usize> World<N> {
     fn apply(&mut self, Event(s, what): Event) -> bool {
         match what {
             What::Update(h) => return self.update(s, h),
+            What::UpdateAndResume(h) => {
+                self.resumes_at_once = true;
+                let has_updated = self.update(s, h);
+                self.resumes_at_once = false;
+                return has_updated;
+            }
             What::Stop(h) => return self.user_stops(s, h),
             What::Destroy(has_error) => return self.user_destroys(s, has_error),
             What::DestroyForFault => return self.destroy_for_fault(s),
@@ -407,6 +419,8 @@ pub fn events(sides: usize) -> Events<Event> {
         Turn(1),
         Update(0),
         Update(1),
+        UpdateAndResume(0),
+        UpdateAndResume(1),
         Resume,
         DestroyForFault,
     ];
