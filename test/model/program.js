@@ -212,6 +212,27 @@ const kBeginnings = [
       ...(random.chance(0.3) ? breakOff(random) : []),
     ];
   }],
+  // Or a reset, and the splice stops when it has just read what it cannot send any more.
+  [6, (random, config) => {
+    config.under = random.pick(['tcp', 'tcp', 'tcp', 'js']);
+    config.endpoint = random.pick(['tls', 'tls', 'tls', 'unix']);
+    config.endpointUnder = random.pick(['tls', 'js', 'unix']);
+    config.by = 'stream';
+    config.finish = random.pick(['stop', 'stop', 'end']);
+    const send = () => ['f.write', 20_000 + random.below(100_000)];
+    return [
+      ['fill', random.chance(0.1)],
+      ...(random.chance(0.6) ? [plain(random, 'duplex')] : bothWays(random)),
+      ['p.write', 1 + random.below(60000)],
+      ['turns', 3 + random.below(10)],
+      ...(random.chance(0.5) ? [send()] : []),
+      ['p.inject', 'RST'],
+      send(),
+      ['turns', 1 + random.below(3)],
+      ['stop', 0, false],
+      ...(random.chance(0.5) ? [['stop', 1, false]] : []),
+    ];
+  }],
   // Or another splice takes the bytes at once, and what is behind them.
   [5, (random, config) => {
     const injection = random.pick(['bad record', 'bad record, FIN', 'garbage', 'fatal alert', 'RST']);

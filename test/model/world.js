@@ -168,7 +168,7 @@ class World {
   #socketEnded = false;
   #endpointEnded = false;
   #fdClosed = false;
-  // What the injector has done, at which byte of P: `{ kind, at, isFailure }`.
+  // What the injector has done, at which byte of P: `{ kind, at, isFailure, code, meetsTickets }`.
   #injected = null;
   // The errors that the socket has told of.
   #errors = new Set();
@@ -194,6 +194,8 @@ class World {
   #hooks = new Map();
   #negotiates = false;
   #empties = false;
+  // Session tickets follow in this turn of the event loop.
+  #sendsTickets = false;
   #finishes = false;
   // No splice begins any more.
   #ends = false;
@@ -367,6 +369,8 @@ class World {
     if (socket instanceof Promise) {
       socket = await socket;
       this.#secure = true;
+      this.#sendsTickets = true;
+      setImmediate(() => this.#sendsTickets = false);
     }
     socket.allowHalfOpen = halfOpen;
     this.#socket = socket;
@@ -570,9 +574,18 @@ class World {
       options.autoClose && (handle === null || state === 'stopping' || state === 'closed'));
   }
 
-  // Tampering is no end: what comes behind the error is another matter.
+  // Tampering is no end, nor is a reset: what comes behind the error is another matter.
   #socketMayEnd() {
-    return this.#P.ended || (this.#tlsFault && !(this.#isTampered() && this.#errors.size === 0));
+    return this.#P.ended || (this.#tlsFault && !((this.#isTampered() || this.#isReset()) && this.#errors.size === 0));
+  }
+
+  // Node tells only the outer TLSSocket of an error, and a Duplex can have one of its own.
+  // Node says nothing of an empty write, of session tickets, or of that with which a socket is
+  // shut down. If such a write has met the reset, an end takes its place, with a splice or
+  // without one.
+  #isReset() {
+    return this.#injected?.kind === 'RST' && this.#config.under === 'tcp' && !this.#isDestroyed &&
+      !this.#injected.meetsTickets && !this.#empties && !this.#socket.writableEnded;
   }
 
   #isTampered() {
@@ -1076,7 +1089,7 @@ class World {
       kind = 'FIN';
     const isFailure = !kEnds.has(kind);
     const at = this.#P.written;
-    this.#injected = { kind, at, isFailure: false, code: null };
+    this.#injected = { kind, at, isFailure: false, code: null, meetsTickets: this.#sendsTickets };
     if (isFailure && kind !== 'RST') {
       this.#injected.code = await errorOfTwin(this.#sockets, { version, role, kind });
       // It may have failed by something else meanwhile.
