@@ -177,8 +177,8 @@
 // TLS_SPLICE_ENCRYPT. For TLS_SPLICE_DECRYPT, `tls_splice_take_undelivered` comes before.
 #define TLS_SPLICE_ON_RELEASE 13
 
-// Event: JavaScript has had a turn of the event loop to read the bytes that it was given
-// with TLS_SPLICE_ON_RELEASE. `value` is not 0 if JavaScript has been told of the end of what
+// Event: JavaScript has the bytes that it was given with TLS_SPLICE_ON_RELEASE, and has had a
+// turn of the event loop for them unless it has read them at once. `value` is not 0 if JavaScript has been told of the end of what
 // the peer sends.
 #define TLS_SPLICE_ON_RESUME 14
 

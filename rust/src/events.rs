@@ -109,7 +109,8 @@ pub enum Event {
     Stop,
     /// The direction goes back to JavaScript.
     Release(Direction),
-    /// JavaScript has had a turn to read what it was given back.
+    /// JavaScript has what it was given back, and has had a turn of the event loop for it
+    /// unless it has read it at once.
     Resume {
         /// JavaScript has been told of the end of what the peer sends.
         has_ended: bool,

@@ -40,8 +40,10 @@
 //! the bits of [`outcome`] with which a row is reached; a dash says that JavaScript knows
 //! without the lifecycle. If a splice has several of the bits, JavaScript looks at `TLS_FAILED`
 //! first, then at `INBOUND_STOPPED` and `OUTBOUND_STOPPED` if it has asked for a stop,
-//! at `ENDPOINT_FAILED`, and at the others last. `TLS_FAILING` decides when the socket is
-//! destroyed with an error, and `WANTS_HANDSHAKE` when a stop has taken too long.
+//! at `ENDPOINT_FAILED`, and at the others last. It asks for a stop with `ENDPOINT_FAILED` as
+//! the reason if that is set already. If somebody destroys the socket with an error,
+//! `TLS_FAILING` decides whether the error is the reason. `WANTS_HANDSHAKE` decides with which
+//! error a stop ends that has taken too long.
 //!
 //! | Event | Outcome | Splice |
 //! | --- | --- | --- |
@@ -156,7 +158,8 @@ pub enum Input {
     /// The direction goes back to JavaScript, which has been given the bytes that were
     /// not delivered.
     Release(Direction),
-    /// JavaScript has had a turn of the loop to read what it was given back.
+    /// JavaScript has what it was given back, and has had a turn of the loop for it unless it
+    /// has read it at once.
     Resume {
         /// JavaScript has been told of the end of what the peer sends.
         has_ended: bool,
@@ -321,7 +324,7 @@ pub struct Lifecycle {
     outbound: Outbound,
     /// The end of what the stream below gives, that nobody has been told of.
     untold_end: Option<LowerEnd>,
-    /// The failure of a write to the stream below, that nobody has been told of.
+    /// The failure of a write to the stream below. It stays known when it has been reported.
     write_failure: Option<LowerEnd>,
     /// What `SSL_read` has come to, and nobody has been told of if it is a failure.
     cleartext: Cleartext,
@@ -697,7 +700,7 @@ impl Lifecycle {
                 self.untold_end = None;
                 self.fail();
                 match self.outbound {
-                    // A splice that still sends reports it.
+                    // The splice whose bytes could not be sent reports it.
                     Outbound::Cut => Orders::NONE,
                     _ => Orders::hand_over(HandOver::LowerEnd(end)),
                 }

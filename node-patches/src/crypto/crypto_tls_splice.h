@@ -30,7 +30,7 @@ struct TLSWrap::Splice::Connection {
 
 // Joins a TLSWrap to an endpoint, see tlsSocket.spliceTo(). The pump is in
 // deps/tls_splice: this class tells the pump what has happened, and carries out
-// what the pump orders. It decides nothing.
+// what the pump orders.
 //
 // While a direction is spliced, this object is pushed on the stream below the
 // TLSWrap as a listener, and the TLSWrap points to it.

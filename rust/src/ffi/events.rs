@@ -50,8 +50,8 @@ pub const TLS_SPLICE_ON_STOP: u32 = 12;
 /// Event: a direction goes back to JavaScript. `value` is TLS_SPLICE_DECRYPT or
 /// TLS_SPLICE_ENCRYPT. For TLS_SPLICE_DECRYPT, `tls_splice_take_undelivered` comes before.
 pub const TLS_SPLICE_ON_RELEASE: u32 = 13;
-/// Event: JavaScript has had a turn of the event loop to read the bytes that it was given
-/// with TLS_SPLICE_ON_RELEASE. `value` is not 0 if JavaScript has been told of the end of what
+/// Event: JavaScript has the bytes that it was given with TLS_SPLICE_ON_RELEASE, and has had a
+/// turn of the event loop for them unless it has read them at once. `value` is not 0 if JavaScript has been told of the end of what
 /// the peer sends.
 pub const TLS_SPLICE_ON_RESUME: u32 = 14;
 /// Event: the `SSL` or the stream below is about to be freed. No later call uses the session.
