@@ -71,8 +71,8 @@ class Stream {
   }
 }
 
-// What somebody reads: parts of streams, one after the other. The length of the
-// last part is unknown as long as it goes on.
+// What somebody reads: parts of streams, one after the other. The length of a part is
+// unknown as long as it goes on.
 class Receiver {
   #parts = [];
   name;
@@ -81,8 +81,9 @@ class Receiver {
     this.name = name;
   }
 
-  open(stream, position) {
-    const part = { stream, position, taken: 0, length: undefined };
+  // `soFar`: how many bytes of the part have been sent by now.
+  open(stream, position, soFar) {
+    const part = { stream, position, taken: 0, length: undefined, soFar };
     this.#parts.push(part);
     return part;
   }
@@ -102,11 +103,14 @@ class Receiver {
       const { 0: part } = this.#parts;
       if (part === undefined)
         fail(`${this.name} got ${chunk.length} bytes that nobody sent`);
-      if (part.taken === part.length) {
+      // What has arrived was sent before. So bytes behind those that have been sent of a part
+      // that goes on are of the next part.
+      const length = part.length ?? (this.#parts.length > 1 ? part.soFar() : Infinity);
+      if (part.taken === length) {
         this.#parts.shift();
         continue;
       }
-      const mine = chunk.subarray(0, part.length === undefined ? chunk.length : part.length - part.taken);
+      const mine = chunk.subarray(0, length - part.taken);
       part.stream.check(mine, part.position + part.taken, this.name);
       part.taken += mine.length;
       chunk = chunk.subarray(mine.length);

@@ -620,7 +620,7 @@ class World {
       splice.tookIn = socket.readableLength;
     }
     if (splice.hasOut) {
-      splice.partOut = this.#peerGets.open(this.#F, this.#atF);
+      splice.partOut = this.#peerGets.open(this.#F, this.#atF, () => splice.handle.stats.bytesOut);
       splice.tookOut = this.#S.written > 0 || this.#atF > 0 || this.#splices.some(({ partOut }) => partOut) ? Infinity :
         this.#source?.readableLength ?? this.#endpoint?.readableLength ?? 0;
     }
@@ -945,13 +945,15 @@ class World {
       this.#socket.write(this.#S.next(length), this.#checked(() => this.#trigger('socket written')));
     } catch (err) {
       this.#S.written -= length;
-      if (err.code !== 'ERR_INVALID_STATE' || owner === null)
+      // From the stop on it follows what the splice still sends, unless something has got
+      // past the splice before.
+      if (err.code !== 'ERR_INVALID_STATE' || owner === null || (owner.state === 'stopping' && !isBuffered))
         throw err;
       return;
     }
-    if (owner) {
+    if (owner && owner.state !== 'stopping') {
       // Only these give 'out' back before all is over.
-      if (!(owner.options.autoClose && owner.state === 'stopping') && (owner.options.end || !(this.#F.ended || this.#endpointMayFail())))
+      if (owner.options.end || !(this.#F.ended || this.#endpointMayFail()))
         fail('write() while the direction is spliced');
       this.#settleOut();
     }

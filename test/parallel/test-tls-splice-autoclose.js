@@ -12,6 +12,7 @@ if (common.isWindows)
 const assert = require('assert');
 const { once } = require('events');
 const fs = require('fs');
+const net = require('net');
 const { finished } = require('stream');
 const tls = require('tls');
 if (tls.TLSSplice === undefined)
@@ -306,3 +307,27 @@ run(async () => {
   for (const fd of [reader, stranger.reader, stranger.writer, again])
     fs.closeSync(fd);
 });
+
+// The end() of the stream may be the user's, who forgets the callback, or throws.
+for (const end of [
+  (stream) => { net.Socket.prototype.end.call(stream); },
+  () => { throw new Error('of the user'); },
+]) {
+  run(async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const { 0: endpoint, 1: far } = await socketPair('unix');
+    const uncaught = end.length === 0 && once(process, 'uncaughtException');
+    let endpointClosed = false;
+    endpoint.on('close', () => { endpointClosed = true; });
+    endpoint.end = () => end(endpoint);
+    const splice = server.spliceTo({ stream: endpoint, direction: 'in', autoClose: true, end: false }).start();
+    far.resume();
+    client.end('x');
+    assert.strictEqual((await splice.finished).reason, 'end');
+    assert.strictEqual(endpointClosed, true);
+    if (uncaught)
+      assert.strictEqual((await uncaught)[0].message, 'of the user');
+    far.destroy();
+    server.destroy();
+  });
+}

@@ -290,3 +290,30 @@ run(async () => {
   assert.strictEqual((await splice.finished).bytesOut, 11);
   assert.strictEqual((await received).bytes, 11);
 });
+
+// A Duplex says when it is not read any more, in the middle of what gives the socket back.
+// Nobody else can take the direction over then.
+run(async () => {
+  const { 0: a, 1: b } = await socketPair();
+  const under = Duplex.from({ readable: b, writable: b });
+  const { client, server } = tlsOver(a, under, { allowHalfOpen: true });
+  await Promise.all([once(client, 'secureConnect'), once(server, 'secure')]);
+  const { 0: endpoint, 1: other } = await socketPair('unix');
+  const { 0: another, 1: far } = await socketPair('unix');
+  const splice = server.spliceTo({ stream: endpoint, direction: 'in' }).start();
+  const received = receive(other);
+  client.write('one');
+  await received.receiver.reached(3);
+  under.once('pause', common.mustCall(() => {
+    assert.strictEqual(splice.state, 'stopping');
+    assert.throws(() => server.spliceTo({ stream: another, direction: 'in' }).start(),
+                  { code: 'ERR_INVALID_STATE' });
+  }));
+  await splice.stop();
+  const next = server.spliceTo({ stream: another, direction: 'in' }).start();
+  client.end('two');
+  await next.finished;
+  assert.strictEqual((await receive(far)).bytes, 3);
+  for (const socket of [server, endpoint, other])
+    socket.destroy();
+});

@@ -281,6 +281,7 @@ for (const version of kVersions) {
 for (const version of kVersions) {
   for (const { direction, isBegun } of [
     { direction: 'out', isBegun: false },
+    { direction: 'out', isBegun: true },
     { direction: 'duplex', isBegun: false },
     { direction: 'duplex', isBegun: true },
   ]) {

@@ -201,12 +201,7 @@ impl<const N: usize> World<N> {
         } else if handle.state == JsState::Stopping {
             self.give_back_stopped(s, h, bits);
         } else if bits & outcome::ENDPOINT_FAILED != 0 {
-            reach(Row::EndpointError, outcome::ENDPOINT_FAILED);
-            ensure!(
-                self.sides[s].failure[h] != Failure::No,
-                "what is told has happened"
-            );
-            self.stop(s, h, Reason::EndpointError);
+            self.stop_with_failure(s, h);
         } else {
             if bits & outcome::INBOUND_OVER != 0 {
                 self.on_in_ended(s, h);
@@ -284,8 +279,22 @@ impl<const N: usize> World<N> {
         if self.sides[s].handles[h].state != JsState::Running || N == 2 && s == 1 {
             return false;
         }
-        self.stop(s, h, Reason::Stopped);
+        let bits = self.sides[s].bits(h);
+        let has_failed = bits & outcome::ENDPOINT_FAILED != 0 && bits & outcome::TLS_FAILED == 0;
+        match has_failed {
+            true => self.stop_with_failure(s, h),
+            false => self.stop(s, h, Reason::Stopped),
+        }
         true
+    }
+
+    fn stop_with_failure(&mut self, s: usize, h: usize) {
+        reach(Row::EndpointError, outcome::ENDPOINT_FAILED);
+        ensure!(
+            self.sides[s].failure[h] != Failure::No,
+            "what is told has happened"
+        );
+        self.stop(s, h, Reason::EndpointError);
     }
 
     fn stop(&mut self, s: usize, h: usize, reason: Reason) {
@@ -321,7 +330,7 @@ impl<const N: usize> World<N> {
         if stopped & IN != 0 {
             self.give_back_in(s, h);
         }
-        // JavaScript is not told of a failed write as long as the splice has 'out'.
+        // A write has failed with bytes that the splice had read, so that the splice reports it.
         if self.sides[s].bits(h) & outcome::TLS_FAILED != 0 {
             return self.fail_tls(s);
         }

@@ -37,12 +37,11 @@ const { addAbortListener } = require('internal/events/abort_listener');
 const { emitExperimentalWarning, kEmptyObject } = require('internal/util');
 const { inspect } = require('internal/util/inspect');
 const timersBinding = internalBinding('timers');
-const { Writable: { prototype: { end: writableEnd } } } = require('stream');
 let debug = require('internal/util/debuglog').debuglog('tls', (fn) => {
   debug = fn;
 });
 const {
-  Reader, Takeover, Writer, guarded,
+  Reader, Takeover, Writer, end, guarded,
   kLastMove, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnSecure, kOnTLSError,
 } = require('internal/tls/splice_takeover');
 const {
@@ -474,6 +473,13 @@ class TLSSplice extends EventEmitter {
     }
   }
 
+  // The endpoint has failed, which is the reason for the end of the splice even if it is
+  // stopped before JavaScript has heard of that.
+  get #hasFailure() {
+    const state = this.#native.getState();
+    return this.#state === 'running' && (state & kFailed) !== 0 && !(state & (kBusy | kTLSFailed));
+  }
+
   #stopWithFailure() {
     const failure = this.#native.getFailure();
     if (failure === undefined)
@@ -519,17 +525,15 @@ class TLSSplice extends EventEmitter {
     } else if (!this.#endsOther) {
       this.#giveBackOut();
       onEnded();
+    } else if (this.#socket.writableFinished) {
+      // The user has called end() before the native side could say so.
+      onEnded();
     } else if (!this.#isEnding) {
       this.#isEnding = true;
-      const onFinished = (err) => {
+      end(this.#socket, (err) => {
         if (!err)
           onEnded();
-      };
-      const socket = this.#socket;
-      guarded(() => socket.end(onFinished));
-      // The user may have replaced end().
-      if (!socket.writableEnded)
-        FunctionPrototypeCall(writableEnd, socket, onFinished);
+      });
     }
   }
 
@@ -602,12 +606,17 @@ class TLSSplice extends EventEmitter {
       this.#closeEndpointNow();
     if (this.#isGivenBack || this.#state === 'stopping')
       return;
+    if (error === undefined && this.#hasFailure)
+      return this.#stopWithFailure();
     debug('splice stop, reason %s', reason);
     this.#state = 'stopping';
     this.#outcome.set(reason, error, side);
     if (this.#begun === 0)
       return this.#giveBack();
     this.#native.stop();
+    // Whoever reads what is given back may answer, to either socket.
+    this.#writer?.stop();
+    this.#second?.#writer?.stop();
     this.#closeEndpointNow();
     // The caller does not expect 'data' from inside this call.
     process.nextTick(() => this.#update());
@@ -621,7 +630,7 @@ class TLSSplice extends EventEmitter {
     // The readers of the socket may have stopped or destroyed anything.
     if (this.#isGivenBack)
       return;
-    // JavaScript is not told of a failed write as long as the splice has 'out'.
+    // A write has failed with bytes that the splice had read, so that the splice reports it.
     if (this.#native.getState() & kTLSFailed)
       return this.#failTLS();
     // With a destroyed socket there is nothing to wait for.
@@ -757,8 +766,9 @@ class TLSSplice extends EventEmitter {
         this.#directions & ~this.#ended & kIn) {
       return;
     }
-    const isOutAlone = !(this.#directions & kIn);
-    if (!this.#waitsForFlush && (isOutAlone || this.#native.getState() & kOutEnded))
+    // 'out' alone hears of it like 'in', unless JavaScript has read the end of the socket.
+    const hears = !(this.#directions & kIn) && !this.#socket.readableEnded;
+    if (!this.#waitsForFlush && (hears || this.#native.getState() & kOutEnded))
       return;
     this.#tlsError ??= this.#layerError;
     this.#destroySocket(this.#tlsError);

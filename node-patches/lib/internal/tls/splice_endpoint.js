@@ -18,7 +18,7 @@ const { getValidatedFd } = require('internal/fs/utils');
 const { kTakeover } = require('internal/net');
 const { kEmptyObject } = require('internal/util');
 const { kBoundSession, kSession } = require('internal/stream_base_commons');
-const { Reader, Takeover, Writer, guarded, kOnClose } = require('internal/tls/splice_takeover');
+const { Reader, Takeover, Writer, end, guarded, kOnClose } = require('internal/tls/splice_takeover');
 const {
   ErrnoException,
   codes: {
@@ -283,8 +283,8 @@ class Endpoint {
   }
 
   // The endpoint has all that the peer has sent. With `end` that is its end.
-  shutdown(end) {
-    if (end)
+  shutdown(ends) {
+    if (ends)
       this.native.shutdownEndpoint();
   }
 
@@ -304,7 +304,7 @@ class Endpoint {
     if (this.#hasEnded || this.#hasDestroyed)
       return;
     this.#hasEnded = true;
-    guarded(() => this.stream.end(callback));
+    end(this.stream, callback);
   }
 
   // With `autoClose`: closes the stream whatever it still has to write. Returns whether
@@ -383,9 +383,9 @@ class SocketEndpoint extends Endpoint {
       this.chunks = this.#reader.take();
   }
 
-  shutdown(end) {
+  shutdown(ends) {
     this.unguard();
-    if (end)
+    if (ends)
       guarded(() => this.stream.end());
   }
 

@@ -13,7 +13,7 @@ const {
   SafeArrayIterator, SafeSet, Symbol,
 } = primordials;
 
-const { Writable: { prototype: { write: writableWrite } } } = require('stream');
+const { Writable: { prototype: { end: writableEnd, write: writableWrite } } } = require('stream');
 const { Socket } = require('net');
 const { FastBuffer } = require('internal/buffer');
 const { clearTimeout, setTimeout } = require('timers');
@@ -51,6 +51,13 @@ function guarded(callback) {
   } catch (err) {
     process.nextTick(() => { throw err; });
   }
+}
+
+// Ends a stream, and calls back when that is done or has failed. The end() of the stream may
+// be the user's, which may throw, do nothing, or drop a callback.
+function end(stream, callback) {
+  guarded(() => stream.end());
+  FunctionPrototypeCall(writableEnd, stream, callback);
 }
 
 // All that splices have to do with one socket. There is none before the first splice
@@ -208,6 +215,10 @@ function isEmpty(chunk) {
   return chunk === '' || chunk?.length === 0;
 }
 
+function setLength(chunk, length) {
+  ObjectDefineProperty(chunk, 'length', { __proto__: null, configurable: true, value: length });
+}
+
 // Returns the method that a guard stands in front of. `own` is the descriptor of the
 // property that the socket had before it was guarded; without one it is the method that
 // the prototypes of the socket have now.
@@ -255,12 +266,16 @@ for (const name in guardMakers)
 
 // Keeps JavaScript from writing to a socket while a splice does. What JavaScript has
 // written before the splice goes out before the bytes of the splice, and what it writes
-// afterwards goes out behind them. For that time the socket has write(), end(),
-// _write() and _writev() of its own: those of the prototypes belong to all sockets.
+// from the stop of the splice on goes out behind them. For that time the socket has
+// write(), end(), _write() and _writev() of its own: those of the prototypes belong to
+// all sockets.
 class WriteGuard {
   #socket;
   #writer = null;  // The Writer that the socket is guarded for.
   #marks = 0;      // How many chunks of the guard the Writable has yet to write.
+  // Since the Writer has stopped: the mark behind which the Writable waits for what the
+  // Writer still sends, and once the Writable has come to it, how the Writable goes on.
+  #hold = null;
   #hasOuter = false;  // write() and end() are those of the guard.
   #hasInner = false;  // _write() and _writev() are.
   // For each method that the socket had of its own: the descriptor of the property, and
@@ -284,30 +299,58 @@ class WriteGuard {
     return false;
   }
 
+  // Lets JavaScript write again, although the splice still sends what it has read: what
+  // JavaScript writes waits for giveBack(). What has got past the guard before is not
+  // let through.
+  stop(writer) {
+    const { destroyed, writableEnded, _writableState: state } = this.#socket;
+    const isPast = writer.isFlushed && state.length > 0;
+    if (this.#writer !== writer || this.#hold !== null || isPast ||
+        destroyed || writableEnded || state.errored) {
+      return;
+    }
+    const hold = { chunk: null, goOn: null };
+    hold.chunk = this.#markUncorked(0, (callback) => { hold.goOn = callback; });
+    this.#hold = hold;
+  }
+
   // Undoes take(). The splice has written `unflushed` bytes that are still on their
   // way: the next write of JavaScript waits for them.
   giveBack(writer, unflushed) {
     if (this.#writer !== writer)
       return;
-    this.#writer = null;
+    const hold = this.#hold;
+    this.#writer = this.#hold = null;
     const { destroyed, writableEnded, _writableState: state } = this.#socket;
-    if (destroyed) {
+    if (destroyed)
       this.#marks = 0;
-    } else if (unflushed > 0 && !writableEnded && !state.errored) {
-      // Those bytes are not held back by cork() any more.
-      const { corked } = state;
-      for (let i = 0; i < corked; i++)
-        this.#socket.uncork();
-      this.#mark(unflushed, (callback) => flush(this.#socket, callback));
-      for (let i = 0; i < corked; i++)
-        this.#socket.cork();
-    }
+    else if (hold !== null)
+      this.#endHold(hold, unflushed);
+    else if (unflushed > 0 && !writableEnded && !state.errored)
+      this.#markUncorked(unflushed, (callback) => flush(this.#socket, callback));
     this.#remove();
+  }
+
+  // Lets the Writable go on when the unflushed bytes are written, which count as bytes of
+  // the mark.
+  #endHold({ chunk, goOn }, unflushed) {
+    const state = this.#socket._writableState;
+    const turn = unflushed > 0 ?
+      (callback) => flush(this.#socket, callback) : (callback) => callback();
+    state.length += unflushed;
+    state.needDrain ||= state.length >= state.highWaterMark;
+    if (goOn !== null) {
+      state.writelen += unflushed;
+      turn(goOn);
+    } else {
+      setLength(chunk, unflushed);
+      chunk[kTurn] = turn;
+    }
   }
 
   // Throws if JavaScript must not write.
   check() {
-    if (this.#writer !== null)
+    if (this.#writer !== null && this.#hold === null)
       throw new ERR_INVALID_STATE('A splice is writing to the socket');
   }
 
@@ -361,7 +404,7 @@ class WriteGuard {
   // Invariant: all that JavaScript wrote before the splice is in front of the last
   // mark. So chunks behind it are refused, and chunks in front of it are not.
   get #isRefusing() {
-    return this.#writer !== null && this.#marks === 0;
+    return this.#writer !== null && this.#hold === null && this.#marks === 0;
   }
 
   #onEmpty(callback) {
@@ -394,15 +437,28 @@ class WriteGuard {
     }
   }
 
-  // Writes a chunk that is empty but counts as `length` bytes. When the Writable has
-  // come to it, `turn` is called in place of _write().
+  // Writes a chunk that is empty but counts as `length` bytes, and returns it. When the
+  // Writable has come to it, `turn` is called in place of _write().
   #mark(length, turn, callback) {
     const chunk = new FastBuffer();
-    ObjectDefineProperty(chunk, 'length', { __proto__: null, value: length });
+    setLength(chunk, length);
     chunk[kTurn] = turn;
     this.#marks++;
     // The write() of the socket or of a prototype may be the user's.
     FunctionPrototypeCall(writableWrite, this.#socket, chunk, callback);
+    return chunk;
+  }
+
+  // As #mark(), for bytes of the splice, which are not held back by cork() any more.
+  #markUncorked(length, turn) {
+    const socket = this.#socket;
+    const { corked } = socket._writableState;
+    for (let i = 0; i < corked; i++)
+      socket.uncork();
+    const chunk = this.#mark(length, turn);
+    for (let i = 0; i < corked; i++)
+      socket.cork();
+    return chunk;
   }
 
   #install(...names) {
@@ -479,6 +535,11 @@ class Writer {
       this.isFlushed = true;
       onFlushed();
     });
+  }
+
+  // The splice stops: what JavaScript writes from now on waits for unguard().
+  stop() {
+    this.#socket[kTakeover]?.guard?.stop(this);
   }
 
   // Lets JavaScript write again, but no other splice yet. `unflushed` bytes that the
@@ -643,6 +704,6 @@ class Reader {
 }
 
 module.exports = {
-  Reader, Takeover, Writer, guarded,
+  Reader, Takeover, Writer, end, guarded,
   kLastMove, kOnClose, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnSecure, kOnTLSError,
 };
