@@ -526,7 +526,8 @@ class TLSSplice extends EventEmitter {
       this.#giveBackOut();
       onEnded();
     } else if (this.#socket.writableFinished) {
-      // The user has called end() before the native side could say so.
+      // The user has called end(), and the socket has finished, before JavaScript was told
+      // that the endpoint has ended.
       onEnded();
     } else if (!this.#isEnding) {
       this.#isEnding = true;
@@ -766,7 +767,8 @@ class TLSSplice extends EventEmitter {
         this.#directions & ~this.#ended & kIn) {
       return;
     }
-    // 'out' alone hears of it like 'in', unless JavaScript has read the end of the socket.
+    // A splice with 'out' alone is told of the failure by failBelow(), unless JavaScript has
+    // read the end of the socket.
     const hears = !(this.#directions & kIn) && !this.#socket.readableEnded;
     if (!this.#waitsForFlush && (hears || this.#native.getState() & kOutEnded))
       return;

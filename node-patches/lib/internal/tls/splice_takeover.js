@@ -300,8 +300,9 @@ class WriteGuard {
   }
 
   // Lets JavaScript write again, although the splice still sends what it has read: what
-  // JavaScript writes waits for giveBack(). What has got past the guard before is not
-  // let through.
+  // JavaScript writes waits for giveBack(). If a method that the user has kept has put
+  // chunks into the Writable during the splice, the guard goes on as before, since those
+  // chunks are in front and must not be sent among the bytes of the splice.
   stop(writer) {
     const { destroyed, writableEnded, _writableState: state } = this.#socket;
     const isPast = writer.isFlushed && state.length > 0;
