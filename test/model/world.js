@@ -158,6 +158,7 @@ class World {
   // What JavaScript got when it could not know how much a splice has taken.
   #heldP = [];
   #heldF = [];
+  #writes = [];  // How often each write of the socket was called back.
   #splices = [];
   // What has been done on purpose, and what may be lost and fail by it.
   #tlsFault = false;
@@ -942,7 +943,13 @@ class World {
     this.#isUsedAfterError ||= this.#errors.size > 0;
     this.#hasWritten ||= this.#injected !== null;
     try {
-      this.#socket.write(this.#S.next(length), this.#checked(() => this.#trigger('socket written')));
+      const written = this.#checked(() => this.#trigger('socket written'));
+      const write = { calls: 0, isBesideSplice: !!owner };
+      this.#socket.write(this.#S.next(length), () => {
+        write.calls++;
+        written();
+      });
+      this.#writes.push(write);
     } catch (err) {
       this.#S.written -= length;
       // From the stop on it follows what the splice still sends, unless something has got
@@ -2100,6 +2107,18 @@ class World {
     await this.#until('the peer has ended', () => this.#peer.readableEnded && this.#peerGets.missing === 0);
   }
 
+  // A socket that has closed has called back each write once. Node itself does not always if TLS, or that of a
+  // TLSSocket below, has failed, or with an empty write to a stream of JavaScript that fails.
+  async #checkWrites() {
+    if (this.#isDeaf || (this.#empties && this.#config.under === 'js'))
+      return;
+    await turn();
+    const wrong = this.#writes.filter(
+      ({ calls, isBesideSplice }) => calls !== 1 && (isBesideSplice || !this.#injected?.isFailure));
+    if (wrong.length > 0)
+      fail(`${wrong.length} of ${this.#writes.length} writes are not called back once`);
+  }
+
   async #cleanUp() {
     for (const { handle } of this.#splices)
       handle?.stop();
@@ -2114,6 +2133,8 @@ class World {
       if (!stream.closed)
         await new Promise((resolve) => stream.once('close', resolve));
     }
+    if (!this.#hasFailed)
+      await this.#checkWrites();
     if (!this.#hasFailed)
       this.#fifos.forEach((fifo) => this.#sockets.giveBack(fifo));
   }

@@ -36,13 +36,14 @@ for (const kind of ['fd', 'stream']) {
   });
 }
 
-// The endpoint fails, and then the user stops the splice: the failure is the reason.
+// The endpoint fails, and then the user stops the splice or destroys the socket: the failure
+// is the reason.
 for (const kind of ['fd', 'stream']) {
   for (const direction of ['in', 'out', 'duplex']) {
     // JavaScript reads the stream, which tells of the reset itself.
     if (kind === 'stream' && direction === 'in')
       continue;
-    for (const way of ['stop', 'abort']) {
+    for (const way of ['stop', 'abort', 'destroy', 'destroy with an error']) {
       run(async () => {
         const { client, server } = await tlsPair({ allowHalfOpen: true });
         const { 0: endpoint, 1: far } = await socketPair();
@@ -50,7 +51,8 @@ for (const kind of ['fd', 'stream']) {
         const controller = new AbortController();
         const target = kind === 'fd' ? { fd: endpoint._handle.fd } : { stream: endpoint };
         const splice = server.spliceTo({ ...target, direction, signal: controller.signal }).start();
-        endpoint.on('error', () => {});
+        endpoint.on('error', common.mustNotCall());
+        server.on('error', common.mustCall(way === 'destroy with an error' ? 1 : 0));
         client.resume();
         // The sink is written to when it is reset.
         if (direction !== 'out') {
@@ -58,14 +60,16 @@ for (const kind of ['fd', 'stream']) {
           for (let i = 0; i < 16; i++)
             client.write(Buffer.alloc(1024 * 1024));
           await settled(() => splice.stats.bytesIn);
-          assert.notStrictEqual(splice.stats.bufferedIn, 0);
+          assert.ok(splice.stats.bytesIn < 16 * 1024 * 1024);
         }
         await turns();
         triggered.on('data', common.mustCall(() => {
           if (way === 'stop')
             splice.stop();
-          else
+          else if (way === 'abort')
             controller.abort();
+          else
+            server.destroy(way === 'destroy' ? undefined : new Error('of the user'));
         }));
         const closed = closing(splice);
         splice.on('error', () => {});

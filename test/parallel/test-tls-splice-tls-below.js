@@ -276,6 +276,25 @@ for (const version of kVersions) {
   }
 }
 
+// As nested(), with a peer whose close_notify `tap` can send, and which reads nothing.
+async function nestedWithTap(version) {
+  const { 0: raw, 1: mine } = await socketPair();
+  raw.setNoDelay(true);
+  const outer = tlsOver(raw, mine);
+  await Promise.all([once(outer.client, 'secure'), once(outer.server, 'secure')]);
+  const tap = new RecordTap(outer.client);
+  const options = { minVersion: version, maxVersion: version, allowHalfOpen: true };
+  const { client: peer, server } = tlsOver(tap, outer.server, options);
+  tap.follow(peer);
+  for (const socket of [raw, outer.client, outer.server, tap, peer])
+    socket.on('error', () => {});
+  await Promise.all([once(peer, 'secure'), once(server, 'secure')]);
+  peer.write('x');
+  assert.strictEqual(`${(await once(server, 'data'))[0]}`, 'x');
+  outer.client.pause();
+  return { raw, outer, tap, peer, server };
+}
+
 // The same when the peer has ended before, so that nothing comes in any more that could fail:
 // while 'out' waits for a write of JavaScript, and while its bytes wait for the peer.
 for (const version of kVersions) {
@@ -286,20 +305,7 @@ for (const version of kVersions) {
     { direction: 'duplex', isBegun: true },
   ]) {
     run(async () => {
-      const { 0: raw, 1: mine } = await socketPair();
-      raw.setNoDelay(true);
-      const outer = tlsOver(raw, mine);
-      await Promise.all([once(outer.client, 'secure'), once(outer.server, 'secure')]);
-      const tap = new RecordTap(outer.client);
-      const options = { minVersion: version, maxVersion: version, allowHalfOpen: true };
-      const { client: peer, server } = tlsOver(tap, outer.server, options);
-      tap.follow(peer);
-      for (const socket of [raw, outer.client, outer.server, tap, peer])
-        socket.on('error', () => {});
-      await Promise.all([once(peer, 'secure'), once(server, 'secure')]);
-      peer.write('x');
-      assert.strictEqual(`${(await once(server, 'data'))[0]}`, 'x');
-      outer.client.pause();
+      const { raw, outer, tap, server } = await nestedWithTap(version);
       const { 0: far, 1: endpoint } = await socketPair('unix');
       const bytes = Buffer.alloc(32 * 1024 * 1024);
       if (!isBegun) {
@@ -322,6 +328,71 @@ for (const version of kVersions) {
       const { 0: err } = await failed;
       await check(err.code);
       assert.strictEqual(splice.errored, err);
+      assert.match(err.code, /^(EPROTO|ERR_SSL_\w+)$/);
+      for (const socket of [raw, far, endpoint])
+        socket.destroy();
+    });
+  }
+}
+
+// JavaScript has the end in its buffer, and has not read what comes before it.
+for (const version of kVersions) {
+  run(async () => {
+    const { raw, tap, peer, server } = await nestedWithTap(version);
+    const { 0: far, 1: endpoint } = await socketPair('unix');
+    server.pause();
+    const splice = server.spliceTo({ stream: endpoint, direction: 'out' }).start();
+    const check = watch(splice);
+    far.write(Buffer.alloc(32 * 1024 * 1024), () => {});
+    await settled(() => splice.stats.bytesOut);
+    const failed = once(server, 'error');
+    peer.write('unread');
+    await turns();
+    tap.send(tap.alert(kWarning, alerts.close_notify));
+    await turns();
+    assert.strictEqual(server.readableEnded, false);
+    failBelow({ raw });
+    const { 0: err } = await failed;
+    await check(err.code);
+    assert.strictEqual(splice.errored, err);
+    for (const socket of [raw, far, endpoint])
+      socket.destroy();
+  });
+}
+
+// The sink is full, and the peer's end is held behind the bytes for it, when the outer TLS
+// fails: 'in' ends all the same when the sink has taken all of them, and 'out' fails then.
+for (const version of kVersions) {
+  for (const directions of [['duplex'], ['in', 'out'], ['out', 'in']]) {
+    run(async () => {
+      const { raw, outer, tap, peer, server } = await nestedWithTap(version);
+      const { 0: far, 1: endpoint } = await socketPair('unix');
+      far.pause();
+      endpoint.write(Buffer.alloc(8 * 1024 * 1024));
+      server.resume();
+      const splices = directions.map((direction) => server.spliceTo({ stream: endpoint, direction }).start());
+      const closed = splices.map(closing);
+      const errors = [];
+      for (const splice of splices)
+        splice.on('error', (err) => errors.push(err));
+      const failed = once(server, 'error');
+      const last = splices.find((splice, i) => directions[i] !== 'in');
+      far.write(Buffer.alloc(32 * 1024 * 1024), () => {});
+      await settled(() => last.stats.bytesOut);
+      // All of it arrives in one piece: reading stops when the sink is full.
+      const failedBelow = once(outer.server, '_tlsError');
+      peer.write(Buffer.alloc(5_000));
+      await turns(1);
+      tap.send(tap.alert(kWarning, alerts.close_notify));
+      failBelow({ raw });
+      await failedBelow;
+      await turns();
+      assert.ok(splices.every(({ state }) => state === 'running'));
+      far.resume();
+      const { 0: err } = await failed;
+      const reasons = (await Promise.all(closed)).map(({ reason }) => reason);
+      assert.deepStrictEqual(reasons, directions.map((direction) => (direction === 'in' ? 'end' : 'error')));
+      assert.deepStrictEqual(errors, [err]);
       assert.match(err.code, /^(EPROTO|ERR_SSL_\w+)$/);
       for (const socket of [raw, far, endpoint])
         socket.destroy();

@@ -483,15 +483,21 @@ class TLSSplice extends EventEmitter {
   #stopWithFailure() {
     const failure = this.#native.getFailure();
     if (failure === undefined)
-      return this.#failTLS();
-    const { 0: err, 1: syscall, 2: direction, 3: offset } = failure;
+      this.#failTLS();
+    else
+      this.#endWithFailure(failure, (error, side) => this.#stop('error', error, side));
+  }
+
+  // Calls `end` with what getFailure() has returned, as an error, and the side that has
+  // failed.
+  #endWithFailure({ 0: err, 1: syscall, 2: direction, 3: offset }, end) {
     if (err !== 0) {
       this.#endpoint.isDead = syscall === 'read';
-      return this.#stop('error', errorOf(err, syscall), 'endpoint');
+      return end(errorOf(err, syscall), 'endpoint');
     }
     // The side that has failed is the one that has sent the bytes.
-    this.#stop('error', new ERR_TLS_SPLICE_FRAMING(kNames[direction], offset),
-               direction === kIn ? 'tls' : 'endpoint');
+    end(new ERR_TLS_SPLICE_FRAMING(kNames[direction], offset),
+        direction === kIn ? 'tls' : 'endpoint');
   }
 
   // The peer has ended, JavaScript knows, and the endpoint has every byte.
@@ -504,6 +510,8 @@ class TLSSplice extends EventEmitter {
     this.#endpoint.shutdown(this.#endsOther || this.#first !== null || this.#second !== null);
     this.#giveBackIfEnded();
     this.#failIfStuck();
+    // 'out' may have another handle.
+    this.#socket[kTakeover]?.writer?.splice.#failIfStuck();
   }
 
   // The endpoint has ended, or the user has called end(), and the stream below the
@@ -767,9 +775,9 @@ class TLSSplice extends EventEmitter {
         this.#directions & ~this.#ended & kIn) {
       return;
     }
-    // A splice with 'out' alone is told of the failure by failBelow(), unless JavaScript has
-    // read the end of the socket.
-    const hears = !(this.#directions & kIn) && !this.#socket.readableEnded;
+    // A splice with 'out' alone is told of the failure by failBelow(), unless the TLSWrap has
+    // given JavaScript the end of the socket.
+    const hears = !(this.#directions & kIn) && !this.#socket._readableState.ended;
     if (!this.#waitsForFlush && (hears || this.#native.getState() & kOutEnded))
       return;
     this.#tlsError ??= this.#layerError;
@@ -789,6 +797,10 @@ class TLSSplice extends EventEmitter {
     }
     if (this.#state === 'stopping')
       return this.#giveBack();
+    // The endpoint may have failed before the user destroyed the socket.
+    const failure = this.#hasFailure ? this.#native.getFailure() : undefined;
+    if (failure !== undefined)
+      return this.#endWithFailure(failure, (error, side) => this.#fail(error, side));
     const state = this.#native.getState();
     if (state & kTLSFailed || this.#tlsError !== null ||
         (err && (state & kTLSFailing || this.#begun === 0))) {

@@ -265,16 +265,17 @@ for (const name in guardMakers)
   guardMethods[name] = guardMakers[name]();
 
 // Keeps JavaScript from writing to a socket while a splice does. What JavaScript has
-// written before the splice goes out before the bytes of the splice, and what it writes
-// from the stop of the splice on goes out behind them. For that time the socket has
+// written before the splice goes out before the bytes of the splice; what it writes from
+// stop(), or else from giveBack(), on goes out behind them. For that time the socket has
 // write(), end(), _write() and _writev() of its own: those of the prototypes belong to
 // all sockets.
 class WriteGuard {
   #socket;
   #writer = null;  // The Writer that the socket is guarded for.
   #marks = 0;      // How many chunks of the guard the Writable has yet to write.
-  // Since the Writer has stopped: the mark behind which the Writable waits for what the
-  // Writer still sends, and once the Writable has come to it, how the Writable goes on.
+  #isStopped = false;  // The Writer has stopped.
+  // Since then: the mark behind which the Writable waits for what the Writer still sends,
+  // and once the Writable has come to it, how the Writable goes on.
   #hold = null;
   #hasOuter = false;  // write() and end() are those of the guard.
   #hasInner = false;  // _write() and _writev() are.
@@ -301,18 +302,27 @@ class WriteGuard {
 
   // Lets JavaScript write again, although the splice still sends what it has read: what
   // JavaScript writes waits for giveBack(). If a method that the user has kept has put
-  // chunks into the Writable during the splice, the guard goes on as before, since those
+  // chunks into the Writable of a flushed Writer, the guard goes on as before, since those
   // chunks are in front and must not be sent among the bytes of the splice.
   stop(writer) {
-    const { destroyed, writableEnded, _writableState: state } = this.#socket;
+    const { _writableState: state } = this.#socket;
     const isPast = writer.isFlushed && state.length > 0;
-    if (this.#writer !== writer || this.#hold !== null || isPast ||
-        destroyed || writableEnded || state.errored) {
+    if (this.#writer !== writer || this.#isStopped || isPast)
       return;
-    }
-    const hold = { chunk: null, goOn: null };
-    hold.chunk = this.#markUncorked(0, (callback) => { hold.goOn = callback; });
+    this.#isStopped = true;
+    if (!this.#canWrite)
+      return;
+    const hold = { chunk: null, goOn: null, isPassed: false };
+    // The user may have replaced _write() with a method that takes the mark for a chunk.
+    hold.chunk = this.#markUncorked(0, (callback) => { hold.goOn = callback; },
+                                    () => { hold.isPassed = hold.goOn === null; });
     this.#hold = hold;
+  }
+
+  // A Writable that cannot write does not come to any chunk, but calls all of them back.
+  get #canWrite() {
+    const { destroyed, writableEnded, _writableState: state } = this.#socket;
+    return !destroyed && !writableEnded && !state.errored;
   }
 
   // Undoes take(). The splice has written `unflushed` bytes that are still on their
@@ -322,27 +332,33 @@ class WriteGuard {
       return;
     const hold = this.#hold;
     this.#writer = this.#hold = null;
-    const { destroyed, writableEnded, _writableState: state } = this.#socket;
-    if (destroyed)
-      this.#marks = 0;
-    else if (hold !== null)
+    this.#isStopped = false;
+    if (hold !== null)
       this.#endHold(hold, unflushed);
-    else if (unflushed > 0 && !writableEnded && !state.errored)
+    else if (unflushed > 0 && this.#canWrite)
       this.#markUncorked(unflushed, (callback) => flush(this.#socket, callback));
+    if (this.#socket.destroyed)
+      this.#marks = 0;
     this.#remove();
   }
 
   // Lets the Writable go on when the unflushed bytes are written, which count as bytes of
-  // the mark.
-  #endHold({ chunk, goOn }, unflushed) {
+  // the mark. If the socket is destroyed, it goes on to call back all chunks.
+  #endHold({ chunk, goOn, isPassed }, unflushed) {
     const state = this.#socket._writableState;
+    if (isPassed) {
+      this.#marks--;
+      return;
+    }
     const turn = unflushed > 0 ?
       (callback) => flush(this.#socket, callback) : (callback) => callback();
     state.length += unflushed;
-    state.needDrain ||= state.length >= state.highWaterMark;
+    if (unflushed > 0)
+      state.needDrain ||= state.length >= state.highWaterMark;
     if (goOn !== null) {
       state.writelen += unflushed;
-      turn(goOn);
+      // The callbacks and the 'drain' of the user do not run inside of this.
+      process.nextTick(turn, goOn);
     } else {
       setLength(chunk, unflushed);
       chunk[kTurn] = turn;
@@ -351,7 +367,7 @@ class WriteGuard {
 
   // Throws if JavaScript must not write.
   check() {
-    if (this.#writer !== null && this.#hold === null)
+    if (this.#writer !== null && !this.#isStopped)
       throw new ERR_INVALID_STATE('A splice is writing to the socket');
   }
 
@@ -405,7 +421,7 @@ class WriteGuard {
   // Invariant: all that JavaScript wrote before the splice is in front of the last
   // mark. So chunks behind it are refused, and chunks in front of it are not.
   get #isRefusing() {
-    return this.#writer !== null && this.#hold === null && this.#marks === 0;
+    return this.#writer !== null && !this.#isStopped && this.#marks === 0;
   }
 
   #onEmpty(callback) {
@@ -451,12 +467,12 @@ class WriteGuard {
   }
 
   // As #mark(), for bytes of the splice, which are not held back by cork() any more.
-  #markUncorked(length, turn) {
+  #markUncorked(length, turn, callback) {
     const socket = this.#socket;
     const { corked } = socket._writableState;
     for (let i = 0; i < corked; i++)
       socket.uncork();
-    const chunk = this.#mark(length, turn);
+    const chunk = this.#mark(length, turn, callback);
     for (let i = 0; i < corked; i++)
       socket.cork();
     return chunk;
