@@ -283,3 +283,22 @@ run(async () => {
   for (const each of [peer, socket, far, endpoint])
     each.destroy();
 });
+
+// One that throws does so in a tick, and the splice stops.
+for (const isCorked of [false, true]) {
+  run(async () => {
+    const all = await holding('stream');
+    const { peer, socket, far, endpoint } = all;
+    const splice = socket.spliceTo({ ...all.target, direction: 'out' }).start();
+    far.write('bytes');
+    await settled(() => splice.stats.bytesOut);
+    const error = new Error('of the user');
+    socket._write = socket._writev = () => { throw error; };
+    if (isCorked)
+      socket.cork();
+    process.once('uncaughtException', common.mustCall((err) => assert.strictEqual(err, error)));
+    assert.strictEqual((await splice.stop()).reason, 'stopped');
+    for (const each of [peer, socket, far, endpoint])
+      each.destroy();
+  });
+}

@@ -461,8 +461,9 @@ class WriteGuard {
     setLength(chunk, length);
     chunk[kTurn] = turn;
     this.#marks++;
-    // The write() of the socket or of a prototype may be the user's.
-    FunctionPrototypeCall(writableWrite, this.#socket, chunk, callback);
+    // The write() of the socket or of a prototype may be the user's, and its _write() may
+    // throw.
+    guarded(() => FunctionPrototypeCall(writableWrite, this.#socket, chunk, callback));
     return chunk;
   }
 
@@ -471,7 +472,7 @@ class WriteGuard {
     const socket = this.#socket;
     const { corked } = socket._writableState;
     for (let i = 0; i < corked; i++)
-      socket.uncork();
+      guarded(() => socket.uncork());
     const chunk = this.#mark(length, turn, callback);
     for (let i = 0; i < corked; i++)
       socket.cork();
