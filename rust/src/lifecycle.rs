@@ -324,6 +324,9 @@ pub struct Lifecycle {
     outbound: Outbound,
     /// The end of what the stream below gives, that nobody has been told of.
     untold_end: Option<LowerEnd>,
+    /// The stream below has ended. If it were read on, it would end again at once, and so on
+    /// in each turn of the event loop.
+    has_lower_ended: bool,
     /// The failure of a write to the stream below. It stays known when it has been reported.
     write_failure: Option<LowerEnd>,
     /// What `SSL_read` has come to, and nobody has been told of if it is a failure.
@@ -344,6 +347,7 @@ impl Lifecycle {
             inbound: Inbound::JavaScript,
             outbound: Outbound::JavaScript,
             untold_end: None,
+            has_lower_ended: false,
             write_failure: None,
             cleartext: Cleartext::Open,
             connection: Connection::Alive,
@@ -426,6 +430,9 @@ impl Lifecycle {
         if matches!(end, LowerEnd::WriteFailed(_)) {
             return self.write_failed(end);
         }
+        // Before the first turn this may be an end that JavaScript knows of, such as a
+        // close_notify, and the stream below goes on.
+        self.has_lower_ended |= self.inbound != Inbound::Starting;
         match self.inbound {
             // What was given back with the direction comes first.
             Inbound::JavaScript if self.owes() => self.hold(end),
@@ -814,7 +821,9 @@ impl Lifecycle {
             // When it is over, the stream below is read on for its own end, as without a
             // splice.
             Inbound::Running | Inbound::Over
-                if self.untold_end.is_none() && self.write_failure.is_none() =>
+                if self.untold_end.is_none()
+                    && !self.has_lower_ended
+                    && self.write_failure.is_none() =>
             {
                 Reading::On
             }

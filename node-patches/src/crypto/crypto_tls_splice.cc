@@ -1259,7 +1259,7 @@ void TLSSplice::SetReading(bool on) {
   // Unless 'in' is spliced, this is for JS to say.
   if ((spliced_ & TLS_SPLICE_DECRYPT) == 0 || on == reading_) return;
   reading_ = on;
-  // These fail if the stream has ended, which the pump has been told.
+  // These fail if the stream is closed or has failed, which the pump is told.
   if (on) {
     stream()->ReadStart();
   } else {

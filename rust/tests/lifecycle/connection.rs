@@ -142,6 +142,8 @@ pub struct Side {
     pub sent: u8,
     pub tail: Tail,
     pub is_tail_told: bool,
+    /// The stream below was read behind its end, and has ended again.
+    pub is_tail_repeated: bool,
     /// How many items `SSL_read` has dealt with.
     pub decrypted: u8,
     /// What `SSL_read` has come to.
@@ -205,6 +207,7 @@ impl Side {
             sent: buffered,
             tail,
             is_tail_told: false,
+            is_tail_repeated: false,
             decrypted: buffered,
             read_end: Cleartext::Open,
             has_seen_end: false,

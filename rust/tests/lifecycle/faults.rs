@@ -22,7 +22,7 @@ struct Fault {
     worlds: &'static str,
 }
 
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 14] = [
     Fault {
         what: "A direction moves bytes in the turn in which it was taken over.",
         text: "Direction::Inbound => self.inbound = Inbound::Starting,",
@@ -33,6 +33,12 @@ const FAULTS: [Fault; 13] = [
         what: "The stream below is read while bytes wait for the sink.",
         text: "            Inbound::Running | Inbound::Over\n                if self.untold_end.is_none()",
         with: "            Inbound::Running | Inbound::Blocked | Inbound::Over\n                if self.untold_end.is_none()",
+        worlds: "singles",
+    },
+    Fault {
+        what: "The stream below is read on when it has ended.",
+        text: "        self.has_lower_ended |= self.inbound != Inbound::Starting;\n",
+        with: "",
         worlds: "singles",
     },
     Fault {

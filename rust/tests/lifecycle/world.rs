@@ -5,6 +5,7 @@
 //! lifecycle a way to go wrong, the world takes that way.
 
 use crate::connection::*;
+use crate::ensure;
 use crate::explore::{Events, Model, Pace};
 use crate::javascript::{Handle, IN, OUT};
 use crate::machine::*;
@@ -150,8 +151,19 @@ impl<const N: usize> World<N> {
                 self.lower_read(s);
             }
             What::End => {
-                if !is_reading || has_more || side.is_tail_told {
+                if !is_reading || has_more {
                     return false;
+                }
+                if side.is_tail_told {
+                    // JavaScript does not read behind the end.
+                    if side.handle_of(IN).is_none() || side.life.reading() != Reading::On {
+                        return false;
+                    }
+                    ensure!(
+                        !side.is_tail_repeated,
+                        "the stream below is not read behind its end over and over"
+                    );
+                    side.is_tail_repeated = true;
                 }
                 let end = match side.tail {
                     Tail::Nothing => return false,
