@@ -71,6 +71,48 @@ for (const pending of [false, true]) {
   }
 }
 
+// The tickets fail after the splice has started, and before JavaScript's own write gets to
+// the TLSWrap, which never calls that back then.
+for (const by of ['fd', 'stream']) {
+  for (const release of ['uncork', 'stop']) {
+    run(async () => {
+      const { 0: raw, 1: b } = await socketPair();
+      const { 0: endpoint, 1: other } = await socketPair('unix');
+      const { client, server } = tlsOver(raw, b, { allowHalfOpen: true, minVersion: 'TLSv1.3' });
+      server.on('error', () => {});
+      client.on('error', () => {});
+      let splice;
+      let closed;
+      const written = new Promise((resolve) => {
+        server.once('secure', () => {
+          server.cork();
+          server.write(Buffer.alloc(kSize), resolve);
+          const target = by === 'fd' ? { fd: endpoint._handle.fd } : { stream: endpoint };
+          splice = server.spliceTo({ ...target, direction: 'out' }).start();
+          splice.on('error', () => {});
+          closed = closing(splice);
+          raw.resetAndDestroy();
+        });
+      });
+      await once(server.resume(), 'end');
+      await turns();
+      assert.strictEqual(splice.state, 'running');
+      if (release === 'uncork') {
+        server.uncork();
+        assert.strictEqual((await closed).reason, 'error');
+        assert.match(splice.errored.code, /^(ECONNRESET|EPIPE)$/);
+        assert.strictEqual(splice.errored.side, 'tls');
+        assert.ok(await written instanceof Error);
+        assert.strictEqual(server.destroyed, true);
+      } else {
+        assert.strictEqual((await splice.stop()).reason, 'stopped');
+      }
+      for (const socket of [client, server, endpoint, other])
+        socket.destroy();
+    });
+  }
+}
+
 // end() does not fail because the endpoint has.
 run(async () => {
   const { client, server } = await tlsPair({ allowHalfOpen: true });

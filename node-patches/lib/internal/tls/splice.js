@@ -42,7 +42,7 @@ let debug = require('internal/util/debuglog').debuglog('tls', (fn) => {
 });
 const {
   Reader, Takeover, Writer, end, guarded,
-  kLastMove, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnSecure, kOnTLSError,
+  kLastMove, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnSecure, kOnTLSError, kOnWrite,
 } = require('internal/tls/splice_takeover');
 const {
   afterWrap, beforeWrap, checkSocket, closeTarget, createEndpoint, errorOf,
@@ -857,6 +857,20 @@ class TLSSplice extends EventEmitter {
       return;
     this.#onFinal = null;
     onFinal();
+  }
+
+  // The TLSWrap is about to get what JavaScript had written before the splice. If it has
+  // failed to send something of its own, such as tickets, it never calls that back.
+  [kOnWrite](socket) {
+    const { _handle: handle } = socket;
+    if (socket !== this.#socket || !this.#waitsForFlush || !handle ||
+        NativeSplice.writeError(handle) === 0) {
+      return;
+    }
+    setImmediate(() => {
+      if (this.#state === 'running')
+        this.#beginOut();
+    });
   }
 
   // JavaScript has written nothing to a guarded socket, which lets TLS send its own

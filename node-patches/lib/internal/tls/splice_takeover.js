@@ -35,6 +35,7 @@ const kLastMove = Symbol('kLastMove');
 const kOnClose = Symbol('kOnClose');
 const kOnDestroy = Symbol('kOnDestroy');
 const kOnEmptyWrite = Symbol('kOnEmptyWrite');
+const kOnWrite = Symbol('kOnWrite');
 const kOnFinal = Symbol('kOnFinal');
 const kOnSecure = Symbol('kOnSecure');
 const kOnTLSError = Symbol('kOnTLSError');
@@ -381,8 +382,10 @@ class WriteGuard {
       turn(callback);
       return true;
     }
-    if (!this.#isRefusing)
+    if (!this.#isRefusing) {
+      this.#writer?.splice[kOnWrite](this.#socket);
       return false;
+    }
     if (isEmpty(chunk))
       return this.#onEmpty(callback);
     this.#refuse(callback);
@@ -407,10 +410,12 @@ class WriteGuard {
     const mark = ArrayPrototypeFindIndex(chunks, ({ chunk }) => chunk[kTurn] !== undefined);
     if (mark === 0) {
       this.onChunk(chunks[0].chunk, goOnAt(1));
-    } else if (mark > 0) {
-      writev(part(0, mark), goOnAt(mark));
-    } else if (!this.#isRefusing) {
-      writev(chunks, callback);
+    } else if (mark > 0 || !this.#isRefusing) {
+      this.#writer?.splice[kOnWrite](this.#socket);
+      if (mark > 0)
+        writev(part(0, mark), goOnAt(mark));
+      else
+        writev(chunks, callback);
     } else if (!ArrayPrototypeEvery(chunks, ({ chunk }) => isEmpty(chunk))) {
       this.#refuse(callback);
     } else if (!this.#onEmpty(callback)) {
@@ -723,5 +728,5 @@ class Reader {
 
 module.exports = {
   Reader, Takeover, Writer, end, guarded,
-  kLastMove, kOnClose, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnSecure, kOnTLSError,
+  kLastMove, kOnClose, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnSecure, kOnTLSError, kOnWrite,
 };
