@@ -265,24 +265,30 @@ for (const throws of [false, true]) {
   });
 }
 
-// A _write() that the user sets during the splice gets an empty chunk, and the socket ends.
-run(async () => {
-  const all = await holding('stream');
-  const { peer, socket, far, endpoint } = all;
-  const received = gather(peer);
-  const splice = socket.spliceTo({ ...all.target, direction: 'out' }).start();
-  far.write('bytes');
-  await settled(() => splice.stats.bytesOut);
-  const { _write } = tls.TLSSocket.prototype;
-  socket._write = function(...args) { return Reflect.apply(_write, this, args); };
-  socket._writev = null;
-  splice.stop();
-  socket.end(' and more', common.mustSucceed());
-  await once(peer, 'end');
-  assert.strictEqual(received.text, 'bytes and more');
-  for (const each of [peer, socket, far, endpoint])
-    each.destroy();
-});
+// A _write() that the user sets during the splice gets an empty chunk, and the socket ends:
+// also if the peer does not read, so that bytes of the splice are still on their way.
+for (const isFull of [false, true]) {
+  run(async () => {
+    const all = await holding('stream');
+    const { peer, socket, far, endpoint } = all;
+    peer.pause();
+    const splice = socket.spliceTo({ ...all.target, direction: 'out' }).start();
+    far.write(Buffer.alloc(isFull ? kSent : 5, 's'));
+    await settled(() => splice.stats.bytesOut);
+    const { _write } = tls.TLSSocket.prototype;
+    socket._write = function(...args) { return Reflect.apply(_write, this, args); };
+    socket._writev = null;
+    const stopped = splice.stop();
+    const ended = new Promise((resolve) => socket.end(' and more', common.mustSucceed(resolve)));
+    const { bytesOut } = await stopped;
+    const received = gather(peer);
+    await Promise.all([once(peer, 'end'), ended]);
+    assert.ok(received.text === `${'s'.repeat(bytesOut)} and more`);
+    assert.strictEqual(socket.writableLength, 0);
+    for (const each of [peer, socket, far, endpoint])
+      each.destroy();
+  });
+}
 
 // One that throws does so in a tick, and the splice stops.
 for (const isCorked of [false, true]) {

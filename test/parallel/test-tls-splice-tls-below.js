@@ -361,9 +361,16 @@ for (const version of kVersions) {
 }
 
 // The sink is full, and the peer's end is held behind the bytes for it, when the outer TLS
-// fails: 'in' ends all the same when the sink has taken all of them, and 'out' fails then.
+// fails: 'in' ends all the same when the sink has taken all of them, or is stopped, and
+// 'out' fails then.
 for (const version of kVersions) {
-  for (const directions of [['duplex'], ['in', 'out'], ['out', 'in']]) {
+  for (const { directions, stops } of [
+    { directions: ['duplex'], stops: false },
+    { directions: ['in', 'out'], stops: false },
+    { directions: ['in', 'out'], stops: true },
+    { directions: ['out', 'in'], stops: false },
+    { directions: ['out', 'in'], stops: true },
+  ]) {
     run(async () => {
       const { raw, outer, tap, peer, server } = await nestedWithTap(version);
       const { 0: far, 1: endpoint } = await socketPair('unix');
@@ -388,10 +395,15 @@ for (const version of kVersions) {
       await failedBelow;
       await turns();
       assert.ok(splices.every(({ state }) => state === 'running'));
-      far.resume();
+      if (stops)
+        splices[directions.indexOf('in')].stop();
+      else
+        far.resume();
       const { 0: err } = await failed;
       const reasons = (await Promise.all(closed)).map(({ reason }) => reason);
-      assert.deepStrictEqual(reasons, directions.map((direction) => (direction === 'in' ? 'end' : 'error')));
+      const reasonOfIn = stops ? 'stopped' : 'end';
+      assert.deepStrictEqual(
+        reasons, directions.map((direction) => (direction === 'in' ? reasonOfIn : 'error')));
       assert.deepStrictEqual(errors, [err]);
       assert.match(err.code, /^(EPROTO|ERR_SSL_\w+)$/);
       for (const socket of [raw, far, endpoint])

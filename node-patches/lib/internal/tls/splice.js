@@ -663,6 +663,10 @@ class TLSSplice extends EventEmitter {
       if (socket._handle)
         guarded(() => this.#native.resume(isLater));
     });
+    // If the peer has ended, nobody tells 'out', which may have another handle, of the
+    // failure of a TLSSocket below. This comes behind resume().
+    if (this.#layerError !== null)
+      setImmediate(() => socket[kTakeover]?.writer?.splice.#failIfStuck());
   }
 
   #giveBackOut() {

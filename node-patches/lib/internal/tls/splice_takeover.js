@@ -8,9 +8,9 @@
 
 const {
   ArrayPrototypeEvery, ArrayPrototypeFindIndex, ArrayPrototypePush,
-  ArrayPrototypeSlice, FunctionPrototypeCall, MathMax, ObjectDefineProperty,
-  ObjectGetOwnPropertyDescriptor, ObjectGetPrototypeOf, ReflectApply,
-  SafeArrayIterator, SafeSet, Symbol,
+  ArrayPrototypeSlice, ArrayPrototypeSome, FunctionPrototypeCall, MathMax,
+  ObjectDefineProperty, ObjectGetOwnPropertyDescriptor, ObjectGetPrototypeOf,
+  ReflectApply, SafeArrayIterator, SafeSet, Symbol,
 } = primordials;
 
 const { Writable: { prototype: { end: writableEnd, write: writableWrite } } } = require('stream');
@@ -313,10 +313,8 @@ class WriteGuard {
     this.#isStopped = true;
     if (!this.#canWrite)
       return;
-    const hold = { chunk: null, goOn: null, isPassed: false };
-    // The user may have replaced _write() with a method that takes the mark for a chunk.
-    hold.chunk = this.#markUncorked(0, (callback) => { hold.goOn = callback; },
-                                    () => { hold.isPassed = hold.goOn === null; });
+    const hold = { chunk: null, goOn: null };
+    hold.chunk = this.#markUncorked(0, (callback) => { hold.goOn = callback; });
     this.#hold = hold;
   }
 
@@ -345,25 +343,24 @@ class WriteGuard {
 
   // Lets the Writable go on when the unflushed bytes are written, which count as bytes of
   // the mark. If the socket is destroyed, it goes on to call back all chunks.
-  #endHold({ chunk, goOn, isPassed }, unflushed) {
+  #endHold({ chunk, goOn }, unflushed) {
     const state = this.#socket._writableState;
-    if (isPassed) {
-      this.#marks--;
-      return;
-    }
     const turn = unflushed > 0 ?
       (callback) => flush(this.#socket, callback) : (callback) => callback();
+    if (goOn !== null)
+      state.writelen += unflushed;
+    else if (ArrayPrototypeSome(state.getBuffer(), (each) => each.chunk === chunk))
+      setLength(chunk, unflushed);
+    else
+      unflushed = 0;  // Its length has been taken: it is being written, or has been.
     state.length += unflushed;
     if (unflushed > 0)
       state.needDrain ||= state.length >= state.highWaterMark;
-    if (goOn !== null) {
-      state.writelen += unflushed;
-      // The callbacks and the 'drain' of the user do not run inside of this.
+    // The callbacks and the 'drain' of the user do not run inside of this.
+    if (goOn !== null)
       process.nextTick(turn, goOn);
-    } else {
-      setLength(chunk, unflushed);
-      chunk[kTurn] = turn;
-    }
+    else
+      chunk[kTurn] &&= turn;
   }
 
   // Throws if JavaScript must not write.
@@ -376,9 +373,8 @@ class WriteGuard {
   onChunk(chunk, callback) {
     const turn = chunk[kTurn];
     if (turn !== undefined) {
-      this.#marks--;
-      if (this.#writer === null)
-        this.#remove();
+      chunk[kTurn] = null;
+      this.#unmark();
       turn(callback);
       return true;
     }
@@ -468,17 +464,29 @@ class WriteGuard {
     this.#marks++;
     // The write() of the socket or of a prototype may be the user's, and its _write() may
     // throw.
-    guarded(() => FunctionPrototypeCall(writableWrite, this.#socket, chunk, callback));
+    guarded(() => FunctionPrototypeCall(writableWrite, this.#socket, chunk, (err) => {
+      // A Writable that is destroyed does not come to its chunks, and a _write() that the user
+      // has set meanwhile takes the mark for one.
+      if (chunk[kTurn] !== null)
+        this.#unmark();
+      callback?.(err);
+    }));
     return chunk;
   }
 
+  #unmark() {
+    this.#marks = MathMax(this.#marks - 1, 0);
+    if (this.#writer === null)
+      this.#remove();
+  }
+
   // As #mark(), for bytes of the splice, which are not held back by cork() any more.
-  #markUncorked(length, turn, callback) {
+  #markUncorked(length, turn) {
     const socket = this.#socket;
     const { corked } = socket._writableState;
     for (let i = 0; i < corked; i++)
       guarded(() => socket.uncork());
-    const chunk = this.#mark(length, turn, callback);
+    const chunk = this.#mark(length, turn);
     for (let i = 0; i < corked; i++)
       socket.cork();
     return chunk;
