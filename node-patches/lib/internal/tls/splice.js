@@ -510,8 +510,6 @@ class TLSSplice extends EventEmitter {
     this.#endpoint.shutdown(this.#endsOther || this.#first !== null || this.#second !== null);
     this.#giveBackIfEnded();
     this.#failIfStuck();
-    // 'out' may have another handle.
-    this.#socket[kTakeover]?.writer?.splice.#failIfStuck();
   }
 
   // The endpoint has ended, or the user has called end(), and the stream below the
@@ -663,8 +661,8 @@ class TLSSplice extends EventEmitter {
       if (socket._handle)
         guarded(() => this.#native.resume(isLater));
     });
-    // If the peer has ended, nobody tells 'out', which may have another handle, of the
-    // failure of a TLSSocket below. This comes behind resume().
+    // If the peer has ended, nobody else tells the splice that has 'out' of the failure of a
+    // TLSSocket below. JavaScript has that end one turn after resume() at the latest.
     if (this.#layerError !== null)
       setImmediate(() => socket[kTakeover]?.writer?.splice.#failIfStuck());
   }
@@ -863,8 +861,8 @@ class TLSSplice extends EventEmitter {
     onFinal();
   }
 
-  // The TLSWrap is about to get what JavaScript had written before the splice. If it has
-  // failed to send something of its own, such as tickets, it never calls that back.
+  // The TLSWrap is about to get what JavaScript had written before the splice. A TLSWrap
+  // that has failed to send something of its own, such as tickets, never calls a write back.
   [kOnWrite](socket) {
     const { _handle: handle } = socket;
     if (socket !== this.#socket || !this.#waitsForFlush || !handle ||

@@ -342,7 +342,7 @@ class WriteGuard {
   }
 
   // Lets the Writable go on when the unflushed bytes are written, which count as bytes of
-  // the mark. If the socket is destroyed, it goes on to call back all chunks.
+  // the mark. A Writable that is destroyed goes on, too, and calls all of its chunks back.
   #endHold({ chunk, goOn }, unflushed) {
     const state = this.#socket._writableState;
     const turn = unflushed > 0 ?
@@ -352,7 +352,7 @@ class WriteGuard {
     else if (ArrayPrototypeSome(state.getBuffer(), (each) => each.chunk === chunk))
       setLength(chunk, unflushed);
     else
-      unflushed = 0;  // Its length has been taken: it is being written, or has been.
+      unflushed = 0;  // The mark is being written as a chunk, or has been: it counts as empty.
     state.length += unflushed;
     if (unflushed > 0)
       state.needDrain ||= state.length >= state.highWaterMark;
