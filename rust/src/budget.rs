@@ -28,7 +28,7 @@ impl Call {
 /// Work is counted in bytes, and each call that moves bytes counts as
 /// [`Call::least_work`] of them at least. So a budget is spent after a bounded number of
 /// calls, however little each of them moves.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Budget {
     spent: usize,
 }
@@ -43,6 +43,11 @@ impl Budget {
     /// they came. Only what the call costs beyond its bytes is added.
     pub fn spend_again(&mut self, call: Call, bytes: usize) {
         self.spent += call.least_work().saturating_sub(bytes);
+    }
+
+    /// How many bytes more are work for this turn.
+    pub fn left(&self) -> usize {
+        ALLOWANCE.saturating_sub(self.spent)
     }
 
     /// Whether it is time to let the event loop turn.

@@ -13,6 +13,9 @@ const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 const LENGTH_FIELD: usize = 2;
 
+/// Length in bytes of the longest framing before a packet.
+pub const MAX_PREFIX: usize = LENGTH_FIELD;
+
 /// How the stream says where a packet ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {

@@ -9,14 +9,14 @@ use crate::budget::{Budget, Call};
 use crate::buf::{Held, Size, CHUNK_SIZE, LARGE_CHUNK_SIZE};
 use crate::endpoint::{Endpoint, Packets, Resume, Stream, StreamRead};
 use crate::error::{Failure, Syscall};
-use crate::frame::{Framing, MAX_PACKET};
+use crate::frame::{Framing, MAX_PACKET, MAX_PREFIX};
 use crate::packets::{self, Batch, BatchEnd, Track, Unit};
 use crate::splice::{Context, Direction};
 use crate::ssl::session;
 use crate::stats::Stats;
 
 /// The longest packet with its framing.
-const MAX_FRAMED: usize = MAX_PACKET + 2;
+const MAX_FRAMED: usize = MAX_PACKET + MAX_PREFIX;
 
 /// What one run of the outbound pump came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +204,11 @@ impl Outbound {
             if self.is_transferring {
                 return OutboundStep::WantSource;
             }
-            if intake == Intake::Shut {
+            let is_shut = intake == Intake::Shut;
+            if (is_shut || self.source != Source::Open) && self.read_received(context) {
+                continue;
+            }
+            if is_shut {
                 return OutboundStep::Stopped;
             }
             // SAFETY: by the contract above.
@@ -246,7 +250,10 @@ impl Outbound {
     unsafe fn hold(&self, ssl: *mut SSL, context: &mut Context) -> usize {
         // SAFETY: by the contract above.
         let pending = unsafe { session::pending_ciphertext(ssl) };
-        context.stats.hold_out(self.held.buffered() + pending);
+        let unread = context.endpoint.unread();
+        context
+            .stats
+            .hold_out(self.held.buffered() + unread + pending);
         pending
     }
 
@@ -417,7 +424,7 @@ impl Outbound {
         &mut self,
         run: &mut Run,
         room: usize,
-        endpoint: &Packets,
+        endpoint: &mut Packets,
         framing: Framing,
         stats: &mut Stats,
     ) -> Read {
@@ -440,6 +447,24 @@ impl Outbound {
             }
             BatchEnd::Failed(errno) => Read::Failed(errno),
         }
+    }
+
+    /// Reads packets that the source has received already, and cannot take back. Whether there
+    /// are any.
+    fn read_received(&mut self, context: &mut Context) -> bool {
+        let Context {
+            endpoint: Endpoint::Packets(endpoint),
+            framing,
+            stats,
+            ..
+        } = context
+        else {
+            return false;
+        };
+        packets::read_received(self.held.chunk(), endpoint, *framing, stats);
+        self.batch = self.held.len();
+        self.held.release_if_empty();
+        self.batch > 0
     }
 
     /// Whether the source is to be polled for reading, or a transfer to be begun, as

@@ -2,14 +2,16 @@
 //! them.
 //!
 //! A byte-stream endpoint takes a stream of packets in any pieces, so there a [`Track`]
-//! follows the stream. A packet endpoint takes and gives one packet per system call:
-//! [`deliver_packets`] and [`read_batch`] do as many of these as fit into one turn.
+//! follows the stream. A packet endpoint takes and gives whole packets:
+//! [`deliver_packets`] and [`read_batch`] move as many of these as fit into one turn.
+
+use std::io::IoSlice;
 
 use libc::c_int;
 
 use crate::budget::{Budget, Call};
 use crate::buf::{Chunk, Held};
-use crate::endpoint::{Io, PacketIo, Packets};
+use crate::endpoint::{PacketIo, Packets, WrittenEnd, MOST_WRITTEN};
 use crate::frame::{Desync, Follower, Framing, Packet};
 use crate::splice::MAX_RECORD;
 use crate::stats::Stats;
@@ -19,7 +21,7 @@ use crate::stats::Stats;
 pub enum Unit {
     /// A byte stream, in any pieces.
     Bytes,
-    /// One whole packet per system call.
+    /// Whole packets.
     Packets,
 }
 
@@ -114,7 +116,7 @@ pub fn deliver_packets(
     held: &mut Held,
     track: &mut Track,
     budget: &mut Budget,
-    endpoint: &Packets,
+    endpoint: &mut Packets,
     framing: Framing,
     stats: &mut Stats,
 ) -> Delivery {
@@ -123,37 +125,79 @@ pub fn deliver_packets(
     }
     while !held.is_empty() {
         let front = held.front();
-        match framing.parse(front) {
-            Err(Desync) => return Delivery::OutOfStep,
-            Ok(Some(packet)) if packet.total() <= front.len() => {
-                match endpoint.write(&front[packet.prefix..packet.total()]) {
-                    Io::Bytes(_) => {
-                        stats.count_in(packet.len);
-                        stats.bytes_in += packet.total() as u64;
-                    }
-                    Io::WouldBlock => return Delivery::Blocked,
-                    Io::Failed(errno) if stats.count_drop(errno) => {}
-                    Io::Failed(errno) => return Delivery::Failed(errno),
-                }
-                held.consume(packet.total());
-                track.skip(packet.total());
-                budget.spend_again(Call::System, packet.total());
-                if budget.is_spent() {
-                    return Delivery::Spent;
-                }
+        let mut packets = [IoSlice::new(&[]); MOST_WRITTEN];
+        let Ok(count) = whole_packets(front, framing, budget.clone(), &mut packets) else {
+            return Delivery::OutOfStep;
+        };
+        if count == 0 {
+            // The rest of the packet may be in another buffer, or needs room in
+            // this one.
+            let len = front.len();
+            held.gather();
+            if held.front().len() == len {
+                return Delivery::All;
             }
-            Ok(_) => {
-                // The rest of the packet may be in another buffer, or needs room in
-                // this one.
-                let len = front.len();
-                held.gather();
-                if held.front().len() == len {
-                    return Delivery::All;
-                }
-            }
+            continue;
+        }
+        let written = endpoint.write(&packets[..count]);
+        let (mut done, mut outcome) = (written.packets, None);
+        for packet in &packets[..done] {
+            stats.count_in(packet.len());
+            stats.bytes_in += (framing.prefix() + packet.len()) as u64;
+        }
+        match written.end {
+            WrittenEnd::All => {}
+            WrittenEnd::WouldBlock => outcome = Some(Delivery::Blocked),
+            WrittenEnd::Failed(errno) if stats.count_drop(errno) => done += 1,
+            WrittenEnd::Failed(errno) => outcome = Some(Delivery::Failed(errno)),
+        }
+        let mut total = 0;
+        for packet in &packets[..done] {
+            let len = framing.prefix() + packet.len();
+            total += len;
+            budget.spend_again(Call::System, len);
+        }
+        if total > 0 {
+            held.consume(total);
+            track.skip(total);
+        }
+        if let Some(delivery) = outcome {
+            return delivery;
+        }
+        if budget.is_spent() {
+            return Delivery::Spent;
         }
     }
     Delivery::All
+}
+
+/// Fills `packets` with those at the start of `stream` that are there whole, without their
+/// framing: as many as fit, or as `budget` allows, but the first one in any case. Returns how
+/// many they are, which is 0 if the first one is not there whole. An error says that no packet
+/// starts with these bytes.
+fn whole_packets<'a>(
+    stream: &'a [u8],
+    framing: Framing,
+    mut budget: Budget,
+    packets: &mut [IoSlice<'a>],
+) -> Result<usize, Desync> {
+    let mut at = 0;
+    for (count, slice) in packets.iter_mut().enumerate() {
+        let rest = &stream[at..];
+        if count > 0 && budget.is_spent() {
+            return Ok(count);
+        }
+        match framing.parse(rest) {
+            Ok(Some(packet)) if packet.total() <= rest.len() => {
+                *slice = IoSlice::new(&rest[packet.prefix..packet.total()]);
+                budget.spend_again(Call::System, packet.total());
+                at += packet.total();
+            }
+            Err(Desync) if count == 0 => return Err(Desync),
+            _ => return Ok(count),
+        }
+    }
+    Ok(packets.len())
 }
 
 /// What [`read_batch`] has read.
@@ -184,51 +228,87 @@ pub fn read_batch(
     chunk: &mut Chunk,
     limit: usize,
     budget: &mut Budget,
-    endpoint: &Packets,
+    endpoint: &mut Packets,
     framing: Framing,
     stats: &mut Stats,
 ) -> Batch {
-    let limit = limit.min(MAX_RECORD);
     let prefix = framing.prefix();
     chunk.compact();
     let mut is_first = true;
     loop {
         let len = chunk.len();
         let ended = |end| Batch { len, end };
-        if len >= limit || budget.is_spent() {
+        if len >= limit.min(MAX_RECORD) || budget.is_spent() {
             return ended(BatchEnd::Full);
         }
-        let spare = chunk.spare_for(Unit::Packets);
+        // What is received now is to be read in this run.
+        let room = (limit - len).min(budget.left());
+        let spare = &mut chunk.spare_for(Unit::Packets)[prefix..];
         let read = match len == 0 && is_first {
-            true => endpoint.read_first(&mut spare[prefix..]),
-            false => endpoint.read(&mut spare[prefix..]),
-        };
-        let counted = match read {
-            PacketIo::Packet(n) => n,
-            _ => 0,
+            true => endpoint.read_first(spare, room),
+            false => endpoint.read(spare, room),
         };
         match read {
-            PacketIo::Packet(n) => {
-                if framing.frame(&mut spare[..prefix + n]).is_err() {
-                    stats.drops_out += 1;
-                } else {
-                    chunk.commit(prefix + n);
-                    stats.count_out(n);
-                }
+            PacketIo::Packet(n) | PacketIo::Last(n) => {
+                take_in(chunk, n, framing, stats);
+                budget.spend(Call::System, n);
             }
-            PacketIo::Truncated => stats.drops_out += 1,
+            PacketIo::Truncated => {
+                stats.drops_out += 1;
+                budget.spend(Call::System, 0);
+            }
             PacketIo::Refused(errno) => {
                 stats.count_drop(errno);
+                budget.spend(Call::System, 0);
             }
             PacketIo::WouldBlock => return ended(BatchEnd::WouldBlock),
             PacketIo::Eof => return ended(BatchEnd::Eof),
             PacketIo::Failed(errno) => return ended(BatchEnd::Failed(errno)),
         }
         is_first = false;
-        budget.spend(Call::System, counted);
         if len > 0 && chunk.len() > MAX_RECORD {
             // The last packet begins the next record.
             return ended(BatchEnd::Full);
         }
+        if let PacketIo::Last(_) = read {
+            return Batch {
+                len: chunk.len(),
+                end: BatchEnd::WouldBlock,
+            };
+        }
+    }
+}
+
+/// Reads packets that the endpoint has received already to `chunk`, as many as fill a record.
+/// For an endpoint that is not to be read any more.
+pub fn read_received(
+    chunk: &mut Chunk,
+    endpoint: &mut Packets,
+    framing: Framing,
+    stats: &mut Stats,
+) {
+    let prefix = framing.prefix();
+    chunk.compact();
+    while chunk.len() < MAX_RECORD {
+        let spare = &mut chunk.spare_for(Unit::Packets)[prefix..];
+        match endpoint.read_received(spare) {
+            Some(PacketIo::Packet(n) | PacketIo::Last(n)) => take_in(chunk, n, framing, stats),
+            Some(_) => stats.drops_out += 1,
+            None => return,
+        }
+    }
+}
+
+/// Takes in a packet of `n` bytes, which was read to the room at the end of `chunk`, behind
+/// room for the framing.
+fn take_in(chunk: &mut Chunk, n: usize, framing: Framing, stats: &mut Stats) {
+    let prefix = framing.prefix();
+    let framed = &mut chunk.spare_for(Unit::Packets)[..prefix + n];
+    match framing.frame(framed) {
+        Ok(()) => {
+            chunk.commit(prefix + n);
+            stats.count_out(n);
+        }
+        Err(Desync) => stats.drops_out += 1,
     }
 }

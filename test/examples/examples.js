@@ -25,10 +25,13 @@ function test(name, body) {
 
 const examples = [];
 
-// One of tools/examples, up; `address` is where it listens. Only the warning about spliceTo() is expected of it.
+// One of tools/examples, up; `address` is where it listens. Only the warnings about spliceTo(), and about the
+// descriptor of a UDP socket, are expected of it.
+const kExpected = ['ExperimentalWarning', 'DEP0112'].map((warning) => `--disable-warning=${warning}`);
+
 async function example(name, ...args) {
   const script = `${kRepo}/tools/examples/${name}.js`;
-  const started = start('a', [kNode, '--disable-warning=ExperimentalWarning', script, ...args]);
+  const started = start('a', [kNode, ...kExpected, script, ...args]);
   examples.push(started);
   [, started.address] = await started.next(/^listening on (.+)/);
   [started.port] = /\d*$/.exec(started.address);
@@ -325,6 +328,72 @@ test('websocket-proxy: what it does not pass on', async () => {
   // Nobody listens there.
   assert.strictEqual(await code('Connection: Upgrade', 'Upgrade: websocket'), '502');
   await proxy.next(/ \/ failed: connect ECONNREFUSED 127\.0\.0\.1:8090$/);
+});
+
+// --- DNS ------------------------------------------------------------------------------------------------------------
+
+const kText = 'x'.repeat(250);
+
+// A server of plain DNS, which says so once it listens.
+async function dnsmasq() {
+  const child = start('a', [
+    'dnsmasq', '--keep-in-foreground', '--log-facility=-', '--conf-file=/dev/null', '--pid-file=', '--user=root',
+    '--port=5353', '--listen-address=127.0.0.1', '--bind-interfaces', '--no-resolv', '--no-hosts',
+    '--edns-packet-max=4096', '--host-record=a.example,192.0.2.7,2001:db8::7',
+    ...Array.from({ length: 8 }, (_, i) => `--txt-record=long.example,${i}${kText}`),
+  ]);
+  await child.next(/started, version/);
+  return child;
+}
+
+const kDNS = ['--dns', '127.0.0.1:5353'];
+// The name of the server is verified, too.
+const kdig = (port, ...args) => ok('exec kdig "$@"', '@127.0.0.1', '-p', port, '+tls', '+tls-ca=front.pem',
+                                   '+tls-hostname=localhost', '+retry=0', ...args);
+
+test('dns-over-tls: kdig to dnsmasq', async () => {
+  await dnsmasq();
+  const front = await example('dns-over-tls', ...kOwn, ...kDNS);
+  const { port } = front;
+  assert.strictEqual(await kdig(port, '+short', 'a.example'), '192.0.2.7\n');
+  // One after the other on one connection.
+  const names = Array.from({ length: 20 }, () => ['a.example', 'AAAA']).flat();
+  assert.strictEqual(await kdig(port, '+keepopen', '+short', ...names), '2001:db8::7\n'.repeat(20));
+  // More than 2,000 bytes, from UDP.
+  const long = await kdig(port, '+bufsize=4096', '+short', 'long.example', 'TXT');
+  assert.deepStrictEqual(long.split('\n').sort(), ['', ...Array.from({ length: 8 }, (_, i) => `"${i}${kText}"`)]);
+  assert.match(await kdig(port, '+bufsize=512', '+ignore', 'long.example', 'TXT'), /Flags:[^;]* tc[ ;]/);
+  // Many at a time.
+  await Promise.all(Array.from({ length: 20 }, async () => {
+    assert.strictEqual(await kdig(port, '+short', 'a.example'), '192.0.2.7\n');
+  }));
+  await front.next(over(/ sent 20 queries and got 20 answers, 0 queries were refused$/));
+});
+
+test('dns-over-tls: dnsperf to dnsmasq', async () => {
+  const server = await dnsmasq();
+  const { port } = await example('dns-over-tls', ...kOwn, ...kDNS);
+  fs.writeFileSync('queries', 'a.example A\na.example AAAA\nlong.example TXT\nnone.example A\n');
+  const output = await ok('exec dnsperf "$@"', '-m', 'dot', '-s', '127.0.0.1', '-p', port, '-d', 'queries',
+                          '-n', '5000', '-c', '10', '-e', '-b', '1024');
+  assert.match(output, /Queries sent: +20000$/m);
+  assert.match(output, /Queries completed: +20000 \(100\.00%\)$/m);
+  assert.match(output, /Queries lost: +0 /m);
+  await server.kill();
+});
+
+test('dns-over-tls: a server that comes and goes', async () => {
+  const front = await example('dns-over-tls', ...kOwn, ...kDNS);
+  const { port } = front;
+  const inVain = `kdig @127.0.0.1 -p ${port} +tls +retry=0 +timeout=1 a.example`;
+  assert.notStrictEqual((await shell(inVain)).code, 0);
+  await front.next(over(/ sent 1 queries and got 0 answers, 1 queries were refused$/));
+  const server = await dnsmasq();
+  assert.strictEqual(await kdig(port, '+short', 'a.example'), '192.0.2.7\n');
+  await server.kill();
+  assert.notStrictEqual((await shell(inVain)).code, 0);
+  await dnsmasq();
+  assert.strictEqual(await kdig(port, '+short', 'a.example'), '192.0.2.7\n');
 });
 
 // --- All of them ----------------------------------------------------------------------------------------------------

@@ -46,7 +46,8 @@ const kSeedOut = 2;
 // --- Faults --------------------------------------------------------------------
 
 const kFunctions = [
-  'read', 'readv', 'pread', 'recv', 'recvmsg', 'write', 'writev', 'pwrite', 'send', 'sendmsg',
+  'read', 'readv', 'pread', 'recv', 'recvmsg', 'recvmmsg',
+  'write', 'writev', 'pwrite', 'send', 'sendmsg', 'sendmmsg',
 ];
 const kKinds = { short: 0, fail: 1, end: 2, more: 3, hold: 4 };
 

@@ -22,7 +22,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { kRead, kReadv, kPread, kRecv, kRecvmsg, kWrite, kWritev, kPwrite, kSend, kSendmsg, kFunctions };
+enum {
+  kRead, kReadv, kPread, kRecv, kRecvmsg, kRecvmmsg, kWrite, kWritev, kPwrite, kSend, kSendmsg, kSendmmsg, kFunctions
+};
 
 enum {
   kShort,  // At least one byte, fewer than were asked for.
@@ -245,6 +247,32 @@ ssize_t sendmsg(int fd, const struct msghdr* msg, int flags) {
   struct msghdr out;
   INJECT(sendmsg, kSendmsg, fd, Length(msg->msg_iov, msg->msg_iovlen),
          real(fd, CutMessage(msg, verdict.len, cut, &out), flags));
+}
+
+// As the kernel does it: an error ends the call in front of its message, and is told only if that is the first.
+int sendmmsg(int fd, struct mmsghdr* messages, unsigned int count, int flags) {
+  REAL(sendmmsg);
+  unsigned int sent = 0;
+  for (; sent < count; sent++) {
+    const struct msghdr* msg = &messages[sent].msg_hdr;
+    Verdict verdict = Judge(kSendmmsg, fd, Length(msg->msg_iov, msg->msg_iovlen));
+    if (verdict.errnum != 0) {
+      if (sent > 0) break;
+      errno = verdict.errnum;
+      return -1;
+    }
+  }
+  return real(fd, messages, sent, flags);
+}
+
+int recvmmsg(int fd, struct mmsghdr* messages, unsigned int count, int flags, struct timespec* timeout) {
+  REAL(recvmmsg);
+  Verdict verdict = Judge(kRecvmmsg, fd, Length(messages->msg_hdr.msg_iov, messages->msg_hdr.msg_iovlen));
+  if (verdict.errnum != 0) {
+    errno = verdict.errnum;
+    return -1;
+  }
+  return real(fd, messages, count, flags, timeout);
 }
 
 ssize_t recvmsg(int fd, struct msghdr* msg, int flags) {

@@ -96,6 +96,37 @@ for (const size of [1, 1000, stream.length]) {
   });
 }
 
+// More at a time than one system call moves: of one length, so that the kernel
+// can cut them, and of many. The longest are as long as UDP allows. They are not
+// more than the queue of a socket holds.
+for (const lengths of [
+  Array(80).fill(700),
+  Array.from({ length: 80 }, (_, i) => i * 7),
+  [...Array(20).fill(1), 65_507, 1, 65_507, ...Array(20).fill(0)],
+]) {
+  for (const highWaterMark of [65_536, undefined]) {
+    run(async () => {
+      const { client, server } = await tlsPair();
+      const { near, far, fd } = await datagrams();
+      const many = lengths.map((length, i) => Buffer.alloc(length, i + 1));
+      const bytes = framed(...many);
+      const splice = server.spliceTo({ fd, highWaterMark }).start();
+      near.close();
+      const atFar = readDatagrams(far, many.length);
+      client.write(bytes);
+      assert.deepStrictEqual(await atFar, many);
+      const atClient = read(client, bytes.length);
+      for (const packet of many)
+        far.send(packet);
+      assert.deepStrictEqual(await atClient, bytes);
+      const { packetsIn, packetsOut, dropsIn, dropsOut } = await splice.stop();
+      assert.deepStrictEqual({ packetsIn, packetsOut, dropsIn, dropsOut },
+                             { packetsIn: many.length, packetsOut: many.length, dropsIn: 0, dropsOut: 0 });
+      far.close();
+    });
+  }
+}
+
 // 'ip' fits, too; what the endpoint has that is none is dropped.
 run(async () => {
   const { client, server } = await tlsPair();

@@ -472,10 +472,10 @@ test('a router has a smaller MTU than a UDP endpoint', async () => {
   const { 1: port } = await echo.next(/^listening on (.*)/);
   const spliced = start('a', [kNode, `${__dirname}/udp.js`, 'splice', '198.51.100.2', port], env);
   const { packetsIn, packetsOut, dropsIn, dropsEMSGSIZE, largestPacketOut } = JSON.parse(await spliced.done());
-  assert.strictEqual(packetsIn, 2);
+  assert.strictEqual(packetsIn, 11);
   assert.strictEqual(dropsIn, 1);
   assert.strictEqual(dropsEMSGSIZE, 1);
-  assert.strictEqual(packetsOut, 1);
+  assert.strictEqual(packetsOut, 10);
   assert.strictEqual(largestPacketOut, 1280);
   ip('a', 'route delete 198.51.100.0/24');
 });

@@ -11,6 +11,8 @@ const tls = require('tls');
 
 const { 2: role, 3: address, 4: port } = process.argv;
 const socket = dgram.createSocket('udp4');
+// Packets that are sent at once, after the first.
+const kMore = 10;
 
 function echo() {
   socket.on('message', (message, { port, address }) => socket.send(message, port, address));
@@ -47,15 +49,16 @@ async function splice() {
   client.write(packet);
   while (splice.stats.dropsEMSGSIZE === 0)
     await new Promise(setImmediate);
-  // Linux sends the next one in fragments.
-  client.write(packet);
+  // Linux sends the next ones in fragments, for which they must not be segments of one message.
+  const packets = Buffer.concat(Array(kMore).fill(packet));
+  client.write(packets);
   const chunks = [];
-  for (let length = 0; length < packet.length;) {
+  for (let length = 0; length < packets.length;) {
     const { 0: chunk } = await once(client, 'data');
     length += chunk.length;
     chunks.push(chunk);
   }
-  assert.deepStrictEqual(Buffer.concat(chunks), packet);
+  assert.deepStrictEqual(Buffer.concat(chunks), packets);
   console.log(JSON.stringify(await splice.stop()));
   process.exit();
 }

@@ -10,9 +10,10 @@ const readline = require('node:readline');
 const { execFileSync, spawn } = require('node:child_process');
 const { once } = require('node:events');
 const { parseArgs } = require('node:util');
-const { contenders, load, repo, version, withDevice } = require('./contenders.js');
+const { addBefore, contenders, load, repo, version, withDevice } = require('./contenders.js');
 const { rows, stalled, targets } = require('./rows.js');
 const report = require('./report.js');
+const tunnel = require('./tunnel.js');
 
 const work = process.env.BENCH_WORK;
 const cert = path.join(work, 'cert.pem');
@@ -34,6 +35,7 @@ function options() {
       'list': { type: 'boolean', default: false },
       'rounds': { type: 'string' },
       'only': { type: 'string', multiple: true, default: [] },
+      'before': { type: 'string' },
     } }));
   } catch (err) {
     usageError(err.message);
@@ -45,12 +47,16 @@ function options() {
     if (!rows[name])
       usageError(`no row is named ${name}`);
   }
+  if (values.before) {
+    addBefore(values.before);
+    tunnel.addBefore(values.before);
+  }
   for (const name of values.only) {
-    if (!contenders[name])
+    if (!contenders[name] && !tunnel.tunnels[name])
       usageError(`no contender is named ${name}`);
   }
   // Where there are no TUN devices; tools/bench/run has said so.
-  const possible = Object.values(rows).filter(({ endpoint }) => endpoint !== 'tun' || process.env.BENCH_TUN);
+  const possible = Object.values(rows).filter(({ endpoint }) => !endpoint.startsWith('tun') || process.env.BENCH_TUN);
   const wanted = possible.filter(({ name, quick, extra }) =>
     (positionals.length ? positionals.includes(name) : !extra && (quick || !values.quick)));
   return { ...values, rounds, wanted, complete: !positionals.length && !values.only.length };
@@ -104,6 +110,7 @@ async function prepare(dir, row) {
     },
     // Of its own, since the one before may not be gone yet.
     tun: () => `tun:${deviceName()}`,
+    udp: () => `udp:${plain}`,
   }[row.endpoint]();
   return { dir, port, upstream, cert, key, delay: row.delay, node: row.gc && exactMemory };
 }
@@ -139,6 +146,8 @@ function deviceName() {
 
 // A contender that is only just starting may drop its first connection.
 async function measure(row, name, options) {
+  if (row.endpoint === 'tunnel')
+    return tunnel.measure(row, name, args.quick ? 1 : 4);
   for (let attempt = 1; ; attempt++) {
     try {
       return await tryToMeasure(row, name, options);
@@ -236,6 +245,12 @@ function median(values) {
   return (sorted[Math.ceil(half) - 1] + sorted[Math.floor(half)]) / 2;
 }
 
+// Results count that were measured while others had no more than 5 % of the machine, if there are any.
+function undisturbed(results) {
+  const clean = results.filter(({ others = 0 }) => others <= 0.05);
+  return clean.length > 0 ? clean : results;
+}
+
 // The median of each figure by itself.
 function medians(results) {
   const names = new Set(results.flatMap(Object.keys));
@@ -274,8 +289,22 @@ function machine() {
 }
 
 function versions(names) {
-  const list = Object.fromEntries(names.filter((name) => contenders[name].peer).map((name) => [name, version(name)]));
+  const list = Object.fromEntries(names.filter((name) => contenders[name]?.peer).map((name) => [name, version(name)]));
   return { node: process.version, openssl: version('floor'), ...list };
+}
+
+// Whether a contender can take part here. It is said once why another one cannot.
+const missing = new Set();
+function isPossible({ endpoint }, name) {
+  if (name === 'before' && !args.before)
+    return false;
+  const why = endpoint === 'tunnel' ? tunnel.missing(name) : undefined;
+  if (why === undefined)
+    return true;
+  if (!missing.has(name))
+    console.error(`${name} is left out: ${why}`);
+  missing.add(name);
+  return false;
 }
 
 async function main() {
@@ -286,7 +315,7 @@ async function main() {
   }
   const plan = args.wanted.map((row) => ({
     row,
-    names: row.contenders.filter((name) => !args.only.length || args.only.includes(name)),
+    names: row.contenders.filter((name) => (!args.only.length || args.only.includes(name)) && isPossible(row, name)),
     rounds: Math.min(args.rounds, row.rounds ?? Infinity),
   })).filter(({ names }) => names.length);
   const tracing = args.quick ? [] : plan.filter(({ row }) => row.syscalls);
@@ -318,7 +347,7 @@ async function main() {
   }
   const summary = {};
   for (const [row, list] of Object.entries(results)) {
-    summary[row] = Object.fromEntries(Object.entries(list).map(([name, list]) => [name, medians(list)]));
+    summary[row] = Object.fromEntries(Object.entries(list).map(([name, list]) => [name, medians(undisturbed(list))]));
   }
   const of = (row, name, figure) => summary[row]?.[name]?.[figure] ?? NaN;
   const outcome = targets(of);
@@ -335,10 +364,14 @@ async function main() {
     process.exitCode = 1;
 }
 
-process.on('exit', () => running.forEach(kill));
+process.on('exit', () => {
+  running.forEach(kill);
+  tunnel.close();
+});
 for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'])
   process.on(signal, () => process.exit(130));
-main().catch((err) => {
+// The namespaces of the tunnels would keep it running.
+main().finally(tunnel.close).catch((err) => {
   console.error(err.message);
   process.exit(1);
 });

@@ -15,7 +15,7 @@ const floorTun = path.join(process.env.BENCH_NATIVE, 'floor-tun');
 const load = path.join(process.env.BENCH_NATIVE, 'load');
 
 // Given `dir` (its own folder), `port`, `upstream` ("tcp:PORT", "tls:PORT",
-// "unix:PATH", "fifo:FOLDER" or "tun:NAME"), `cert`, `key` and `node` (flags),
+// "unix:PATH", "fifo:FOLDER", "tun:NAME" or "udp:PORT"), `cert`, `key` and `node` (flags),
 // each returns a command. `version` is a command too, whose output has the version
 // in it. The others only know TCP, and some of them TLS. Of that the load generator
 // speaks but one version and cipher suite, as server and as client.
@@ -119,6 +119,11 @@ const contenders = {
     `, (file) => ['stunnel', file], ['stunnel', '-version']),
 };
 
+// Splices of another build take part, as `before`.
+function addBefore(file) {
+  contenders.before = node(file, 'splice');
+}
+
 // Some print it to the standard error.
 function version(name) {
   const text = execFileSync('sh', ['-c', '"$@" 2>&1', '-', ...contenders[name].version], { encoding: 'utf8' });
@@ -132,4 +137,4 @@ function withDevice(name, command) {
   return [path.join(repo, 'out/tun-exec'), '--name', name, 'sh', '-ec', script, '-', ...command];
 }
 
-module.exports = { contenders, load, repo, version, withDevice };
+module.exports = { addBefore, contenders, load, repo, version, withDevice };

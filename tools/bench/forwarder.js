@@ -4,6 +4,7 @@
 // joined to one to the endpoint, by the pump that is asked for. It answers
 // each message with what has happened since the one before.
 
+const dgram = require('node:dgram');
 const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
@@ -112,6 +113,25 @@ const tunnels = {
   },
 };
 
+// And for a UDP socket, in place of which the splice is given its descriptor.
+const datagrams = {
+  'splice'(client, socket) {
+    splice(client, { fd: socket._handle.fd });
+    socket.close();
+  },
+  'pipe'(client, socket) {
+    client.on('data', cut((framed) => socket.send(framed.subarray(2)), framedLength));
+    socket.on('message', (message) => {
+      const length = Buffer.allocUnsafe(2);
+      length.writeUInt16BE(message.length);
+      client.cork();
+      client.write(length);
+      client.write(message);
+      client.uncork();
+    });
+  },
+};
+
 // The bytes that the packet at the start of `bytes` has; more, if that is not known.
 function packetLength(bytes) {
   if (bytes.length < 6)
@@ -119,12 +139,16 @@ function packetLength(bytes) {
   return bytes[0] >> 4 === 4 ? bytes.readUInt16BE(2) : 40 + bytes.readUInt16BE(4);
 }
 
+function framedLength(bytes) {
+  return bytes.length < 2 ? Infinity : 2 + bytes.readUInt16BE(0);
+}
+
 // Of chunks, in which packets begin and end anywhere.
-function cut(write) {
+function cut(write, lengthOf = packetLength) {
   let rest = Buffer.alloc(0);
   return (chunk) => {
     let bytes = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
-    for (let length; (length = packetLength(bytes)) <= bytes.length; bytes = bytes.subarray(length))
+    for (let length; (length = lengthOf(bytes)) <= bytes.length; bytes = bytes.subarray(length))
       write(bytes.subarray(0, length));
     rest = bytes;
   };
@@ -161,12 +185,21 @@ async function connect() {
   return [socket, socket];
 }
 
+async function connectUDP() {
+  const socket = dgram.createSocket('udp4');
+  socket.connect(Number(address), '127.0.0.1');
+  await once(socket, 'connect');
+  return socket;
+}
+
 async function serve(client) {
   joining++;
   client.on('error', () => {});
   try {
     if (kind === 'tun')
       return tunnels[args.pump](client, Number(process.env.TUN_FD));
+    if (kind === 'udp')
+      return datagrams[args.pump](client, await connectUDP());
     const connectors = { fifo: openFifos, tls: connectTLS };
     const [sink, source] = await (connectors[kind] ?? connect)();
     pumps[args.pump](client, sink, source);

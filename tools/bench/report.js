@@ -17,6 +17,13 @@ const columns = [
   ['packetCost', 'CPU-s per million packets', 2],
   ['packetRate', 'packets/s', 0],
   ['packetCalls', 'system calls each', 2],
+  ['ends', 'CPU-s per GB, both ends', 2],
+  ['sender', 'of the sender', 2],
+  ['receiver', 'of the receiver', 2],
+  ['machine', 'of the machine', 2],
+  ['gbits', 'Gbit/s', 2],
+  ['retransmits', 'retransmissions', 0],
+  ['others', 'machine used by others, %', 1, 100],
   ['loop', 'event loop used, %', 0, 100],
   ['delay', 'loop delay p99, ms', 1],
   ['median', 'median, us', 1],
@@ -39,6 +46,8 @@ const shown = {
   'tun-decrypt-paced': packets,
   'tun-encrypt': packets,
   'tun-encrypt-paced': packets,
+  'udp-decrypt': packets,
+  'udp-encrypt': packets,
 };
 
 function columnsOf(row, results) {

@@ -49,6 +49,26 @@ for (const way of ways) {
       ['floor', 'splice', 'pipe', 'pipe-fs'], { endpoint: 'tun', rounds: 3 });
 }
 
+// Datagrams of 1400 B behind a length of two bytes each, eleven in a record.
+for (const way of ways) {
+  row(`udp-${way}`, `${way}, datagrams of 1400 B, UDP socket`, ['--load', 'datagrams', '--direction', way],
+      ['splice', 'before', 'pipe'], { endpoint: 'udp', syscalls: true });
+}
+
+// Tunnels as a whole, with a TUN device at each end. Those with super-packets are named *-offload, or by the end that
+// has them. `mtu` is the devices', `traffic` one of tunnel.js.
+const tunnelRow = (name, title, traffic, contenders, more) =>
+  row(`tunnel-${name}`, title, undefined, contenders, { endpoint: 'tunnel', mtu: 1400, traffic, ...more });
+const tunnels = ['relay', 'relay-offload', 'splice', 'splice-offload', 'before'];
+for (const mtu of [1400, 1280])
+  tunnelRow(`${mtu}`, `tunnel, iperf3 (TCP), MTU ${mtu}`, 'tcp', tunnels, { mtu });
+tunnelRow('mixed', 'tunnel, iperf3 (TCP), MTU 1400, one end with super-packets', 'tcp',
+          ['relay', 'relay-sends', 'relay-receives', 'splice', 'splice-sends', 'splice-receives']);
+tunnelRow('udp', 'tunnel, iperf3 (UDP), one packet per system call', 'udp', tunnels, { args: ['-l', '1372'] });
+tunnelRow('udp-segments', 'tunnel, iperf3 (UDP), with UDP_SEGMENT', 'udp', tunnels, { args: ['-l', '1372', '--gsro'] });
+tunnelRow('ping', 'tunnel, ping', 'ping', tunnels);
+tunnelRow('ping-loaded', 'tunnel, ping beside iperf3 (TCP)', 'ping-loaded', tunnels);
+
 row('delay', 'duplex, 16 KiB records, with the event loop watched', bulk('duplex'),
     ['splice', 'splice-fd', 'pipe', 'pipeline'], { delay: true, rounds: 3 });
 row('ping-pong', 'one byte there and back', ['--load', 'ping-pong'], ['floor', 'splice', 'splice-fd', 'pipe', 'nginx']);
@@ -160,6 +180,35 @@ function targets(of) {
       addRatio(`${what} pipe()'s`, 'packetCost', row, 'splice', ['pipe'], 0.25, { binding });
     }
   }
+  for (const way of ways) {
+    const what = `${rows[`udp-${way}`].title}, CPU of splice to`;
+    addRatio(`${what} what it was before`, 'packetCost', `udp-${way}`, 'splice', ['before'], 0.6);
+  }
+  for (const row of ['tunnel-1400', 'tunnel-1280']) {
+    const { title } = rows[row];
+    const ratio = (figure, own, other) => of(row, own, figure) / of(row, other, figure);
+    const [own, old, offload] = ['splice', 'before', 'splice-offload'];
+    add(`${title}, CPU of ${offload} to what it was before`, ratio('ends', offload, old), 0.40);
+    add(`${title}, Gbit/s of ${offload} to what it was before`, ratio('gbits', offload, old), 2.5, { atLeast: true });
+    add(`${title}, CPU of ${offload} to that of relay-offload`, ratio('ends', offload, 'relay-offload'), 1.10);
+    add(`${title}, CPU of ${own} to that of relay`, ratio('ends', own, 'relay'), 1.08);
+    add(`${title}, Gbit/s of relay to that of ${own}`, ratio('gbits', 'relay', own), 1.08);
+  }
+  const mixed = (own, figure) => of('tunnel-mixed', own, figure) / of('tunnel-mixed', 'splice', figure);
+  add('tunnel, super-packets at the sender alone, CPU of that end', mixed('splice-sends', 'sender'), 0.85);
+  add('tunnel, super-packets at the receiver alone, CPU of that end', mixed('splice-receives', 'receiver'), 0.65);
+  const tunnel = (row, figure, own, other) => of(`tunnel-${row}`, own, figure) / of(`tunnel-${row}`, other, figure);
+  add('tunnel, UDP with UDP_SEGMENT, packets/s of splice-offload to those before',
+      tunnel('udp-segments', 'packetRate', 'splice-offload', 'before'), 2, { atLeast: true });
+  add('tunnel, UDP, packets/s of splice-offload to those before',
+      tunnel('udp', 'packetRate', 'splice-offload', 'before'), 1, { atLeast: true });
+  for (const figure of ['median', 'p99']) {
+    add(`tunnel, ping, ${figure} of splice-offload to what it was before`,
+        tunnel('ping', figure, 'splice-offload', 'before'), 1.05);
+  }
+  add('tunnel, ping, median of splice to that of relay', tunnel('ping', 'median', 'splice', 'relay'), 1.15);
+  add('tunnel, ping beside iperf3, p99 of splice-offload to what it was before',
+      tunnel('ping-loaded', 'p99', 'splice-offload', 'before'), 1);
   add('512 connections, throughput to that of 8', of('scale-512', 'splice', 'rate') / of('scale-8', 'splice', 'rate'),
       0.85, { atLeast: true });
   for (const n of scales.slice(1)) {

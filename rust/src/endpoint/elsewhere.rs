@@ -2,9 +2,11 @@
 //! no POSIX descriptors. There, an endpoint is a stream of the caller's, or another splice.
 //! The other endpoints are types without values.
 
+use std::io::IoSlice;
+
 use libc::c_int;
 
-use super::{Endpoint, Io, PacketIo, Resume, StreamRead};
+use super::{Endpoint, Io, PacketIo, Resume, StreamRead, Written};
 use crate::error::OpenError;
 use crate::frame::Framing;
 
@@ -96,17 +98,32 @@ impl Packets {
     }
 
     /// There is no value to call this on.
-    pub fn read_first(&self, _out: &mut [u8]) -> PacketIo {
+    pub fn read_first(&mut self, _out: &mut [u8], _room: usize) -> PacketIo {
         match self.descriptor {}
     }
 
     /// There is no value to call this on.
-    pub fn read(&self, _out: &mut [u8]) -> PacketIo {
+    pub fn read(&mut self, _out: &mut [u8], _room: usize) -> PacketIo {
         match self.descriptor {}
     }
 
     /// There is no value to call this on.
-    pub fn write(&self, _packet: &[u8]) -> Io {
+    pub fn read_received(&mut self, _out: &mut [u8]) -> Option<PacketIo> {
+        match self.descriptor {}
+    }
+
+    /// There is no value to call this on.
+    pub fn unread(&self) -> usize {
+        match self.descriptor {}
+    }
+
+    /// There is no value to call this on.
+    pub fn resume(&self) -> Resume {
+        match self.descriptor {}
+    }
+
+    /// There is no value to call this on.
+    pub fn write(&mut self, _packets: &[IoSlice<'_>]) -> Written {
         match self.descriptor {}
     }
 

@@ -5,7 +5,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::c_int;
 
+use super::datagram::Datagrams;
 use super::descriptor::{check, retry};
+use super::messages::segments;
+pub(super) use super::messages::{receive_many, send_many, RECEIVED_AT_ONCE};
 use super::packet::{Device, Kind, Layer};
 use crate::endpoint::{Io, READABLE, WRITABLE};
 use crate::error::{errno, OpenError};
@@ -202,16 +205,8 @@ fn tap_header(fd: RawFd) -> Result<DeviceHeader, OpenError> {
 }
 
 /// The kind of a SOCK_DGRAM socket. On Linux no device is such a socket.
-pub(super) fn datagrams(_: RawFd) -> Kind {
-    Kind::Datagrams
-}
-
-/// recv(2) of a packet. Returns the real length of the packet, even if that is more than
-/// fits.
-pub(super) fn receive(fd: RawFd, out: &mut [u8]) -> libc::ssize_t {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-    // SAFETY: `out` is writable for its length.
-    unsafe { libc::recv(fd, out.as_mut_ptr().cast(), out.len(), flags) }
+pub(super) fn datagrams(fd: RawFd) -> Kind {
+    Kind::Datagrams(Datagrams::new(segments(fd)))
 }
 
 /// Empties the error queue of a socket, so that the socket does not stay ready for it. The

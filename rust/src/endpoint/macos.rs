@@ -2,10 +2,12 @@
 //! tools/check compiles this file; it was never tried on a Mac.
 
 use std::ffi::c_char;
+use std::io::IoSlice;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::c_int;
 
+use super::datagram::{Datagrams, Message, Segments};
 use super::descriptor::check;
 use super::packet::{Device, Kind, Layer};
 use crate::error::OpenError;
@@ -135,7 +137,7 @@ pub(super) fn datagrams(fd: RawFd) -> Kind {
         )
     };
     if ret != 0 || !name.starts_with(b"utun") {
-        return Kind::Datagrams;
+        return Kind::Datagrams(Datagrams::new(Segments::Impossible));
     }
     Kind::Device(Device {
         header: Some(DeviceHeader::Utun),
@@ -143,24 +145,48 @@ pub(super) fn datagrams(fd: RawFd) -> Kind {
     })
 }
 
-/// recvmsg(2) of a packet. Returns a length that is more than fits if the packet does not
-/// fit, which recv(2) would not tell.
-pub(super) fn receive(fd: RawFd, out: &mut [u8]) -> libc::ssize_t {
+/// There is no call that receives more.
+pub(super) const RECEIVED_AT_ONCE: usize = 1;
+
+/// recvmsg(2) of one datagram, whose length is more than fits if it does not fit, which recv(2)
+/// would not tell. Returns 1, or -1 with errno.
+pub(super) fn receive_many(
+    fd: RawFd,
+    memory: &mut [u8],
+    messages: &mut [Message],
+    _: Segments,
+) -> libc::ssize_t {
     let mut iov = libc::iovec {
-        iov_base: out.as_mut_ptr().cast(),
-        iov_len: out.len(),
+        iov_base: memory.as_mut_ptr().cast(),
+        iov_len: memory.len(),
     };
-    // SAFETY: all of `message` is valid for the call, and `out` writable for its
+    // SAFETY: all of `message` is valid for the call, and `memory` writable for its
     // length.
-    unsafe {
+    let (n, flags) = unsafe {
         let mut message: libc::msghdr = std::mem::zeroed();
         message.msg_iov = &raw mut iov;
         message.msg_iovlen = 1;
         let n = libc::recvmsg(fd, &raw mut message, libc::MSG_DONTWAIT);
-        if n >= 0 && message.msg_flags & libc::MSG_TRUNC != 0 {
-            return out.len() as libc::ssize_t + 1;
-        }
-        n
+        (n, message.msg_flags)
+    };
+    if n < 0 {
+        return n;
+    }
+    let len = match flags & libc::MSG_TRUNC {
+        0 => n as usize,
+        _ => memory.len() + 1,
+    };
+    messages[0] = Message { len, segment: len };
+    1
+}
+
+/// send(2) of the first packet. Returns 1, or -1 with errno.
+pub(super) fn send_many(fd: RawFd, packets: &[IoSlice<'_>], _: &[usize]) -> libc::ssize_t {
+    let (buf, len) = (packets[0].as_ptr().cast(), packets[0].len());
+    // SAFETY: the packet is readable for its length.
+    match unsafe { libc::send(fd, buf, len, SEND_FLAGS) } {
+        n if n < 0 => n,
+        _ => 1,
     }
 }
 

@@ -12,11 +12,15 @@ use crate::packets::Unit;
 
 mod caller;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
+mod datagram;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
 mod descriptor;
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 mod elsewhere;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod file;
+#[cfg(target_os = "linux")]
+mod messages;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod open;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
@@ -78,16 +82,18 @@ pub enum StreamRead {
 pub enum Resume {
     /// Read again when poll(2) says that there is something to read.
     WhenReadable,
-    /// Read again in the next turn of the event loop: the next read may give an end of file
-    /// that poll(2) does not report.
+    /// Read again in the next turn of the event loop: the next read may give what poll(2) does
+    /// not report, an end of file or packets that were received already.
     NextTurn,
 }
 
 /// What the read of a packet has given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PacketIo {
-    /// A packet of this length, which may be 0.
+    /// A packet of this length, which may be 0. There may be another one now.
     Packet(usize),
+    /// A packet of this length. There is no other one until poll(2) says so.
+    Last(usize),
     /// A packet that was longer than the memory for it, and was cut off.
     Truncated,
     /// No packet, but the report that a packet which was sent before was refused, with this
@@ -98,6 +104,30 @@ pub enum PacketIo {
     /// There will never be another packet.
     Eof,
     /// The read has failed with this errno.
+    Failed(c_int),
+}
+
+/// The most packets that [`Packets::write`] takes. No version of Linux cuts a message into fewer
+/// datagrams (UDP_SEGMENT).
+pub const MOST_WRITTEN: usize = 64;
+
+/// What writing packets has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// How many packets, of those at the start, were written.
+    pub packets: usize,
+    /// Why no more were.
+    pub end: WrittenEnd,
+}
+
+/// Why no more packets were written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WrittenEnd {
+    /// All were.
+    All,
+    /// EAGAIN: the endpoint is not ready, and is to be waited for.
+    WouldBlock,
+    /// The packet behind those that were written was refused with this errno.
     Failed(c_int),
 }
 
@@ -154,7 +184,16 @@ impl Endpoint {
     pub fn resume(&self) -> Resume {
         match self {
             Endpoint::Stream(stream) => stream.resume(),
-            Endpoint::Packets(_) | Endpoint::File(_) | Endpoint::Caller(_) => Resume::WhenReadable,
+            Endpoint::Packets(packets) => packets.resume(),
+            Endpoint::File(_) | Endpoint::Caller(_) => Resume::WhenReadable,
+        }
+    }
+
+    /// How many bytes of packets the endpoint has received that are still to be read.
+    pub fn unread(&self) -> usize {
+        match self {
+            Endpoint::Packets(packets) => packets.unread(),
+            Endpoint::Stream(_) | Endpoint::File(_) | Endpoint::Caller(_) => 0,
         }
     }
 

@@ -1,21 +1,23 @@
-//! Packet endpoints: TUN and TAP devices, datagram sockets. One packet per system call.
+//! Packet endpoints: TUN and TAP devices, with one packet per system call, and datagram
+//! sockets.
 
 use std::cell::Cell;
+use std::io::IoSlice;
 
-use libc::{c_int, c_void};
+use libc::c_int;
 
+use super::datagram::Datagrams;
 use super::descriptor::{retry, Descriptor};
 use super::stream::Transport;
-use super::system::{self, SEND_FLAGS, SHUT_DOWN};
-use super::{choose, Io, PacketIo};
+use super::system::{self, SHUT_DOWN};
+use super::{choose, Io, PacketIo, Resume, Written, WrittenEnd};
 use crate::error::OpenError;
 use crate::frame::{DeviceHeader, Framing, DEVICE_HEADER};
 
 /// What a packet endpoint is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A socket of type SOCK_DGRAM.
-    Datagrams,
+    Datagrams(Datagrams),
     /// A TUN or TAP device.
     Device(Device),
 }
@@ -51,9 +53,9 @@ pub struct Packets {
 
 impl Packets {
     pub(super) fn new(descriptor: Descriptor, transport: Transport, kind: Kind) -> Packets {
-        let header = match kind {
+        let header = match &kind {
             Kind::Device(device) => device.header,
-            Kind::Datagrams => Some(DeviceHeader::None),
+            Kind::Datagrams(_) => Some(DeviceHeader::None),
         };
         Packets {
             descriptor,
@@ -65,8 +67,8 @@ impl Packets {
 
     /// See [`super::Endpoint::framing`].
     pub(super) fn framing(&self, wanted: Option<Framing>) -> Result<Framing, OpenError> {
-        match self.kind {
-            Kind::Datagrams => choose(wanted, Framing::U16be, &[Framing::Ip]),
+        match &self.kind {
+            Kind::Datagrams(_) => choose(wanted, Framing::U16be, &[Framing::Ip]),
             Kind::Device(device) => match device.layer {
                 // An Ethernet frame does not say how long it is.
                 Layer::Ethernet => choose(wanted, Framing::U16be, &[]),
@@ -88,15 +90,15 @@ impl Packets {
     /// something to read. If there is no packet this finds out why: because a socket was
     /// shut down, which is [`PacketIo::Eof`], or because of error reports, which are
     /// dropped so that poll(2) does not go on about them.
-    pub fn read_first(&self, out: &mut [u8]) -> PacketIo {
-        match self.read(out) {
+    pub fn read_first(&mut self, out: &mut [u8], room: usize) -> PacketIo {
+        match self.read(out, room) {
             PacketIo::WouldBlock => self.explain_readiness(),
             io => io,
         }
     }
 
     fn explain_readiness(&self) -> PacketIo {
-        if self.kind != Kind::Datagrams {
+        if let Kind::Device(_) = self.kind {
             return PacketIo::WouldBlock;
         }
         let mut poll = libc::pollfd {
@@ -117,10 +119,14 @@ impl Packets {
         }
     }
 
-    /// Reads one packet, never blocking.
-    pub fn read(&self, out: &mut [u8]) -> PacketIo {
+    /// Reads one packet, never blocking. `room` bytes of packets with their framing may be
+    /// held. A datagram socket may receive other packets, too, for the next reads: as many as
+    /// fit, if they are not longer than those that came before.
+    pub fn read(&mut self, out: &mut [u8], room: usize) -> PacketIo {
+        if let Kind::Datagrams(datagrams) = &mut self.kind {
+            return datagrams.read(self.descriptor.fd(), out, room);
+        }
         match self.header.get() {
-            _ if self.kind == Kind::Datagrams => self.receive(out),
             Some(header) => self.read_from_device(header, out),
             None => match self.read_from_device(DeviceHeader::None, out) {
                 PacketIo::Packet(n) => self.find_header(out, n),
@@ -129,14 +135,28 @@ impl Packets {
         }
     }
 
-    fn receive(&self, out: &mut [u8]) -> PacketIo {
-        match retry(|| system::receive(self.descriptor.fd(), out)) {
-            Io::Bytes(n) if n > out.len() => PacketIo::Truncated,
-            Io::Bytes(n) => PacketIo::Packet(n),
-            Io::WouldBlock => PacketIo::WouldBlock,
-            // ICMP has come back for a packet that was sent before.
-            Io::Failed(errno @ (libc::ECONNREFUSED | libc::EMSGSIZE)) => PacketIo::Refused(errno),
-            Io::Failed(errno) => PacketIo::Failed(errno),
+    /// Reads a packet that was received with one that [`Packets::read`] has read, if there is
+    /// one.
+    pub fn read_received(&mut self, out: &mut [u8]) -> Option<PacketIo> {
+        match &mut self.kind {
+            Kind::Datagrams(datagrams) => datagrams.read_received(out),
+            Kind::Device(_) => None,
+        }
+    }
+
+    /// How many bytes of packets [`Packets::read_received`] gives.
+    pub fn unread(&self) -> usize {
+        match &self.kind {
+            Kind::Datagrams(datagrams) => datagrams.unread().unwrap_or(0),
+            Kind::Device(_) => 0,
+        }
+    }
+
+    /// How to go on when there may be more to read than was read.
+    pub fn resume(&self) -> Resume {
+        match &self.kind {
+            Kind::Datagrams(datagrams) if datagrams.unread().is_some() => Resume::NextTurn,
+            Kind::Datagrams(_) | Kind::Device(_) => Resume::WhenReadable,
         }
     }
 
@@ -184,13 +204,26 @@ impl Packets {
         }
     }
 
-    /// Writes one packet, never blocking.
-    pub fn write(&self, packet: &[u8]) -> Io {
-        if self.kind == Kind::Datagrams {
-            let (fd, buf) = (self.descriptor.fd(), packet.as_ptr().cast::<c_void>());
-            // SAFETY: `packet` is readable for its length.
-            return retry(|| unsafe { libc::send(fd, buf, packet.len(), SEND_FLAGS) });
+    /// Writes at most [`super::MOST_WRITTEN`] packets in this order, never blocking.
+    pub fn write(&mut self, packets: &[IoSlice<'_>]) -> Written {
+        if let Kind::Datagrams(datagrams) = &mut self.kind {
+            return datagrams.write(self.descriptor.fd(), packets);
         }
+        for (i, packet) in packets.iter().enumerate() {
+            let end = match self.write_one(packet) {
+                Io::Bytes(_) => continue,
+                Io::WouldBlock => WrittenEnd::WouldBlock,
+                Io::Failed(errno) => WrittenEnd::Failed(errno),
+            };
+            return Written { packets: i, end };
+        }
+        Written {
+            packets: packets.len(),
+            end: WrittenEnd::All,
+        }
+    }
+
+    fn write_one(&self, packet: &[u8]) -> Io {
         if let Some(header) = self.header.get() {
             return self.write_to_device(header, packet);
         }

@@ -6,6 +6,7 @@
 
 pub mod abi;
 pub mod model;
+pub mod packets;
 
 use std::cell::Cell;
 use std::collections::VecDeque;

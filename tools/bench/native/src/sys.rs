@@ -63,17 +63,22 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Waits until the descriptor is readable, or writable.
 pub fn poll(fd: RawFd, events: i16) -> io::Result<()> {
+    match poll_for(fd, events, PATIENCE)? {
+        true => Ok(()),
+        false => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// The same, for as long as `timeout` says; whether it is.
+pub fn poll_for(fd: RawFd, events: i16, timeout: Duration) -> io::Result<bool> {
     let mut poll = libc::pollfd {
         fd,
         events,
         revents: 0,
     };
     // SAFETY: one entry.
-    let n = unsafe { libc::poll(&mut poll, 1, PATIENCE.as_millis() as c_int) };
-    match result(n as isize)? {
-        Some(1) => Ok(()),
-        _ => Err(io::ErrorKind::TimedOut.into()),
-    }
+    let n = unsafe { libc::poll(&mut poll, 1, timeout.as_millis() as c_int) };
+    Ok(result(n as isize)? == Some(1))
 }
 
 /// Lets timers of this thread be exact: by default they may be 50 microseconds late.

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use openssl::ssl::SslContext;
 use tls_splice_bench::args::Args;
+use tls_splice_bench::datagrams;
 use tls_splice_bench::flow::{self, Counters, End, Side, CHUNK, DISCARD, DRAIN, QUIT, VERIFY};
 use tls_splice_bench::packets::{self, Device};
 use tls_splice_bench::process::{self, Usage};
@@ -415,6 +416,67 @@ fn ip(args: &Args) -> io::Result<String> {
     ]))
 }
 
+/// Datagrams to or from a UDP socket, as many as possible.
+fn udp(args: &Args) -> io::Result<String> {
+    let upstream = args.need::<String>("--plain");
+    let port = upstream
+        .strip_prefix("udp:")
+        .and_then(|port| port.parse().ok());
+    let Some(port) = port else {
+        return error("datagrams need a UDP port");
+    };
+    let decrypt = args.need::<String>("--direction") == "decrypt";
+    let pid = args.need("--pid");
+    let warm_up = Duration::from_millis(args.get("--warm-up").unwrap_or(120));
+    let ends = datagrams::Ends::bind(port)?;
+    let mut tls = join_tls(&tls::client(None)?, args.need("--port"))?;
+    ends.meet(&mut tls)?;
+
+    let phase = AtomicU8::new(VERIFY);
+    let (first, last) = thread::scope(|scope| -> io::Result<(Moment, Moment)> {
+        fn check(result: io::Result<()>) {
+            if let Err(err) = result {
+                eprintln!("{err}");
+                std::process::exit(1);
+            }
+        }
+        let (ends, phase) = (&ends, &phase);
+        if decrypt {
+            scope.spawn(move || check(ends.send_tls(&mut tls, phase)));
+            scope.spawn(move || check(ends.receive_udp(phase)));
+        } else {
+            scope.spawn(move || check(ends.send_udp(phase)));
+            scope.spawn(move || check(ends.receive_tls(&mut tls, phase)));
+        }
+        let moment = || Moment::now(pid, [vec![ends.arrived.load(Relaxed)], vec![]]);
+        let measured = (|| {
+            thread::sleep(warm_up);
+            mark()?;
+            let first = moment()?;
+            thread::sleep(Duration::from_millis(args.need("--ms")));
+            let last = moment()?;
+            mark()?;
+            phase.store(DRAIN, Relaxed);
+            until("not all that was sent has arrived", || {
+                ends.arrived.load(Relaxed) == ends.sent.load(Relaxed)
+            })?;
+            Ok((first, last))
+        })();
+        phase.store(QUIT, Relaxed);
+        measured
+    })?;
+
+    let count = (last.moved[0][0] - first.moved[0][0]) as f64;
+    Ok(json(&[
+        ("seconds", (last.time - first.time).as_secs_f64()),
+        ("packets", count),
+        ("bytes", count * datagrams::LEN as f64),
+        ("cpu", (last.usage.cpu - first.usage.cpu) as f64 / 1e9),
+        ("load_cpu", (last.own_cpu - first.own_cpu) as f64 / 1e9),
+        ("peak", last.usage.peak as f64),
+    ]))
+}
+
 /// One byte there and back, over and over.
 fn ping_pong(args: &Args) -> io::Result<String> {
     let upstream = Upstream::listen(args)?;
@@ -495,6 +557,7 @@ fn main() -> ExitCode {
     let line = match args.need::<String>("--load").as_str() {
         "bulk" => bulk(&args),
         "packets" => ip(&args),
+        "datagrams" => udp(&args),
         "ping-pong" => ping_pong(&args),
         "idle" => idle(&args),
         load => error(format!("no load is named {load}")),
