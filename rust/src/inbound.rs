@@ -126,11 +126,17 @@ impl Inbound {
         if self.is_stopped {
             return InboundStep::Stopped;
         }
+        self.budget.begin();
         let mut is_dry = false;
         loop {
             match self.deliver(context) {
                 Delivery::All => {}
-                Delivery::Blocked | Delivery::Transfer => return InboundStep::Blocked,
+                Delivery::Blocked => {
+                    // The endpoint can be written in a later turn.
+                    self.budget.renew();
+                    return InboundStep::Blocked;
+                }
+                Delivery::Transfer => return InboundStep::Blocked,
                 Delivery::Spent => {
                     self.budget.renew();
                     return InboundStep::Spent;
@@ -374,14 +380,15 @@ impl Inbound {
 
     /// Takes note that ciphertext is about to be read into a lent buffer.
     ///
-    /// Returns whether it may be, which it may not once the budget is spent. The event
-    /// loop turns then, so the budget begins again.
-    pub fn begin_read(&mut self) -> bool {
-        let is_spent = self.budget.is_spent();
-        if is_spent {
+    /// Returns how many bytes may be read at most; `None` once the budget is spent. The
+    /// event loop turns then, so the budget begins again.
+    pub fn begin_read(&mut self) -> Option<usize> {
+        self.budget.begin();
+        if self.budget.is_spent() {
             self.budget.renew();
+            return None;
         }
-        !is_spent
+        Some(self.budget.share())
     }
 
     /// Takes note that there is no more ciphertext to be read in this turn of the event

@@ -97,8 +97,9 @@ pub struct Outbound {
     offered: usize,
     /// The errno of a transfer, until it is reported.
     transfer_error: Option<c_int>,
-    /// The work of transfers. A run of the pump has a budget of its own.
-    transfers: Budget,
+    /// The work since the event loop last turned. A run of the pump ends the turn, except if
+    /// the endpoint is a stream of the caller's.
+    budget: Budget,
     /// That the source is not read, since the write BIO is too full, was counted as a
     /// stall.
     is_stall_counted: bool,
@@ -107,7 +108,6 @@ pub struct Outbound {
 /// One run of the pump.
 #[derive(Default)]
 struct Run {
-    budget: Budget,
     /// The source has nothing more at present.
     is_dry: bool,
     /// A packet endpoint was asked whether it can be read.
@@ -142,7 +142,7 @@ impl Outbound {
             is_transferring: false,
             offered: 0,
             transfer_error: None,
-            transfers: Budget::default(),
+            budget: Budget::default(),
             is_stall_counted: false,
         }
     }
@@ -185,6 +185,25 @@ impl Outbound {
         intake: Intake,
         context: &mut Context,
     ) -> OutboundStep {
+        self.budget.begin();
+        // SAFETY: passed on.
+        let step = unsafe { self.work(ssl, cancelled, intake, context) };
+        // A stream of the caller's may be read again in this turn.
+        if !matches!(context.endpoint, Endpoint::Caller(_)) {
+            self.budget.renew();
+        }
+        step
+    }
+
+    /// # Safety
+    /// As for [`Outbound::run`].
+    unsafe fn work(
+        &mut self,
+        ssl: *mut SSL,
+        cancelled: &Cell<bool>,
+        intake: Intake,
+        context: &mut Context,
+    ) -> OutboundStep {
         let intake = match self.phase {
             Phase::Running => intake,
             Phase::Stopping => Intake::Shut,
@@ -220,7 +239,7 @@ impl Outbound {
                 return self.finish(pending);
             }
             let room = room(context, pending, context.unit);
-            if room == 0 || run.budget.is_spent() {
+            if room == 0 || self.budget.is_spent() {
                 return self.interrupt(context);
             }
             let read = match self.transfer_error.take() {
@@ -401,8 +420,9 @@ impl Outbound {
     }
 
     fn read_bytes(&mut self, run: &mut Run, room: usize, stream: &Stream) -> Read {
+        let limit = read_limit(room).min(self.budget.share());
         let chunk = self.held.chunk();
-        let n = match stream.read(&mut chunk.spare()[..read_limit(room)]) {
+        let n = match stream.read(&mut chunk.spare()[..limit]) {
             StreamRead::Bytes(n) => n,
             StreamRead::Last(n) => {
                 run.is_dry = true;
@@ -416,7 +436,7 @@ impl Outbound {
             StreamRead::Failed(errno) => return Read::Failed(errno),
         };
         chunk.commit(n);
-        run.budget.spend(Call::System, n);
+        self.budget.spend(Call::System, n);
         Read::Done
     }
 
@@ -436,7 +456,7 @@ impl Outbound {
         }
         let chunk = self.held.chunk();
         let Batch { len, end } =
-            packets::read_batch(chunk, room, &mut run.budget, endpoint, framing, stats);
+            packets::read_batch(chunk, room, &mut self.budget, endpoint, framing, stats);
         self.batch = len;
         match end {
             BatchEnd::Full => Read::Done,
@@ -502,8 +522,9 @@ impl Outbound {
         if !self.wants_source() {
             return &mut [];
         }
-        if self.transfers.is_spent() && matches!(context.endpoint, Endpoint::Caller(_)) {
-            self.transfers.renew();
+        self.budget.begin();
+        if self.budget.is_spent() && matches!(context.endpoint, Endpoint::Caller(_)) {
+            self.budget.renew();
             return &mut [];
         }
         let room = room(context, pending, Unit::Bytes);
@@ -511,7 +532,7 @@ impl Outbound {
             return &mut [];
         }
         self.is_transferring = true;
-        self.offered = read_limit(room);
+        self.offered = read_limit(room).min(self.budget.share());
         &mut self.held.chunk().spare()[..self.offered]
     }
 
@@ -530,11 +551,11 @@ impl Outbound {
             } else if self.source == Source::Open {
                 self.source = Source::Ended;
             }
-            self.transfers.spend(Call::System, n);
+            self.budget.spend(Call::System, n);
         }
         // Less than asked for: libuv reads no more in this turn.
         if result != Ok(Some(self.offered)) {
-            self.transfers.renew();
+            self.budget.renew();
         }
         self.held.release_if_empty();
     }

@@ -605,7 +605,7 @@ impl Splice {
     /// [`Splice::attach`] was called for the inbound direction, and when it is time to let
     /// the event loop turn.
     pub fn alloc(&mut self) -> &mut [u8] {
-        let limit = self.context.inbound_limit();
+        let mut limit = self.context.inbound_limit();
         let Some(rbio) = &mut self.rbio else {
             return &mut [];
         };
@@ -613,8 +613,11 @@ impl Splice {
             if inbound.has_end() {
                 // Nobody will decrypt it, and the stream is read on for its own end.
                 rbio.discard();
-            } else if !inbound.begin_read() {
-                return &mut [];
+            } else {
+                let Some(share) = inbound.begin_read() else {
+                    return &mut [];
+                };
+                limit = limit.min(share);
             }
         }
         rbio.spare(limit)

@@ -175,6 +175,42 @@ test('tls-terminator: a server that comes and goes', async () => {
   assert.strictEqual(await ok(ping), 'PONG\n');
 });
 
+// What each Worker has done, once all connections are over and counted.
+async function doneByWorkers(pool, count) {
+  for (;;) {
+    pool.child.kill('SIGUSR2');
+    const lines = [];
+    for (let i = 0; i < count; i++)
+      lines.push(await pool.next(/^worker \d: (\d+) connections open, (\d+) done, (\d+) bytes in, (\d+) bytes out$/));
+    if (lines.every(({ 1: open }) => open === '0'))
+      return lines.map(({ 2: done, 3: bytesIn, 4: bytesOut }) => [done, bytesIn, bytesOut].map(Number));
+  }
+}
+
+test('worker-pool: redis-cli --tls to Redis, on a TCP port and on a Unix socket', async () => {
+  await redis();
+  for (const target of [['--tcp', '127.0.0.1:6379'], ['--unix', 'redis.sock']]) {
+    const pool = await example('worker-pool', ...kOwn, '--workers', '2', ...target);
+    // While one Worker has this connection, the next one goes to the other Worker.
+    const subscriber = start('a', [...viaTLS(pool.port).split(' '), 'subscribe', 'channel']);
+    await subscriber.next(/^1$/);
+    await useRedis(viaTLS(pool.port));
+    await subscriber.kill();
+    const done = await doneByWorkers(pool, 2);
+    assert.strictEqual(done[0][0] + done[1][0], 6);
+    assert(done.flat().every((number) => number > 0), `${done}`);
+  }
+});
+
+test('worker-pool: curl to nginx', async () => {
+  await nginx('a.example', ['8080']);
+  const pool = await example('worker-pool', ...kOwn, '--workers', '3', '--tcp', '8080');
+  const url = `https://localhost:${pool.port}`;
+  await useNginx('a.example', url, '--cacert front.pem');
+  await vanish(url, '--cacert front.pem', '8080');
+  await useNginx('a.example', url, '--cacert front.pem');
+});
+
 test('tls-tunnel: redis-cli without TLS, through tls-terminator, to Redis', async () => {
   await redis();
   const { port } = await example('tls-terminator', ...kOwn, '--tcp', '127.0.0.1:6379');

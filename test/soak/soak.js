@@ -6,7 +6,7 @@
 // endpoint is gone, with JavaScript. At the end the process that splices has no
 // more memory, file descriptors and handles than it had.
 //
-// usage: out/node test/soak/soak.js [--seconds N | --long] [--seed N] [--splices N]
+// usage: out/node test/soak/soak.js [--seconds N | --long] [--seed N] [--splices N] [--workers N]
 //
 // This process makes and checks the payloads. It ends at the first mistake.
 
@@ -28,11 +28,13 @@ const { values } = parseArgs({
     long: { type: 'boolean', default: false },
     seed: { type: 'string', default: `${process.hrtime.bigint() % 1000000n}` },
     splices: { type: 'string', default: '200' },
+    workers: { type: 'string', default: '0' },
   },
 });
 const keys = path.join(__dirname, '../../out/tree/test/fixtures/keys');
 const kSeconds = values.long ? 600 : Number(values.seconds);
 const kSplices = Number(values.splices);
+const kWorkers = Number(values.workers);
 const kSeed = Number(values.seed);
 const kMiB = 1024 * 1024;
 // RSS in the last fifth of the time, compared to the second fifth
@@ -411,18 +413,18 @@ async function listen(options, credentials) {
 }
 
 async function startChild() {
-  const started = fork(path.join(__dirname, 'splicer.js'), {
+  const started = fork(path.join(__dirname, 'splicer.js'), kWorkers ? [`${kWorkers}`] : [], {
     // V8 is to keep little that it does not need, so that a leak shows.
     execArgv: ['--expose-gc', '--no-warnings', '--max-semi-space-size=1'],
   });
   // Its exit is looked at.
   started.on('error', ignore);
-  const { 0: { port } } = await once(started, 'message');
-  return { started, port };
+  const { 0: { ports } } = await once(started, 'message');
+  return { started, ports };
 }
 
 async function main() {
-  console.log(`seed ${kSeed}, ${kSplices} splices at a time, ${kSeconds} s`);
+  console.log(`seed ${kSeed}, ${kSplices} splices at a time, ${kSeconds} s, ${kWorkers || 'no'} Workers`);
   const dir = fs.mkdtempSync(path.join(os.tmpdir(), 'soak-'));
   process.on('exit', () => fs.rmSync(dir, { recursive: true, force: true }));
   const servers = {
@@ -441,7 +443,7 @@ async function main() {
   const fifos = Array.from({ length: kSplices }, (_, i) => `${dir}/fifo${i}`);
   assert.strictEqual(spawnSync('mkfifo', fifos).status, 0);
 
-  const { started, port } = await startChild();
+  const { started, ports } = await startChild();
   child = started;
   let isOver = false;
   let last = { rss: 0, fds: 0 };
@@ -488,7 +490,7 @@ async function main() {
       const splice = new Splice(id, { dir, fifo, addresses });
       splices.set(id, splice);
       try {
-        const outcome = await splice.run(port);
+        const outcome = await splice.run(ports[id % ports.length]);
         outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
       } catch (err) {
         giveUp(`${err.stack}\n${splice}`);

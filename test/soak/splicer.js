@@ -2,6 +2,9 @@
 
 // The process of soak.js that splices, and does nothing else. Its parent says
 // what, and knows every byte.
+//
+// With a number as its argument it has so many Workers that splice. The main thread
+// accepts the connections, at a port for each Worker, and hands them over.
 
 const assert = require('assert');
 const { once } = require('events');
@@ -11,7 +14,11 @@ const path = require('path');
 const { finished } = require('stream/promises');
 const tls = require('tls');
 const { inspect } = require('util');
+const { Worker, isMainThread, parentPort } = require('worker_threads');
 const { Receiver, payloadIn } = require('./payload');
+
+// To the process that knows every byte, from a Worker by way of the main thread.
+const report = isMainThread ? (message) => process.send(message) : (message) => parentPort.postMessage(message);
 
 const keys = path.join(__dirname, '../../out/tree/test/fixtures/keys');
 
@@ -164,7 +171,7 @@ async function serve(spec) {
   const now = { state: 'opening' };
   running.set(id, now);
   const endpoint = now.endpoint = await openEndpoint(spec);
-  process.send({ id, ready: true });
+  report({ id, ready: true });
   const tlsSocket = now.tlsSocket = await arrival(id).promise;
   now.state = 'splicing';
   arrivals.delete(id);
@@ -203,7 +210,7 @@ async function serve(spec) {
   now.state = 'closing';
   await closeAll(spec, tlsSocket, endpoint, reason === 'end' || reason === 'stopped');
   running.delete(id);
-  process.send({
+  report({
     id,
     result: { bytesIn, bytesOut, rest, splices, reason, closeNotify, code: error?.code, syscall: error?.syscall },
   });
@@ -213,40 +220,146 @@ function holdings() {
   return { fds: countFds(), resources: process.getActiveResourcesInfo().sort().join(' ') };
 }
 
-async function main() {
+function createServer() {
   const server = tls.createServer({
     key: fs.readFileSync(path.join(keys, 'ec-key.pem')),
     cert: fs.readFileSync(path.join(keys, 'ec-cert.pem')),
     allowHalfOpen: true,
   }, (socket) => arrival(Number(socket.servername.slice(1))).resolve(socket));
   server.on('tlsClientError', (err) => { throw err; });
+  return server;
+}
+
+// What concerns one splice.
+function handle({ spec, describe: id }) {
+  if (spec)
+    serve(spec).catch((err) => report({ id: spec.id, failure: err.stack }));
+  else
+    report({ id, description: describe(id) });
+}
+
+// Handles are gone a turn after 'close'.
+async function settle() {
+  for (let i = 0; i < 20; i++)
+    await new Promise(setImmediate);
+}
+
+// In this thread. The functions answer what the parent asks for.
+async function splicer() {
+  const server = createServer();
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-
-  let before;
-  process.on('message', async (message) => {
-    if (message.spec) {
-      serve(message.spec).catch((err) => process.send({ id: message.spec.id, failure: err.stack }));
-    } else if (message.describe !== undefined) {
-      process.send({ id: message.describe, description: describe(message.describe) });
-    } else if (message === 'measure') {
-      gc();
-      process.send({ rss: process.memoryUsage.rss(), fds: countFds() });
-    } else {
-      // Handles are gone a turn after 'close'.
-      for (let i = 0; i < 20; i++)
-        await new Promise(setImmediate);
-      process.send({ before, after: holdings() });
+  return {
+    ports: [server.address().port],
+    handle,
+    collectGarbage: gc,
+    async end() {
+      await settle();
+      const after = holdings();
       // That is all that keeps it alive.
       server.close();
-      process.disconnect();
+      return after;
+    },
+  };
+}
+
+async function splicersInWorkers(count) {
+  const workers = Array.from({ length: count }, () => new Worker(__filename));
+  const servers = workers.map((worker) => {
+    worker.on('message', (message) => {
+      if (message.id !== undefined)
+        report(message);
+    });
+    return net.createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) => {
+      worker.postMessage({ socket }, [socket]);
+    }).listen(0, '127.0.0.1');
+  });
+  await Promise.all(servers.map((server) => once(server, 'listening')));
+  return {
+    ports: servers.map((server) => server.address().port),
+    handle(message) {
+      const id = message.spec?.id ?? message.describe;
+      workers[id % count].postMessage(message);
+    },
+    async collectGarbage() {
+      gc();
+      await Promise.all(workers.map((worker) => new Promise((resolve) => {
+        worker.on('message', function collected(message) {
+          if (message !== 'collected')
+            return;
+          worker.off('message', collected);
+          resolve();
+        });
+        worker.postMessage('collect');
+      })));
+    },
+    async end() {
+      // They end by themselves, since nothing keeps them alive.
+      const exited = workers.map((worker) => once(worker, 'exit'));
+      for (const worker of workers)
+        worker.postMessage('finish');
+      for (const code of await Promise.all(exited))
+        assert.deepStrictEqual(code, [0]);
+      for (const server of servers)
+        server.close();
+      await settle();
+      return holdings();
+    },
+  };
+}
+
+function splicerOfMainThread() {
+  const server = createServer();
+  parentPort.on('message', (message) => {
+    if (message.socket) {
+      server.emit('connection', message.socket);
+    } else if (message === 'collect') {
+      gc();
+      parentPort.postMessage('collected');
+    } else if (message === 'finish') {
+      parentPort.close();
+    } else {
+      handle(message);
     }
   });
+}
+
+async function main() {
+  const workers = Number(process.argv[2] ?? 0);
   // stream.pipe() looks at them, and that opens them.
   for (const stream of [process.stdout, process.stderr])
     assert(stream.writable);
-  before = holdings();
-  process.send({ port: server.address().port });
+  let splicing;
+  let before;
+  let isMeasuring = false;
+  process.on('message', async (message) => {
+    if (message === 'measure') {
+      // All threads collect garbage, which may take longer than until the next time.
+      if (isMeasuring)
+        return;
+      isMeasuring = true;
+      await splicing.collectGarbage();
+      isMeasuring = false;
+      process.send({ rss: process.memoryUsage.rss(), fds: countFds() });
+    } else if (message === 'finish') {
+      process.send({ before, after: await splicing.end() });
+      process.disconnect();
+    } else {
+      splicing.handle(message);
+    }
+  });
+  // Of Workers nothing is left at the end; the server of this thread is.
+  if (workers) {
+    before = holdings();
+    splicing = await splicersInWorkers(workers);
+  } else {
+    splicing = await splicer();
+    before = holdings();
+  }
+  process.send({ ports: splicing.ports });
 }
 
-main();
+if (isMainThread)
+  main();
+else
+  splicerOfMainThread();

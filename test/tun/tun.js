@@ -45,12 +45,12 @@ function configure(ns, mtu = 1500) {
 }
 
 // One end of a tunnel, the device up before the first packet can come for it.
-function endpoint(ns, role, { mtu = 1500, flags = [], queues = 1, by = [] } = {}) {
+function endpoint(ns, role, { mtu = 1500, flags = [], queues = 1, by = [], args = [] } = {}) {
   if (queues > 1)
     flags = [...flags, '--queues', `${queues}`];
   const script = [...setUpCommands(ns, mtu), 'exec "$@"'].join('\n');
   return start(ns, [
-    kExec, '--name', 'tun', ...flags, 'sh', '-ec', script, '-', ...by, kNode, kTunnel, role, '192.0.2.2', '4433',
+    kExec, '--name', 'tun', ...flags, 'sh', '-ec', script, '-', ...by, kNode, kTunnel, ...args, role, '192.0.2.2', '4433',
   ], env);
 }
 
@@ -205,6 +205,48 @@ for (const flags of [[], ['--pi']]) {
     for (let i = 0; i < 4; i++)
       busy += JSON.parse((await both.a.next(/^stats (.*)/))[1]).packetsOut > 100;
     assert(busy > 1);
+    await killAll();
+    assertIntact();
+  });
+}
+
+test('in a Worker, 4 queues: ping and iperf3', async () => {
+  const both = await tunnel({ queues: 4, args: ['--worker'] });
+  await sweep(1500);
+  const tcp = await iperf('-c', address.b, '-P', '8', '--bidir');
+  assert(tcp.sum_received.bytes > 1e6);
+  assertNoDrops(...await end(both));
+  assertIntact();
+});
+
+test('in a Worker: the sender gets SIGKILL, and the next one finds the device', async () => {
+  const { a, b } = await tunnel({ args: ['--worker'] });
+  await ping('a', address.b);
+  await a.kill();
+  await b.next(/^(ended|failed)/);
+  const again = endpoint('a', 'connect', { args: ['--worker'] });
+  await Promise.all([again.next(/^up/), b.next(/^up/)]);
+  await pingUntilAnswered('a', address.b, 1000);
+  // One end without a device ends the other one's process.
+  await b.kill();
+  await again.next(/^(ended|failed)/);
+  await again.exited;
+});
+
+for (const args of [[], ['--worker']]) {
+  test(`the main thread computes: packets ${args.length ? 'in a Worker go on' : 'have to wait'}`, async () => {
+    const both = await tunnel({ args, by: ['env', `NODE_OPTIONS=--require=${__dirname}/compute.js`] });
+    await ping('a', address.b);
+    for (const end of Object.values(both)) {
+      end.child.kill('SIGALRM');
+      await end.next(/^computing$/);
+    }
+    if (args.length) {
+      await ping('a', address.b, 1400, 20);
+      await ping('b', address6.a, 1400, 20);
+    } else {
+      assert.strictEqual(await start('a', ['ping', '-n', '-q', '-c', '1', '-W', '1', address.b]).exited, 1);
+    }
     await killAll();
     assertIntact();
   });

@@ -105,7 +105,8 @@ async function prepare(dir, row) {
     tls: () => `tls:${plain}`,
     unix: () => `unix:${dir}/socket`,
     fifo() {
-      execFileSync('mkfifo', [`${dir}/in`, `${dir}/out`]);
+      for (let i = 0; i < row.connections; i++)
+        execFileSync('mkfifo', [`${dir}/in${i}`, `${dir}/out${i}`]);
       return `fifo:${dir}`;
     },
     // Of its own, since the one before may not be gone yet.
@@ -168,11 +169,12 @@ async function tryToMeasure(row, name, { trace = false } = {}) {
   const fd = fs.openSync(log, 'w');
   const command = contender.command(to);
   // Number 3 is for the device.
-  const forwarder = start(row.endpoint === 'tun' ? withDevice(deviceName(), command) : command,
+  const forwarder = start(row.endpoint === 'tun' ? withDevice(deviceName(), row.connections, command) : command,
                           ['ignore', fd, fd, 'ignore', ...contender.isNode ? ['ipc'] : []]);
   fs.closeSync(fd);
   const generator = start([
-    load, ...row.load, '--port', to.port, '--plain', to.upstream, '--cert', cert, '--key', key,
+    load, ...row.load, '--connections', row.connections, '--port', to.port, '--plain', to.upstream,
+    '--cert', cert, '--key', key,
     '--pid', forwarder.pid, '--ms', trace ? 200 : millis * (row.longer ?? 1),
   ], ['pipe', 'pipe', 'inherit']);
   const marks = [];

@@ -23,13 +23,13 @@ const files = ({ cert, key }) => ['--cert', cert, '--key', key];
 const host = ({ upstream }) => upstream.replace(/^(tcp|tls):/, '127.0.0.1:');
 const isTLS = ({ upstream }) => upstream.startsWith('tls:');
 
-function node(binary, pump) {
+function node(binary, pump, ...flags) {
   return {
     isNode: true,
     version: [binary, '--version'],
     command: (to) => [
       binary, ...to.node ?? [], path.join(__dirname, 'forwarder.js'), '--pump', pump, '--port', to.port,
-      '--upstream', to.upstream, ...files(to), ...to.delay ? ['--delay'] : [],
+      '--upstream', to.upstream, ...files(to), ...to.delay ? ['--delay'] : [], ...flags,
     ],
   };
 }
@@ -46,6 +46,38 @@ function configured(name, text, command, version) {
   };
 }
 
+const nginx = (processes) => configured('nginx.conf', (to) => `
+    load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+    daemon off;
+    ${processes > 1 ? `worker_processes ${processes}; ${process.getuid() === 0 ? 'user root;' : ''}` : 'master_process off;'}
+    pid ${to.dir}/nginx.pid;
+    events { worker_connections 4096; }
+    stream {
+      server {
+        listen 127.0.0.1:${to.port} ssl backlog=1024;
+        ssl_certificate ${to.cert};
+        ssl_certificate_key ${to.key};
+        proxy_pass ${host(to)};
+        proxy_ssl ${isTLS(to) ? 'on' : 'off'};
+      }
+    }`, (file, dir) => ['nginx', '-p', dir, '-c', file, '-e', 'stderr'], ['nginx', '-v']);
+
+const haproxy = (threads) => configured('haproxy.cfg', (to) => `
+    global
+      nbthread ${threads}
+      maxconn 4096
+    defaults
+      mode tcp
+      timeout connect 10s
+      timeout client 1m
+      timeout server 1m
+    frontend front
+      bind 127.0.0.1:${to.port} ssl crt ${to.dir}/both.pem
+      default_backend back
+    backend back
+      server one ${host(to)} ${isTLS(to) ? 'ssl verify none' : ''}
+    `, (file) => ['haproxy', '-db', '-f', file], ['haproxy', '-v']);
+
 const contenders = {
   'floor': {
     version: ['openssl', 'version'],
@@ -59,36 +91,19 @@ const contenders = {
   'pipe': node(stock, 'pipe'),
   'pipe-fs': node(stock, 'pipe-fs'),
   'pipeline': node(stock, 'pipeline'),
-  'nginx': configured('nginx.conf', (to) => `
-    load_module /usr/lib/nginx/modules/ngx_stream_module.so;
-    daemon off;
-    master_process off;
-    pid ${to.dir}/nginx.pid;
-    events { worker_connections 4096; }
-    stream {
-      server {
-        listen 127.0.0.1:${to.port} ssl backlog=1024;
-        ssl_certificate ${to.cert};
-        ssl_certificate_key ${to.key};
-        proxy_pass ${host(to)};
-        proxy_ssl ${isTLS(to) ? 'on' : 'off'};
-      }
-    }`, (file, dir) => ['nginx', '-p', dir, '-c', file, '-e', 'stderr'], ['nginx', '-v']),
-  'haproxy': configured('haproxy.cfg', (to) => `
-    global
-      nbthread 1
-      maxconn 4096
-    defaults
-      mode tcp
-      timeout connect 10s
-      timeout client 1m
-      timeout server 1m
-    frontend front
-      bind 127.0.0.1:${to.port} ssl crt ${to.dir}/both.pem
-      default_backend back
-    backend back
-      server one ${host(to)} ${isTLS(to) ? 'ssl verify none' : ''}
-    `, (file) => ['haproxy', '-db', '-f', file], ['haproxy', '-v']),
+  // With a main thread that has nothing to do, or computes.
+  'workers-1': node(patched, 'splice', '--workers', '1'),
+  'workers-2': node(patched, 'splice', '--workers', '2'),
+  'workers-4': node(patched, 'splice', '--workers', '4'),
+  'pipe-workers-2': node(stock, 'pipe', '--workers', '2'),
+  'worker-computing': node(patched, 'splice', '--workers', '1', '--compute'),
+  'splice-computing': node(patched, 'splice', '--compute'),
+  // Of the idle process beside it, the event loop counts.
+  'beside-workers-2': node(patched, 'splice', '--workers', '2', '--beside'),
+  'nginx': nginx(1),
+  'nginx-2': nginx(2),
+  'haproxy': haproxy(1),
+  'haproxy-2': haproxy(2),
   'hitch': configured('hitch.conf', (to) => `
     frontend = "[127.0.0.1]:${to.port}"
     backend = "[127.0.0.1]:${host(to).split(':')[1]}"
@@ -131,10 +146,12 @@ function version(name) {
 }
 
 // It gets a TUN device, which is up before it starts, and has no address: so
-// nobody but the load generator sends anything to it.
-function withDevice(name, command) {
+// nobody but the load generator sends anything to it. There is a queue for each
+// connection.
+function withDevice(name, queues, command) {
+  const options = queues > 1 ? ['--queues', queues] : [];
   const script = 'ip link set "$TUN_NAME" addrgenmode none; ip link set "$TUN_NAME" mtu 1400 up; exec "$@"';
-  return [path.join(repo, 'out/tun-exec'), '--name', name, 'sh', '-ec', script, '-', ...command];
+  return [path.join(repo, 'out/tun-exec'), '--name', name, ...options, 'sh', '-ec', script, '-', ...command];
 }
 
 module.exports = { addBefore, contenders, load, repo, version, withDevice };

@@ -3,22 +3,31 @@
 // The forwarder that the benchmark measures, on Node: each TLS connection is
 // joined to one to the endpoint, by the pump that is asked for. It answers
 // each message with what has happened since the one before.
+//
+// With --workers N the main thread only accepts the connections, and hands them to
+// N Workers in turn. With --compute the main thread computes for 50 ms in every 100.
+// With --beside another process does all of the work, and this one is idle.
 
 const dgram = require('node:dgram');
 const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
 const tls = require('node:tls');
+const { fork } = require('node:child_process');
 const { once } = require('node:events');
 const { monitorEventLoopDelay, performance } = require('node:perf_hooks');
 const { Writable, pipeline } = require('node:stream');
 const { parseArgs } = require('node:util');
+const { Worker, isMainThread, parentPort } = require('node:worker_threads');
 
 const { values: args } = parseArgs({ options: {
   port: { type: 'string' },
   upstream: { type: 'string' },
   pump: { type: 'string' },
   delay: { type: 'boolean', default: false },
+  workers: { type: 'string', default: '0' },
+  compute: { type: 'boolean', default: false },
+  beside: { type: 'boolean', default: false },
   cert: { type: 'string' },
   key: { type: 'string' },
 } });
@@ -27,6 +36,9 @@ const [kind, address] = args.upstream.split(':');
 const cert = fs.readFileSync(args.cert);
 const handles = new Set();
 let joining = 0;
+// How many of them are in use, if each connection has one.
+let fifos = 0;
+let queues = 0;
 
 // Each is given the TLS socket, and what to write to and to read from.
 const pumps = {
@@ -155,8 +167,9 @@ function cut(write, lengthOf = packetLength) {
 }
 
 function openFifos() {
-  const sink = fs.openSync(path.join(address, 'in'), fs.constants.O_WRONLY | fs.constants.O_NONBLOCK);
-  const source = fs.openSync(path.join(address, 'out'), fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+  const number = fifos++;
+  const sink = fs.openSync(path.join(address, `in${number}`), fs.constants.O_WRONLY | fs.constants.O_NONBLOCK);
+  const source = fs.openSync(path.join(address, `out${number}`), fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
   if (args.pump === 'splice-fd')
     return [sink, source];
   return [
@@ -197,7 +210,7 @@ async function serve(client) {
   client.on('error', () => {});
   try {
     if (kind === 'tun')
-      return tunnels[args.pump](client, Number(process.env.TUN_FD));
+      return tunnels[args.pump](client, Number(process.env.TUN_FD) + queues++);
     if (kind === 'udp')
       return datagrams[args.pump](client, await connectUDP());
     const connectors = { fifo: openFifos, tls: connectTLS };
@@ -208,30 +221,59 @@ async function serve(client) {
   }
 }
 
-const delay = args.delay ? monitorEventLoopDelay({ resolution: 1 }) : undefined;
-delay?.enable();
-let loop = performance.eventLoopUtilization();
-
-process.on('message', function report() {
-  if (joining > 0)
-    return setTimeout(report, 1);
-  // What is garbage already should not count as memory that is held. Finalizers
-  // that the first one leaves to do make more of it.
-  globalThis.gc?.();
-  globalThis.gc?.();
-  const stats = [...handles].map((handle) => handle.stats);
-  process.send({
-    loop: performance.eventLoopUtilization(loop).utilization,
-    delay: delay && delay.percentile(99) / 1e6,
-    buffered: Math.max(0, ...stats.map(({ peakBufferedIn, peakBufferedOut }) =>
-      Math.max(peakBufferedIn, peakBufferedOut))),
+function answer() {
+  const delay = args.delay ? monitorEventLoopDelay({ resolution: 1 }) : undefined;
+  delay?.enable();
+  let loop = performance.eventLoopUtilization();
+  process.on('message', function report() {
+    if (joining > 0)
+      return setTimeout(report, 1);
+    // What is garbage already should not count as memory that is held. Finalizers
+    // that the first one leaves to do make more of it.
+    globalThis.gc?.();
+    globalThis.gc?.();
+    const stats = [...handles].map((handle) => handle.stats);
+    process.send({
+      loop: performance.eventLoopUtilization(loop).utilization,
+      delay: delay && delay.percentile(99) / 1e6,
+      buffered: Math.max(0, ...stats.map(({ peakBufferedIn, peakBufferedOut }) =>
+        Math.max(peakBufferedIn, peakBufferedOut))),
+    });
+    loop = performance.eventLoopUtilization();
+    delay?.reset();
   });
-  loop = performance.eventLoopUtilization();
-  delay?.reset();
-});
+}
 
-tls.createServer({
-  key: fs.readFileSync(args.key),
-  cert,
-  noDelay: true,
-}, serve).listen(args.port, '127.0.0.1', 1024);
+function compute() {
+  setInterval(() => {
+    const end = performance.now() + 50;
+    while (performance.now() < end);
+  }, 100);
+}
+
+function handOut() {
+  const workers = Array.from({ length: Number(args.workers) }, () =>
+    new Worker(__filename, { argv: process.argv.slice(2) }));
+  let next = 0;
+  return net.createServer({ noDelay: true }, (socket) => {
+    workers[next++ % workers.length].postMessage(socket, [socket]);
+  });
+}
+
+function createServer() {
+  return tls.createServer({ key: fs.readFileSync(args.key), cert, noDelay: true }, serve);
+}
+
+if (!isMainThread) {
+  const server = createServer();
+  parentPort.on('message', (socket) => server.emit('connection', socket));
+} else if (args.beside) {
+  answer();
+  fork(__filename, process.argv.slice(2).filter((arg) => arg !== '--beside'));
+} else {
+  answer();
+  const server = args.workers === '0' ? createServer() : handOut();
+  server.listen(args.port, '127.0.0.1', 1024);
+  if (args.compute)
+    compute();
+}

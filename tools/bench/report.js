@@ -42,6 +42,11 @@ const shown = {
   'stall-encrypt': ['held', 'buffered'],
   'ping-pong': ['median', 'p99', 'peak'],
   'delay': ['delay', 'loop'],
+  'workers-delay': ['rate', 'delay', 'loop'],
+  'tunnel-busy-ping': ['median', 'p99'],
+  ...Object.fromEntries(Object.keys(rows).filter((name) => name.startsWith('many-'))
+    .map((name) => [name, ['cost', 'rate', 'packetCost', 'packetRate', 'delay', 'loop']])),
+  ...Object.fromEntries(['decrypt', 'encrypt'].map((way) => [`tunnel-busy-${way}`, ['packetCost', 'packetRate', 'loop']])),
   'tun-decrypt': packets,
   'tun-decrypt-paced': packets,
   'tun-encrypt': packets,

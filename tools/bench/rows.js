@@ -7,13 +7,13 @@ const everybody = ['floor', 'splice', 'splice-fd', 'pipe', 'pipeline', ...peers]
 
 const bulk = (direction, ...more) => ['--load', 'bulk', '--direction', direction, ...more];
 
-// `load` is for the load generator. `quick` rows are in a --quick run, and
-// `extra` ones only in a run that names them. `rounds` is a limit, for figures
-// that vary little.
+// `load` is for the load generator, without its `connections`. `quick` rows are in
+// a --quick run, and `extra` ones only in a run that names them. `rounds` is a
+// limit, for figures that vary little.
 const rows = {};
 
 function row(name, title, load, contenders, more) {
-  rows[name] = { name, title, load, contenders, endpoint: 'tcp', quick: true, ...more };
+  rows[name] = { name, title, load, contenders, endpoint: 'tcp', quick: true, connections: 1, ...more };
 }
 
 row('decrypt', 'decrypt, 16 KiB records', bulk('decrypt'), everybody, { syscalls: true });
@@ -77,18 +77,50 @@ row('ping-pong', 'one byte there and back', ['--load', 'ping-pong'], ['floor', '
 const scales = [1, 8, 64, 512];
 for (const n of scales) {
   row(`scale-${n}`, `decrypt, ${n} connection${n > 1 ? 's' : ''}`,
-      bulk('decrypt', '--connections', n, '--warm-up', 1000), ['floor', 'splice'], { longer: 2, rounds: 3 });
+      bulk('decrypt', '--warm-up', 1000), ['floor', 'splice'], { connections: n, longer: 2, rounds: 3 });
 }
 
-row('idle', 'idle connections', ['--load', 'idle', '--connections', 1000], ['none', 'splice', 'splice-fd', 'pipe'],
-    { gc: true });
+// How long a turn of the event loop becomes when all of many splices are busy.
+const busy = 200;
+for (const way of ways) {
+  const load = bulk(way, '--warm-up', 1000);
+  for (const [name, title, endpoint, splice] of [
+    ['many', 'TCP', 'tcp', 'splice'],
+    ['many-unix', 'Unix sockets', 'unix', 'splice-fd'],
+    ['many-pipe', 'pipes', 'fifo', 'splice-fd'],
+  ]) {
+    row(`${name}-${way}`, `${way}, ${busy} busy connections, ${title}, with the event loop watched`, load,
+        [splice, 'pipe'], { endpoint, connections: busy, delay: true, quick: false, longer: 2, rounds: 3 });
+  }
+}
+
+row('many-tun-decrypt', `decrypt, ${busy} busy connections, queues of a TUN device, with the event loop watched`,
+    packetLoad('decrypt', '--warm-up', 1000), ['splice', 'pipe'],
+    { endpoint: 'tun', connections: busy, delay: true, quick: false, longer: 2, rounds: 3 });
+
+// Threads.
+row('workers', 'decrypt, 16 connections, in Workers', bulk('decrypt', '--warm-up', 500),
+    ['splice', 'workers-1', 'workers-2', 'workers-4', 'pipe', 'pipe-workers-2', 'nginx-2', 'haproxy-2'],
+    { connections: 16, quick: false });
+row('workers-delay', 'duplex, 16 connections, with the event loop of the main thread watched', bulk('duplex'),
+    ['splice', 'workers-2', 'beside-workers-2'], { connections: 16, delay: true, quick: false, rounds: 3 });
+const computing = ['splice', 'splice-computing', 'workers-1', 'worker-computing'];
+for (const way of ways) {
+  row(`tunnel-busy-${way}`, `${way}, IP packets, while the main thread computes`, packetLoad(way), computing,
+      { endpoint: 'tun', quick: false, rounds: 3 });
+}
+row('tunnel-busy-ping', 'one packet there and back, while the main thread computes', ['--load', 'packet-ping-pong'],
+    computing, { endpoint: 'tun', quick: false, longer: 2, rounds: 3 });
+
+row('idle', 'idle connections', ['--load', 'idle'], ['none', 'splice', 'splice-fd', 'pipe'],
+    { connections: 1000, gc: true });
 
 const stalled = 64;
 const highWaterMark = 262144;
 row('stall-decrypt', `decrypt, ${stalled} stalled endpoints`,
-    bulk('decrypt', '--stall', '--connections', stalled), ['splice', 'splice-fd', 'pipe'], { gc: true, rounds: 3 });
+    bulk('decrypt', '--stall'), ['splice', 'splice-fd', 'pipe'], { connections: stalled, gc: true, rounds: 3 });
 row('stall-encrypt', `encrypt, ${stalled} stalled TLS peers`,
-    bulk('encrypt', '--stall', '--connections', stalled), ['splice', 'splice-fd', 'pipe'], { gc: true, rounds: 3 });
+    bulk('encrypt', '--stall'), ['splice', 'splice-fd', 'pipe'], { connections: stalled, gc: true, rounds: 3 });
 
 const recordSizes = [64, 256, 1400, 4096, 16384];
 const recordRow = (size) => ({ 1400: 'small', 16384: 'decrypt' })[size] ?? `record-${size}`;
@@ -214,6 +246,29 @@ function targets(of) {
   for (const n of scales.slice(1)) {
     add(`${n} connections, the slowest to the mean`, of(`scale-${n}`, 'splice', 'slowest'), 0.5, { atLeast: true });
   }
+  for (const way of ways) {
+    for (const [name, splice] of [['many', 'splice'], ['many-unix', 'splice-fd'], ['many-pipe', 'splice-fd']]) {
+      const row = `${name}-${way}`;
+      add(`${rows[row].title}, delay p99`, of(row, splice, 'delay'), 10, { unit: ' ms' });
+      add(`${rows[row].title}, throughput to pipe()'s`, of(row, splice, 'rate') / of(row, 'pipe', 'rate'), 1,
+          { atLeast: true });
+    }
+  }
+  add(`${rows['many-tun-decrypt'].title}, delay p99`, of('many-tun-decrypt', 'splice', 'delay'), 10, { unit: ' ms' });
+  add('2 Workers, CPU per GB to that of one event loop',
+      cost('workers', 'workers-2') / cost('workers', 'splice'), 1.05);
+  add("2 Workers at full speed, the main thread's use of its event loop",
+      of('workers-delay', 'workers-2', 'loop'), 0.02, { unit: '' });
+  add("2 Workers at full speed, the main thread's event-loop delay p99 to that of an idle process",
+      of('workers-delay', 'workers-2', 'delay') / of('workers-delay', 'beside-workers-2', 'delay'), 1.2);
+  for (const way of ways) {
+    const rate = (name) => of(`tunnel-busy-${way}`, name, 'packetRate');
+    add(`${way}, tunnel in a Worker while the main thread computes, packets per second to those while it is idle`,
+        rate('worker-computing') / rate('workers-1'), 0.91, { atLeast: true });
+  }
+  const ping = (name) => of('tunnel-busy-ping', name, 'p99');
+  add('tunnel in a Worker while the main thread computes, ping p99 to that while it is idle',
+      ping('worker-computing') / ping('workers-1'), 1.1);
   add('100 GB, CPU per GB to that of 1 GB', cost('long-100', 'splice') / cost('long-1', 'splice'), 1.1);
   return list;
 }

@@ -3,20 +3,27 @@
 // A tunnel for IP packets over TLS, between two TUN devices. The packets do not
 // pass through JavaScript.
 //
-//   tun-exec node tun-tunnel.js listen HOST PORT
-//   tun-exec node tun-tunnel.js connect HOST PORT
+//   tun-exec node tun-tunnel.js [--worker] listen HOST PORT
+//   tun-exec node tun-tunnel.js [--worker] connect HOST PORT
 //
 // In the environment: TLS_PSK, the key that both sides share, hexadecimal, and
 // TLS_CIPHERS, if you want others. TUN_FD and TUN_QUEUES are from tun-exec: each
 // queue of a device gets a connection of its own. The addresses of the devices are
 // yours to set (ip address). SIGUSR2 prints what each connection has moved.
+//
+// With --worker the tunnel runs in a Worker, TLS included: the packets do not wait
+// while JavaScript computes in the main thread, which is left with the control.
 
 const tls = require('node:tls');
 const { once } = require('node:events');
+const { parseArgs } = require('node:util');
+const { Worker, isMainThread, parentPort } = require('node:worker_threads');
 
-const { 2: role, 3: host, 4: port } = process.argv;
+const { values: args, positionals: [role, host, port] } = parseArgs({ allowPositionals: true, options: {
+  worker: { type: 'boolean', default: false },
+} });
 if (!['listen', 'connect'].includes(role) || !port || !process.env.TUN_QUEUES || !process.env.TLS_PSK) {
-  console.error('usage: TLS_PSK=KEY tun-exec node tun-tunnel.js listen|connect HOST PORT');
+  console.error('usage: TLS_PSK=KEY tun-exec node tun-tunnel.js [--worker] listen|connect HOST PORT');
   process.exit(2);
 }
 
@@ -69,16 +76,29 @@ async function connect(host, port, fd) {
   await run(socket, fd);
 }
 
-process.on('SIGUSR2', () => {
+function print() {
   for (const { stats } of tunnels)
     console.log('stats', JSON.stringify(stats));
-});
+}
 
-if (role === 'listen') {
-  listen(host, Number(port));
-} else {
+function begin() {
+  if (role === 'listen')
+    return listen(host, Number(port));
   Promise.all(queues.map((fd) => connect(host, Number(port), fd))).catch((err) => {
     console.error(err.message);
     process.exitCode = 1;
   }).then(() => process.exit());
+}
+
+if (!isMainThread) {
+  parentPort.on('message', print);
+  begin();
+} else if (args.worker) {
+  const worker = new Worker(__filename, { argv: process.argv.slice(2) });
+  worker.on('exit', (code) => { process.exitCode = code; });
+  // Only the main thread gets signals.
+  process.on('SIGUSR2', () => worker.postMessage('print'));
+} else {
+  process.on('SIGUSR2', print);
+  begin();
 }

@@ -265,22 +265,28 @@ fn different(packet: usize) -> io::Error {
 /// Sends packets, each of which has to come out of the device.
 pub fn verify_decrypt(device: &Device, tls: &mut Tls) -> io::Result<()> {
     let receiver = device.receiver()?;
-    let mut buf = vec![0; 2 * LEN];
     for _ in 0..COMPARED {
         // Records of 16 KiB, between packets and within them.
         tls.write(stream(0, PERIOD))?;
         tls.flush_all()?;
         for number in 0..DIFFERENT {
-            let n = loop {
-                match sys::read(receiver.as_raw_fd(), &mut buf)? {
-                    Some(n) => break n,
-                    None => sys::poll(receiver.as_raw_fd(), libc::POLLIN)?,
-                }
-            };
-            if buf[..n] != *stream((number * LEN) as u64, LEN) {
-                return Err(different(number));
-            }
+            receive(&receiver, number)?;
         }
+    }
+    Ok(())
+}
+
+/// Waits for the packet that the forwarder writes to the device next.
+fn receive(receiver: &OwnedFd, number: usize) -> io::Result<()> {
+    let mut buf = [0; 2 * LEN];
+    let n = loop {
+        match sys::read(receiver.as_raw_fd(), &mut buf)? {
+            Some(n) => break n,
+            None => sys::poll(receiver.as_raw_fd(), libc::POLLIN)?,
+        }
+    };
+    if buf[..n] != *stream((number * LEN) as u64, LEN) {
+        return Err(different(number));
     }
     Ok(())
 }
@@ -288,25 +294,60 @@ pub fn verify_decrypt(device: &Device, tls: &mut Tls) -> io::Result<()> {
 /// Puts packets into the device, all of which have to come.
 pub fn verify_encrypt(device: &Device, tls: &mut Tls) -> io::Result<()> {
     let mut sender = Sender::new(device)?;
-    let mut buf = vec![0; PERIOD];
     for _ in 0..COMPARED {
         if sender.send(DIFFERENT)? < DIFFERENT {
             return Err(io::Error::other("the device's queue is too short"));
         }
-        let mut len = 0;
-        while len < PERIOD {
-            match tls.read(&mut buf[len..])? {
-                Read::Bytes(n) => len += n,
-                Read::Blocked => {
-                    sys::poll(tls.fd(), libc::POLLIN)?;
-                    tls.readable();
-                }
-                Read::End => return Err(io::ErrorKind::UnexpectedEof.into()),
-            }
-        }
-        if let Some(at) = (0..PERIOD).find(|&i| buf[i] != stream(0, PERIOD)[i]) {
-            return Err(different(at / LEN));
-        }
+        read(tls, 0, DIFFERENT)?;
     }
     Ok(())
+}
+
+/// Waits for `count` packets that the forwarder has read from the device.
+fn read(tls: &mut Tls, first: usize, count: usize) -> io::Result<()> {
+    let mut buf = vec![0; count * LEN];
+    let mut len = 0;
+    while len < buf.len() {
+        match tls.read(&mut buf[len..])? {
+            Read::Bytes(n) => len += n,
+            Read::Blocked => {
+                sys::poll(tls.fd(), libc::POLLIN)?;
+                tls.readable();
+            }
+            Read::End => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+    let expected = stream((first * LEN) as u64, buf.len());
+    match (0..buf.len()).find(|&i| buf[i] != expected[i]) {
+        Some(at) => Err(different(first + at / LEN)),
+        None => Ok(()),
+    }
+}
+
+/// Single packets, through the forwarder to the device and back.
+pub struct Ping {
+    receiver: OwnedFd,
+    sender: Sender,
+}
+
+impl Ping {
+    /// Through this device.
+    pub fn new(device: &Device) -> io::Result<Self> {
+        Ok(Ping {
+            receiver: device.receiver()?,
+            sender: Sender::new(device)?,
+        })
+    }
+
+    /// Sends a packet to the device and, when it is there, another one back.
+    pub fn round_trip(&mut self, tls: &mut Tls) -> io::Result<()> {
+        let number = self.sender.next;
+        tls.write(stream((number * LEN) as u64, LEN))?;
+        tls.flush_all()?;
+        receive(&self.receiver, number)?;
+        if self.sender.send(1)? != 1 {
+            return Err(io::Error::other("the device's queue is full"));
+        }
+        read(tls, number, 1)
+    }
 }

@@ -153,8 +153,8 @@ impl Endpoint {
             Endpoint::Fifo(dir) => {
                 let mut open = OpenOptions::new();
                 let open = open.custom_flags(libc::O_NONBLOCK);
-                let source = open.clone().read(true).open(Path::new(dir).join("out"))?;
-                let sink = open.clone().write(true).open(Path::new(dir).join("in"))?;
+                let source = open.clone().read(true).open(Path::new(dir).join("out0"))?;
+                let sink = open.clone().write(true).open(Path::new(dir).join("in0"))?;
                 Ok(Ends {
                     source: source.into(),
                     sink: Some(sink.into()),

@@ -2,6 +2,7 @@
 //! line of JSON when it is over. Each time it prints "mark" it waits for a line on its standard
 //! input: at the last but one the measurement begins, at the last it has ended.
 
+use std::cell::Cell;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -26,13 +27,25 @@ fn error<T>(text: impl Display) -> io::Result<T> {
     Err(io::Error::other(text.to_string()))
 }
 
+/// How many connections there are to be.
+fn connections(args: &Args) -> usize {
+    args.get("--connections").unwrap_or(1)
+}
+
+/// How many bytes one of them sends before it is another one's turn. With many of them it would
+/// take too long otherwise until each has had a turn.
+fn turn(connections: usize) -> usize {
+    (CHUNK * 16 / connections).clamp(65536, CHUNK)
+}
+
 /// How the forwarder is listened for.
 enum Listener {
     Tcp(TcpListener),
     Tls(TcpListener, SslContext),
     Unix(UnixListener),
-    /// Open from the beginning: a FIFO that nobody reads cannot be opened for writing.
-    Fifo(OwnedFd, OwnedFd),
+    /// Open from the beginning: a FIFO that nobody reads cannot be opened for writing. Two for
+    /// each connection, and the number of the next connection.
+    Fifos(Vec<(OwnedFd, OwnedFd)>, Cell<usize>),
 }
 
 /// Where the forwarder connects to.
@@ -54,8 +67,12 @@ impl Upstream {
             }
             Endpoint::Unix(path) => Listener::Unix(UnixListener::bind(path)?),
             Endpoint::Fifo(dir) => {
-                let open = |name| sys::open_fifo(&Path::new(dir).join(name)).map(OwnedFd::from);
-                Listener::Fifo(open("in")?, open("out")?)
+                let open = |name: String| -> io::Result<OwnedFd> {
+                    Ok(sys::open_fifo(&Path::new(dir).join(name))?.into())
+                };
+                let both = |i| Ok((open(format!("in{i}"))?, open(format!("out{i}"))?));
+                let fifos: io::Result<_> = (0..connections(args)).map(both).collect();
+                Listener::Fifos(fifos?, Cell::new(0))
             }
             Endpoint::Tun(_) => return error("nobody connects to a device"),
         };
@@ -72,7 +89,8 @@ impl Upstream {
                 sys::poll(listener.as_raw_fd(), libc::POLLIN)?;
                 Ends::socket(listener.accept()?.0)?
             }
-            Listener::Fifo(source, sink) => {
+            Listener::Fifos(fifos, next) => {
+                let (source, sink) = &fifos[next.replace(next.get() + 1)];
                 let (source, sink) = (source.try_clone()?, Some(sink.try_clone()?));
                 Ends { source, sink }
             }
@@ -191,14 +209,13 @@ fn bulk(args: &Args) -> io::Result<String> {
     let upstream = Upstream::listen(args)?;
     let direction: String = args.need("--direction");
     let (decrypt, encrypt) = (direction != "encrypt", direction != "decrypt");
-    let connections: usize = args.get("--connections").unwrap_or(1);
+    let connections = connections(args);
     let stall = args.has("--stall");
     let side = |sends, receives: bool| Side {
         sends,
         receives: receives && !stall,
         record: args.get("--record").unwrap_or(16384),
-        // Or with many of them it would take too long until each has had a turn.
-        turn: (CHUNK * 16 / connections).clamp(65536, CHUNK),
+        turn: turn(connections),
         rate: args.get("--rate"),
         content: flow::pattern,
         counters: (0..connections).map(|_| Counters::default()).collect(),
@@ -337,12 +354,18 @@ fn ip(args: &Args) -> io::Result<String> {
     let rate: Option<f64> = args.get("--rate");
     let pid = args.need("--pid");
     let warm_up = Duration::from_millis(args.get("--warm-up").unwrap_or(120));
-    let mut tls = join_tls(&tls::client(None)?, args.need("--port"))?;
+    let (ctx, port) = (tls::client(None)?, args.need("--port"));
+    // More than one only to decrypt: each has a queue of the device.
+    let connections = connections(args);
+    let ends: io::Result<Vec<_>> = (0..connections).map(|_| join_tls(&ctx, port)).collect();
+    let mut ends = ends?;
     let device = Device::find(&name)?;
-    if decrypt {
-        packets::verify_decrypt(&device, &mut tls)?;
-    } else {
-        packets::verify_encrypt(&device, &mut tls)?;
+    for tls in &mut ends {
+        if decrypt {
+            packets::verify_decrypt(&device, tls)?;
+        } else {
+            packets::verify_encrypt(&device, tls)?;
+        }
     }
 
     let before = device.counters()?;
@@ -350,10 +373,10 @@ fn ip(args: &Args) -> io::Result<String> {
         sends: decrypt,
         receives: !decrypt,
         record: args.get("--record").unwrap_or(16384),
-        turn: CHUNK,
+        turn: turn(connections),
         rate,
         content: packets::stream,
-        counters: vec![Counters::default()],
+        counters: (0..connections).map(|_| Counters::default()).collect(),
     };
     let sent = AtomicU64::new(0);
     // All has been compared above.
@@ -366,7 +389,8 @@ fn ip(args: &Args) -> io::Result<String> {
             }
         }
         let (client, device, phase, sent) = (&client, &device, &phase, &sent);
-        scope.spawn(move || check(flow::run(vec![End::Tls(tls)], client, phase)));
+        let ends = ends.into_iter().map(End::Tls).collect();
+        scope.spawn(move || check(flow::run(ends, client, phase)));
         if !decrypt {
             scope.spawn(move || check(packets::send(device, rate, sent, phase)));
         }
@@ -390,8 +414,9 @@ fn ip(args: &Args) -> io::Result<String> {
             until("not all that was sent has arrived", || {
                 let Ok(now) = moment() else { return false };
                 if decrypt {
-                    // The last one may have been sent in part.
-                    now.moved[0][0] == client.sent() / packets::LEN as u64
+                    // The last one of each connection may have been sent in part.
+                    let whole = |each: &Counters| each.sent.load(Relaxed) / packets::LEN as u64;
+                    now.moved[0][0] == client.counters.iter().map(whole).sum::<u64>()
                 } else {
                     // Every packet was read, and at least its bytes have come as ciphertext.
                     let count = sent.load(Relaxed);
@@ -480,7 +505,6 @@ fn udp(args: &Args) -> io::Result<String> {
 /// One byte there and back, over and over.
 fn ping_pong(args: &Args) -> io::Result<String> {
     let upstream = Upstream::listen(args)?;
-    let pid = args.need("--pid");
     let (mut tls, end) = join(&tls::client(None)?, args.need("--port"), &upstream)?;
     let End::Plain(_, ends) = end else {
         return error("only cleartext comes back");
@@ -496,25 +520,45 @@ fn ping_pong(args: &Args) -> io::Result<String> {
             };
         }
     });
-    let mut round_trip = |value: u8| -> io::Result<u64> {
-        let start = Instant::now();
+    round_trips(args, |number| {
+        let value = number as u8;
         tls.write(&[value])?;
         tls.flush_all()?;
         let mut byte = [0];
         loop {
             match tls.read(&mut byte)? {
-                Read::Bytes(_) if byte == [value] => return Ok(start.elapsed().as_nanos() as u64),
+                Read::Bytes(_) if byte == [value] => return Ok(()),
                 Read::Blocked => sys::poll(tls.fd(), libc::POLLIN)?,
                 _ => return error("another answer"),
             }
             tls.readable();
         }
+    })
+}
+
+/// One packet to the device and one from there, over and over.
+fn packet_ping_pong(args: &Args) -> io::Result<String> {
+    let Endpoint::Tun(name) = args.need("--plain") else {
+        return error("packets need a device");
     };
+    let mut tls = join_tls(&tls::client(None)?, args.need("--port"))?;
+    let mut ping = packets::Ping::new(&Device::find(&name)?)?;
+    round_trips(args, |_| ping.round_trip(&mut tls))
+}
+
+/// How long `round_trip` takes, which is given the number of the round.
+fn round_trips(
+    args: &Args,
+    mut round_trip: impl FnMut(usize) -> io::Result<()>,
+) -> io::Result<String> {
+    let pid = args.need("--pid");
     let mut run = |time: Duration| -> io::Result<Vec<u64>> {
         let start = Instant::now();
         let mut times = Vec::new();
         while start.elapsed() < time {
-            times.push(round_trip(times.len() as u8)?);
+            let start = Instant::now();
+            round_trip(times.len())?;
+            times.push(start.elapsed().as_nanos() as u64);
         }
         times.sort_unstable();
         Ok(times)
@@ -559,6 +603,7 @@ fn main() -> ExitCode {
         "packets" => ip(&args),
         "datagrams" => udp(&args),
         "ping-pong" => ping_pong(&args),
+        "packet-ping-pong" => packet_ping_pong(&args),
         "idle" => idle(&args),
         load => error(format!("no load is named {load}")),
     };

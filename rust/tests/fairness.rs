@@ -1,0 +1,222 @@
+//! How much the splices of one event loop move in one turn of it.
+//!
+//! A turn lets each splice do what it can until it has to wait for the event loop. Nothing
+//! here depends on time: bytes are counted.
+
+#![allow(clippy::undocumented_unsafe_blocks, clippy::incompatible_msrv)]
+
+mod common;
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+
+use common::{connect, Tls, TLS1_3};
+use tls_splice::endpoint::Endpoint;
+use tls_splice::inbound::InboundStep;
+use tls_splice::splice::{Direction, Splice};
+
+/// What the busy splices may move together in one turn.
+const PER_TURN: usize = 4 << 20;
+/// What each of them may move, however many there are.
+const LEAST: usize = 16 * 1024;
+const HIGH_WATER_MARK: usize = 256 * 1024;
+/// Length of a packet: many of them fit neither into a share nor into a socket.
+const PACKET: usize = 8000;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Pipe,
+    Socket,
+    Datagrams,
+}
+
+const KINDS: [Kind; 3] = [Kind::Pipe, Kind::Socket, Kind::Datagrams];
+
+/// The splice's end of an endpoint, and the other end, which does not block.
+fn ends(kind: Kind, direction: Direction) -> (OwnedFd, File) {
+    let (near, far): (OwnedFd, OwnedFd) = match (kind, direction) {
+        (Kind::Pipe, Direction::Inbound) => {
+            let (reader, writer) = io::pipe().unwrap();
+            (writer.into(), reader.into())
+        }
+        (Kind::Pipe, Direction::Outbound) => {
+            let (reader, writer) = io::pipe().unwrap();
+            (reader.into(), writer.into())
+        }
+        (Kind::Socket, _) => {
+            let (near, far) = UnixStream::pair().unwrap();
+            (near.into(), far.into())
+        }
+        (Kind::Datagrams, _) => {
+            let (near, far) = UnixDatagram::pair().unwrap();
+            (near.into(), far.into())
+        }
+    };
+    let flags = unsafe { libc::fcntl(far.as_raw_fd(), libc::F_GETFL) };
+    let set = unsafe { libc::fcntl(far.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) };
+    assert_eq!(set, 0);
+    (near, far.into())
+}
+
+/// A splice that always has something to move, and room for it.
+struct Busy {
+    kind: Kind,
+    direction: Direction,
+    splice: Splice,
+    ours: Tls,
+    peer: Tls,
+    far: File,
+    /// Ciphertext that the stream below has, for the inbound direction.
+    wire: VecDeque<u8>,
+    /// The pump is to run before the stream below is read again.
+    is_paused: bool,
+}
+
+impl Busy {
+    fn new(kind: Kind, direction: Direction) -> Busy {
+        let (near, far) = ends(kind, direction);
+        let (ours, peer) = connect(TLS1_3, true);
+        let is_inbound = direction == Direction::Inbound;
+        let endpoint = Endpoint::open(near.as_raw_fd(), !is_inbound, is_inbound).unwrap();
+        let framing = endpoint.framing(None).unwrap();
+        let mut splice = Splice::new(endpoint, framing, HIGH_WATER_MARK);
+        splice.start(direction);
+        if is_inbound {
+            assert!(unsafe { splice.attach(direction, ours.0) });
+        }
+        Busy {
+            kind,
+            direction,
+            splice,
+            ours,
+            peer,
+            far,
+            wire: VecDeque::new(),
+            is_paused: false,
+        }
+    }
+
+    /// Fills what the splice reads from, and empties what it writes to.
+    fn prepare(&mut self) {
+        match self.direction {
+            Direction::Inbound => {
+                while self.wire.len() < 2 * HIGH_WATER_MARK {
+                    let mut bytes = vec![7; PACKET * 8];
+                    if self.kind == Kind::Datagrams {
+                        let len = (PACKET as u16).to_be_bytes();
+                        bytes = [&len[..], &vec![7; PACKET]].concat().repeat(8);
+                    }
+                    assert!(self.peer.write(&bytes));
+                    self.wire.extend(self.peer.take(usize::MAX));
+                }
+                self.until_it_would_block(|far| far.read(&mut [0; 65536]));
+            }
+            Direction::Outbound => {
+                self.ours.take(usize::MAX);
+                self.until_it_would_block(|far| far.write(&[7; PACKET]));
+            }
+        }
+    }
+
+    fn until_it_would_block(&mut self, mut call: impl FnMut(&mut File) -> io::Result<usize>) {
+        loop {
+            match call(&mut self.far) {
+                Ok(n) => assert!(n > 0),
+                Err(err) => return assert_eq!(err.kind(), ErrorKind::WouldBlock),
+            }
+        }
+    }
+
+    fn moved(&self) -> usize {
+        let stats = self.splice.stats();
+        (stats.bytes_in + stats.bytes_out) as usize
+    }
+
+    /// What the event loop lets the splice do in one turn. Returns how many bytes it has
+    /// moved.
+    fn turn(&mut self) -> usize {
+        self.prepare();
+        let before = self.moved();
+        match self.direction {
+            Direction::Inbound => self.read_lower(),
+            Direction::Outbound => {
+                unsafe { self.splice.run_outbound(self.ours.0, &Cell::new(false)) };
+            }
+        }
+        self.moved() - before
+    }
+
+    /// As libuv reads a stream: until the splice lends no memory, or the splice has it stop.
+    fn read_lower(&mut self) {
+        if self.is_paused && self.decrypt() {
+            return;
+        }
+        loop {
+            let spare = self.splice.alloc();
+            let n = spare.len();
+            if n == 0 {
+                return;
+            }
+            for (byte, from) in spare.iter_mut().zip(self.wire.drain(..n)) {
+                *byte = from;
+            }
+            self.splice.commit(n);
+            if self.decrypt() {
+                return;
+            }
+        }
+    }
+
+    /// Returns whether the stream below is not to be read in this turn any more.
+    fn decrypt(&mut self) -> bool {
+        let step = unsafe { self.splice.run_inbound(self.ours.0, &Cell::new(false)) }.step;
+        self.is_paused = step != InboundStep::WantCiphertext;
+        assert!(matches!(
+            step,
+            InboundStep::WantCiphertext | InboundStep::Blocked | InboundStep::Spent
+        ));
+        self.is_paused
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        unsafe { self.splice.detach(self.direction, self.ours.0) };
+    }
+}
+
+fn turn(splices: &mut [Busy]) -> usize {
+    splices.iter_mut().map(Busy::turn).sum()
+}
+
+#[test]
+fn with_200_busy_splices_a_turn_moves_what_all_may_move_together() {
+    for kind in KINDS {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let mut splices: Vec<_> = (0..200).map(|_| Busy::new(kind, direction)).collect();
+            // In the first turn, each splice knows only of those that have come before it, and
+            // what an endpoint has no room for is left for the next ones.
+            for _ in 0..3 {
+                turn(&mut splices);
+            }
+            for _ in 0..4 {
+                let moved = turn(&mut splices);
+                let what = format!("{kind:?} {direction:?}: {moved} bytes");
+                assert!(moved <= PER_TURN + PER_TURN / 4, "{what}");
+                // Nobody gets nothing.
+                assert!(moved >= 200 * LEAST / 2, "{what}");
+            }
+            // The others have nothing more to do.
+            splices.truncate(1);
+            for _ in 0..2 {
+                turn(&mut splices);
+            }
+            let alone = turn(&mut splices);
+            assert!(alone > 2 * LEAST, "{kind:?} {direction:?}: {alone} bytes");
+        }
+    }
+}
