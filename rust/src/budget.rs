@@ -8,7 +8,9 @@
 //! event loop, so a direction learns how many others there are by counting how many
 //! shares they have had since its own last one. The larger count of two turns is taken,
 //! since a busy direction may have to wait for a turn: its bytes come in pieces. A direction
-//! that was idle for some turns counts too many, and has a small share twice.
+//! that was idle for some turns counts too many, and has a small share twice. A direction
+//! whose bytes nobody asks for (those of a stream of JavaScript) is not told of each turn, so
+//! its share may be one of some turns ago.
 
 use std::cell::Cell;
 
@@ -64,12 +66,10 @@ impl Call {
 pub struct Budget {
     share: usize,
     spent: usize,
-    /// [`USED_SHARES`] after this direction last had a share, or when it began.
+    /// [`USED_SHARES`] when the budget was renewed the last time, or when the direction began.
     used_shares: u64,
-    /// How many shares other directions have used before the share of this turn.
+    /// How many shares other directions had used between the two last renewals.
     others: u64,
-    /// `others`, as it was for the share before.
-    others_before: u64,
 }
 
 impl Default for Budget {
@@ -80,20 +80,23 @@ impl Default for Budget {
             spent: 0,
             used_shares: USED_SHARES.get(),
             others: 0,
-            others_before: 0,
         }
     }
 }
 
 impl Budget {
-    /// Fixes the share for this turn of the event loop. To be called before the direction
-    /// works; nothing changes if it has worked in this turn.
+    /// Fixes the share. To be called before the direction works; nothing changes if it has
+    /// worked since the budget was renewed.
     pub fn begin(&mut self) {
         if self.spent == 0 {
-            // A splice that has been moved to another thread finds another count there.
-            self.others = USED_SHARES.get().wrapping_sub(self.used_shares);
-            self.share = share_beside(self.others.max(self.others_before));
+            self.share = share_beside(self.others_since_renewal().max(self.others));
         }
+    }
+
+    /// How many shares other directions have used since the budget was renewed.
+    fn others_since_renewal(&self) -> u64 {
+        // A splice that has been moved to another thread finds another count there.
+        USED_SHARES.get().wrapping_sub(self.used_shares)
     }
 
     /// The most bytes to read with one call.
@@ -129,16 +132,18 @@ impl Budget {
         self.spent >= 2 * self.share
     }
 
-    /// Begins again at zero, since the event loop turns.
+    /// Begins again at zero, since the event loop turns, or has turned. In the first case the
+    /// others have their shares after this, and in the second case they have had them before: so
+    /// what they use is counted from one renewal to the next.
     pub fn renew(&mut self) {
         if self.spent == 0 {
             return;
         }
+        self.others = self.others_since_renewal();
         if self.spent >= BUSY {
             USED_SHARES.set(USED_SHARES.get() + 1);
         }
         self.used_shares = USED_SHARES.get();
-        self.others_before = self.others;
         self.spent = 0;
     }
 }
@@ -242,6 +247,36 @@ mod tests {
             assert!(turn(&mut all, given) <= 4 * PER_TURN);
             for _ in 0..10 {
                 let sum = turn(&mut all, given);
+                assert!(sum <= PER_TURN, "{sum} for {given} each");
+                assert!(sum >= 200 * given.min(LEAST));
+            }
+        }
+    }
+
+    /// As [`turn`], for directions that see only when their next turn has come that the last one
+    /// has ended: they are renewed between the two calls of `begin` in a turn.
+    fn turn_after_renewal(directions: &mut [Budget], given: usize) -> usize {
+        let mut sum = 0;
+        for budget in directions {
+            budget.begin();
+            budget.renew();
+            budget.begin();
+            let used = budget.share().min(given);
+            budget.spend(Call::System, used);
+            sum += used;
+        }
+        sum
+    }
+
+    #[test]
+    fn a_turn_is_bounded_if_each_direction_is_renewed_before_it_works() {
+        for given in [BUSY, 64 * 1024, usize::MAX] {
+            let mut all = directions(200);
+            for _ in 0..2 {
+                turn_after_renewal(&mut all, given);
+            }
+            for _ in 0..10 {
+                let sum = turn_after_renewal(&mut all, given);
                 assert!(sum <= PER_TURN, "{sum} for {given} each");
                 assert!(sum >= 200 * given.min(LEAST));
             }

@@ -72,6 +72,9 @@ struct Busy {
     far: File,
     /// Ciphertext that the stream below has, for the inbound direction.
     wire: VecDeque<u8>,
+    /// How many bytes of `wire` the stream below gives in one turn at most, as a TCP connection
+    /// does whose peer has no larger window.
+    window: usize,
     /// The pump is to run before the stream below is read again.
     is_paused: bool,
 }
@@ -96,6 +99,7 @@ impl Busy {
             peer,
             far,
             wire: VecDeque::new(),
+            window: 2 * HIGH_WATER_MARK,
             is_paused: false,
         }
     }
@@ -104,7 +108,7 @@ impl Busy {
     fn prepare(&mut self) {
         match self.direction {
             Direction::Inbound => {
-                while self.wire.len() < 2 * HIGH_WATER_MARK {
+                while self.wire.len() < self.window {
                     let mut bytes = vec![7; PACKET * 8];
                     if self.kind == Kind::Datagrams {
                         let len = (PACKET as u16).to_be_bytes();
@@ -150,22 +154,26 @@ impl Busy {
         self.moved() - before
     }
 
-    /// As libuv reads a stream: until the splice lends no memory, or the splice has it stop.
+    /// As libuv reads a stream: until the splice lends no memory, the stream gives less than there
+    /// is memory for, or the splice has it stop.
     fn read_lower(&mut self) {
         if self.is_paused && self.decrypt() {
             return;
         }
+        let mut window = self.window;
         loop {
             let spare = self.splice.alloc();
-            let n = spare.len();
-            if n == 0 {
+            let lent = spare.len();
+            if lent == 0 {
                 return;
             }
+            let n = lent.min(window);
             for (byte, from) in spare.iter_mut().zip(self.wire.drain(..n)) {
                 *byte = from;
             }
+            window -= n;
             self.splice.commit(n);
-            if self.decrypt() {
+            if n == 0 || self.decrypt() || n < lent {
                 return;
             }
         }
@@ -217,6 +225,31 @@ fn with_200_busy_splices_a_turn_moves_what_all_may_move_together() {
             }
             let alone = turn(&mut splices);
             assert!(alone > 2 * LEAST, "{kind:?} {direction:?}: {alone} bytes");
+        }
+    }
+}
+
+#[test]
+fn reads_that_are_short_count_as_others_do() {
+    for kind in KINDS {
+        for window in [20_000, 30_000, 60_000, 100_000, 127_000] {
+            let mut splices: Vec<_> = (0..200)
+                .map(|_| Busy::new(kind, Direction::Inbound))
+                .collect();
+            for splice in &mut splices {
+                splice.window = window;
+            }
+            for _ in 0..3 {
+                turn(&mut splices);
+            }
+            let moved: Vec<_> = (0..8).map(|_| turn(&mut splices)).collect();
+            let what = format!("{kind:?}, {window} bytes per turn: {moved:?} bytes");
+            // Since records are decrypted whole, a turn may do what is left of the one before.
+            let most = moved.iter().max().unwrap();
+            assert!(*most <= 2 * PER_TURN, "{what}");
+            let mean = moved.iter().sum::<usize>() / moved.len();
+            let range = 200 * LEAST / 2..=PER_TURN + PER_TURN / 4;
+            assert!(range.contains(&mean), "{what}");
         }
     }
 }
