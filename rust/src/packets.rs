@@ -150,6 +150,10 @@ pub fn deliver_packets(
             WrittenEnd::WouldBlock => outcome = Some(Delivery::Blocked),
             WrittenEnd::Failed(errno) if stats.count_drop(errno) => done += 1,
             WrittenEnd::Failed(errno) => outcome = Some(Delivery::Failed(errno)),
+            WrittenEnd::Reported(errno) => {
+                stats.count_drop(errno);
+                budget.spend(Call::System, 0);
+            }
         }
         let mut total = 0;
         for packet in &packets[..done] {

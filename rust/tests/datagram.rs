@@ -45,6 +45,8 @@ enum Fault {
     /// The next message or datagram that is sent, after so many messages, is refused with this
     /// errno, once.
     Once(usize, c_int),
+    /// The next calls are refused with these errnos.
+    Row(&'static [c_int]),
 }
 
 thread_local! {
@@ -83,6 +85,10 @@ fn fails(at: usize, datagrams: usize) -> Option<c_int> {
         Some(Fault::Once(after, errno)) if after == at => {
             *fault = None;
             Some(errno)
+        }
+        Some(Fault::Row([errno, rest @ ..])) if at == 0 => {
+            *fault = (!rest.is_empty()).then_some(Fault::Row(rest));
+            Some(*errno)
         }
         _ => None,
     })
@@ -342,11 +348,10 @@ fn the_kernel_may_refuse_segments() {
         FAULT.set(Some(Fault::Segments(errno)));
         let sent = packets([1000; 10]);
         assert_eq!(delivered(&mut rig, &far, &sent), sent);
+        // Only what is refused twice is refused for what it is.
         let refused = Call::SendMany(vec![10], -1);
-        assert_eq!(
-            sends(&rig),
-            [&[refused][..], &[const { Call::Send(true) }; 10]].concat()
-        );
+        let alone = Call::SendMany(vec![1; 10], 10);
+        assert_eq!(sends(&rig), [refused.clone(), refused, alone]);
         // It is not tried again with that length.
         assert_eq!(delivered(&mut rig, &far, &sent), sent);
         assert_eq!(sends(&rig), [Call::SendMany(vec![1; 10], 10)]);
@@ -369,6 +374,31 @@ fn the_kernel_may_refuse_segments() {
     let sent = packets([1000; 10]);
     assert_eq!(delivered(&mut rig, &far, &sent), sent);
     assert_eq!(sends(&rig)[0], Call::SendMany(vec![10], -1));
+}
+
+#[test]
+fn segments_that_are_refused_behind_others_are_not_tried_again() {
+    for errno in [libc::EIO, libc::EINVAL, libc::EMSGSIZE] {
+        let (mut rig, far) = udp(256 * 1024);
+        FAULT.set(Some(Fault::Segments(errno)));
+        let sent = packets([100, 1000, 1000, 1000, 1000]);
+        assert_eq!(delivered(&mut rig, &far, &sent), sent);
+        let refused = Call::SendMany(vec![4], -1);
+        let alone = Call::SendMany(vec![1; 4], 4);
+        assert_eq!(
+            sends(&rig),
+            [
+                Call::SendMany(vec![1, 4], 1),
+                refused.clone(),
+                refused,
+                alone
+            ]
+        );
+        assert_eq!(delivered(&mut rig, &far, &sent), sent);
+        assert_eq!(sends(&rig), [Call::SendMany(vec![1; 5], 5)]);
+        assert_eq!(rig.stats().drops_in, 0);
+        FAULT.set(None);
+    }
 }
 
 /// As where the path takes less than the loopback device does.
@@ -503,6 +533,57 @@ fn an_error_is_that_of_one_datagram() {
                 );
             }
         }
+    }
+}
+
+/// As ICMP has it that says that a datagram was too long: the next call fails, whatever it sends.
+#[test]
+fn the_report_of_an_earlier_datagram_is_counted_and_refuses_no_segments() {
+    for errno in [libc::EMSGSIZE, libc::EINVAL, libc::EIO] {
+        for (lens, messages) in [
+            (vec![50; 5], vec![5]),
+            (vec![50, 50, 40, 60, 70, 70], vec![3, 1, 2]),
+        ] {
+            let (mut rig, far) = udp(256 * 1024);
+            let sent = packets(lens);
+            let all_sent = Call::SendMany(messages.clone(), messages.len() as c_int);
+            FAULT.set(Some(Fault::Once(0, errno)));
+            assert_eq!(delivered(&mut rig, &far, &sent), sent);
+            let failed = Call::SendMany(messages, -1);
+            assert_eq!(sends(&rig), [failed, all_sent.clone()]);
+            // It was another one that was lost.
+            let stats = rig.stats();
+            let drops = [stats.drops_emsgsize, stats.drops_einval, stats.drops_eio];
+            assert_eq!(stats.packets_in, sent.len() as u64);
+            assert_eq!((stats.drops_in, drops.iter().sum()), (1, 1));
+
+            assert_eq!(delivered(&mut rig, &far, &sent), sent);
+            assert_eq!(sends(&rig), [all_sent]);
+            assert_eq!(rig.stats().drops_in, 1);
+        }
+    }
+}
+
+/// The call that finds out what the first error was may fail for another reason.
+#[test]
+fn a_report_before_another_error() {
+    for errnos in [
+        &[libc::EMSGSIZE, libc::EAGAIN][..],
+        &[libc::EMSGSIZE, libc::ENOBUFS],
+        &[libc::EMSGSIZE, libc::EIO],
+    ] {
+        let (mut rig, far) = udp(256 * 1024);
+        let sent = packets([50; 5]);
+        FAULT.set(Some(Fault::Row(errnos)));
+        assert_eq!(delivered(&mut rig, &far, &sent), sent, "{errnos:?}");
+        assert!(FAULT.take().is_none());
+        let stats = rig.stats();
+        assert_eq!(
+            (stats.packets_in, stats.drops_emsgsize, stats.drops_in),
+            (5, 1, 1)
+        );
+        assert_eq!(delivered(&mut rig, &far, &sent), sent);
+        assert_eq!(sends(&rig).last(), Some(&Call::SendMany(vec![5], 1)));
     }
 }
 

@@ -198,53 +198,53 @@ impl Datagrams {
     /// Sends at most [`MOST_WRITTEN`] datagrams, never blocking.
     pub(super) fn write(&mut self, fd: RawFd, packets: &[IoSlice<'_>]) -> Written {
         let mut sent = 0;
-        if packets.len() > 1 {
-            let (messages, count) = self.messages_of(packets);
-            match retry(|| system::send_many(fd, packets, &messages[..count])) {
-                Io::Bytes(n) => sent = messages[..n].iter().sum(),
-                Io::WouldBlock => {
-                    return Written {
-                        packets: 0,
-                        end: WrittenEnd::WouldBlock,
-                    }
-                }
-                Io::Failed(errno) if messages[0] > 1 && self.refuses(errno, packets[0].len()) => {}
-                Io::Failed(errno) => {
-                    return Written {
-                        packets: 0,
-                        end: WrittenEnd::Failed(errno),
-                    }
-                }
-            }
-        }
-        // If that was not all, the call has not said why, and the kernel does not repeat each
-        // error. From here on one call sends one datagram, so that each error is known, and
-        // which datagram it is of.
-        for packet in &packets[sent..] {
-            let end = match send(fd, packet) {
-                Io::Bytes(_) => {
-                    sent += 1;
+        let mut at_once = MOST_WRITTEN;
+        while sent < packets.len() {
+            let rest = &packets[sent..];
+            let (messages, count) = self.messages_of(rest, at_once);
+            let messages = &messages[..count];
+            let end = match send_messages(fd, rest, messages) {
+                Io::Bytes(n) => {
+                    sent += messages[..n].iter().sum::<usize>();
+                    // If that was not all, the call has not said why, and the kernel does not
+                    // repeat each error. From here on one call sends one message, so that each
+                    // error is known, and which message it is of.
+                    at_once = 1;
                     continue;
                 }
-                Io::WouldBlock => WrittenEnd::WouldBlock,
+                Io::Failed(errno) if messages[0] > 1 && may_be_of_segments(errno) => {
+                    // The kernel may as well have reported what became of a datagram that was
+                    // sent before. It does that once.
+                    match send_messages(fd, rest, messages) {
+                        Io::Failed(again) if again == errno => {
+                            self.give_segments_up(errno, rest[0].len());
+                            at_once = MOST_WRITTEN;
+                            continue;
+                        }
+                        Io::Bytes(n) => sent += messages[..n].iter().sum::<usize>(),
+                        Io::WouldBlock | Io::Failed(_) => {}
+                    }
+                    WrittenEnd::Reported(errno)
+                }
                 Io::Failed(errno) => WrittenEnd::Failed(errno),
+                Io::WouldBlock => WrittenEnd::WouldBlock,
             };
             return Written { packets: sent, end };
         }
         Written {
-            packets: packets.len(),
+            packets: sent,
             end: WrittenEnd::All,
         }
     }
 
-    /// How many of the packets each message has, and how many messages there are. A message
-    /// has several packets if all of them have one length, but for the last one, which may be
-    /// shorter: then the kernel can cut it into these packets.
-    fn messages_of(&self, packets: &[IoSlice<'_>]) -> ([usize; MOST_WRITTEN], usize) {
+    /// How many of the packets each message has, and how many messages there are, which is
+    /// `most` at most. A message has several packets if all of them have one length, but for the
+    /// last one, which may be shorter: then the kernel can cut it into these packets.
+    fn messages_of(&self, packets: &[IoSlice<'_>], most: usize) -> ([usize; MOST_WRITTEN], usize) {
         let mut messages = [0; MOST_WRITTEN];
         let mut count = 0;
         let mut at = 0;
-        while at < packets.len() {
+        while at < packets.len() && count < most {
             messages[count] = self.segments_in(&packets[at..]);
             at += messages[count];
             count += 1;
@@ -269,18 +269,33 @@ impl Datagrams {
         equal + usize::from(has_shorter_last)
     }
 
-    /// Whether the errno of a message of several packets of `len` bytes may be due to that.
-    /// Then no such message is sent any more.
-    fn refuses(&mut self, errno: c_int, len: usize) -> bool {
+    /// Takes note that the kernel has refused a message of several packets of `len` bytes with
+    /// this errno. It is not tried again.
+    fn give_segments_up(&mut self, errno: c_int, len: usize) {
         self.longest_segment = match errno {
-            // The packets may be longer than the path takes without fragments. Older kernels
-            // say EINVAL.
-            libc::EMSGSIZE | libc::EINVAL => len - 1,
             // The device cannot compute checksums, or IPsec is on the way.
             libc::EIO => 0,
-            _ => return false,
+            // The packets may be longer than the path takes without fragments. Older kernels say
+            // EINVAL.
+            _ => len - 1,
         };
-        true
+    }
+}
+
+/// Whether a message may have failed with this errno because it has several packets.
+fn may_be_of_segments(errno: c_int) -> bool {
+    matches!(errno, libc::EMSGSIZE | libc::EINVAL | libc::EIO)
+}
+
+/// Sends messages of these packets, of which each has as many as `messages` says. Returns how many
+/// messages were sent; an error is of the first one.
+fn send_messages(fd: RawFd, packets: &[IoSlice<'_>], messages: &[usize]) -> Io {
+    match messages {
+        [1] => match send(fd, &packets[0]) {
+            Io::Bytes(_) => Io::Bytes(1),
+            io => io,
+        },
+        _ => retry(|| system::send_many(fd, packets, messages)),
     }
 }
 

@@ -129,6 +129,9 @@ pub enum WrittenEnd {
     WouldBlock,
     /// The packet behind those that were written was refused with this errno.
     Failed(c_int),
+    /// For no reason of their own: the kernel has reported that a packet which had been written
+    /// before these was refused, with this errno.
+    Reported(c_int),
 }
 
 /// Readiness for reading, as POLLIN of poll(2).
