@@ -9,7 +9,7 @@
 
 mod common;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{IoSlice, Read};
 use std::net::UdpSocket;
@@ -52,6 +52,8 @@ enum Fault {
 thread_local! {
     static CALLS: RefCell<Vec<(RawFd, Call)>> = const { RefCell::new(Vec::new()) };
     static FAULT: RefCell<Option<Fault>> = const { RefCell::new(None) };
+    /// How much of the memory for control messages the kernel is given, in bytes.
+    static CONTROL: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
 fn note(fd: RawFd, call: Call) {
@@ -142,6 +144,10 @@ unsafe extern "C" fn recvmmsg(
     flags: c_int,
     timeout: *mut timespec,
 ) -> c_int {
+    for message in unsafe { std::slice::from_raw_parts_mut(messages, len as usize) } {
+        let room = &mut message.msg_hdr.msg_controllen;
+        *room = CONTROL.get().min(*room);
+    }
     let ret =
         unsafe { libc::syscall(libc::SYS_recvmmsg, fd, messages, len, flags, timeout) as c_int };
     let errno = unsafe { *libc::__errno_location() };
@@ -488,6 +494,49 @@ fn merged_datagrams_are_cut(options: &[(c_int, c_int, c_int)]) {
     assert_eq!(messages, 5, "the kernel has merged nothing");
     assert_eq!(rig.stats().packets_out, 11 + 3 + 1 + 1 + 64);
     assert_eq!(rig.stats().drops_out, 0);
+}
+
+/// As if the kernel had more control messages than there is memory for: none of the one that says
+/// how long the datagrams are fits, or a part of it.
+#[test]
+fn merged_datagrams_of_unknown_lengths_are_dropped() {
+    for room in [0, 8, 16, 18] {
+        let (near, far) = udp_pair();
+        near.set_nonblocking(true).unwrap();
+        set_option(&near, libc::SOL_UDP, libc::UDP_GRO, 1);
+        let mut rig = Rig::new(near.into(), U16BE);
+        set_option(&far, libc::SOL_UDP, libc::UDP_SEGMENT, 1000);
+        let sent = packets([3000]).remove(0);
+        far.send(&sent).unwrap();
+        CONTROL.set(room);
+        assert_eq!(rig.encrypt_all(), (false, vec![]), "{room}");
+        CONTROL.set(usize::MAX);
+        assert_eq!((rig.stats().packets_out, rig.stats().drops_out), (0, 1));
+        // The next ones are not.
+        far.send(&sent).unwrap();
+        let expected: Vec<_> = sent.chunks(1000).map(<[u8]>::to_vec).collect();
+        assert_eq!(rig.encrypt_all(), (false, framed(U16BE, &expected)));
+        assert_eq!((rig.stats().packets_out, rig.stats().drops_out), (3, 1));
+    }
+}
+
+/// Other control messages may be cut off.
+#[test]
+fn datagrams_that_nobody_merges_need_no_control_message() {
+    for room in [0, 8, 16, 18] {
+        let (near, far) = udp_pair();
+        near.set_nonblocking(true).unwrap();
+        set_option(&near, libc::IPPROTO_IP, libc::IP_PKTINFO, 1);
+        let mut rig = Rig::new(near.into(), U16BE);
+        let sent = packets([3000, 0, 10]);
+        for packet in &sent {
+            far.send(packet).unwrap();
+        }
+        CONTROL.set(room);
+        assert_eq!(rig.encrypt_all(), (false, framed(U16BE, &sent)), "{room}");
+        CONTROL.set(usize::MAX);
+        assert_eq!(rig.stats().drops_out, 0);
+    }
 }
 
 #[test]

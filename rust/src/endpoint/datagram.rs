@@ -41,8 +41,9 @@ pub(super) enum Segments {
 pub(super) struct Message {
     /// Length in bytes, even if that is more than [`SLOT`].
     pub(super) len: usize,
-    /// Length in bytes of each datagram in it. The last one may be shorter.
-    pub(super) segment: usize,
+    /// Length in bytes of each datagram in it. The last one may be shorter. `None` if the kernel
+    /// has merged datagrams, and not said how long they were.
+    pub(super) segment: Option<usize>,
 }
 
 /// What one system call has received, and what of that is still to be read.
@@ -107,16 +108,16 @@ impl Received {
     fn read(&mut self, out: &mut [u8]) -> PacketIo {
         let message = self.messages[self.next];
         let start = self.next * SLOT + self.offset;
-        let len = message.segment.min(message.len - self.offset);
-        self.offset += len;
-        let is_cut_off = message.len > SLOT;
-        if self.offset == message.len || is_cut_off {
+        let segment = message.segment.filter(|_| message.len <= SLOT);
+        let len = segment.map(|segment| segment.min(message.len - self.offset));
+        self.offset += len.unwrap_or(message.len);
+        if self.offset >= message.len {
             self.next += 1;
             self.offset = 0;
         }
-        if is_cut_off || len > out.len() {
+        let Some(len) = len.filter(|len| *len <= out.len()) else {
             return PacketIo::Truncated;
-        }
+        };
         out[..len].copy_from_slice(&self.memory[start..start + len]);
         match self.rest().is_empty() && self.is_all {
             true => PacketIo::Last(len),

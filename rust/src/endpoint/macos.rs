@@ -176,7 +176,10 @@ pub(super) fn receive_many(
         0 => n as usize,
         _ => memory.len() + 1,
     };
-    messages[0] = Message { len, segment: len };
+    messages[0] = Message {
+        len,
+        segment: Some(len),
+    };
     1
 }
 

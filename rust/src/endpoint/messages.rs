@@ -32,18 +32,23 @@ struct SegmentSize {
 
 /// Whether several datagrams can be one message of the socket.
 pub(super) fn segments(fd: RawFd) -> Segments {
-    let mut size: c_int = 0;
-    let mut len = size_of::<c_int>() as libc::socklen_t;
-    // SAFETY: `size` and `len` are valid for the call and of the right size.
-    let ret = unsafe {
-        let size = (&raw mut size).cast();
-        libc::getsockopt(fd, libc::SOL_UDP, libc::UDP_SEGMENT, size, &raw mut len)
-    };
-    match (ret, size) {
-        (0, 0) => Segments::Possible,
-        (0, _) => Segments::OnlyReceived,
-        _ => Segments::Impossible,
+    match udp_option(fd, libc::UDP_SEGMENT) {
+        Some(0) => Segments::Possible,
+        Some(_) => Segments::OnlyReceived,
+        None => Segments::Impossible,
     }
+}
+
+/// An option of a UDP socket; `None` if it is no such socket, or does not know the option.
+fn udp_option(fd: RawFd, name: c_int) -> Option<c_int> {
+    let mut value: c_int = 0;
+    let mut len = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: `value` and `len` are valid for the call and of the right size.
+    let ret = unsafe {
+        let value = (&raw mut value).cast();
+        libc::getsockopt(fd, libc::SOL_UDP, name, value, &raw mut len)
+    };
+    (ret == 0).then_some(value)
 }
 
 /// recvmmsg(2) of at most as many messages as there is room for in `messages`, of which there
@@ -90,9 +95,15 @@ pub(super) fn receive_many(
         .take(count.max(0) as usize)
     {
         let len = header.msg_len as usize;
-        message.len = len;
         // SAFETY: the kernel has filled the header in.
-        message.segment = unsafe { merged_size(&header.msg_hdr) }.unwrap_or(len);
+        let merged = unsafe { merged_size(&header.msg_hdr) };
+        let may_lack = header.msg_hdr.msg_flags & libc::MSG_CTRUNC != 0;
+        let segment = match merged {
+            // Most of the time it is another control message that there was no room for.
+            None if may_lack && udp_option(fd, libc::UDP_GRO) == Some(1) => None,
+            merged => Some(merged.unwrap_or(len)),
+        };
+        *message = Message { len, segment };
     }
     count as libc::ssize_t
 }
@@ -103,11 +114,16 @@ pub(super) fn receive_many(
 /// # Safety
 /// recvmmsg(2) must have filled `header` in, and what it points to must be there.
 unsafe fn merged_size(header: &libc::msghdr) -> Option<usize> {
-    // SAFETY: by the contract above, the control messages are valid, and this one has an int.
+    // SAFETY: by the contract above, the headers of the control messages are valid. The last one
+    // may be cut off, so that it has fewer bytes than it should: the int is read only if it is
+    // there whole.
     unsafe {
+        let whole = libc::CMSG_LEN(size_of::<c_int>() as _) as usize;
         let mut control = libc::CMSG_FIRSTHDR(header);
         while !control.is_null() {
-            if (*control).cmsg_level == libc::SOL_UDP && (*control).cmsg_type == libc::UDP_GRO {
+            let is_size =
+                (*control).cmsg_level == libc::SOL_UDP && (*control).cmsg_type == libc::UDP_GRO;
+            if is_size && (*control).cmsg_len as usize >= whole {
                 let size = libc::CMSG_DATA(control).cast::<c_int>().read_unaligned();
                 return usize::try_from(size).ok().filter(|size| *size > 0);
             }
