@@ -311,6 +311,32 @@ for (const [how, fail] of Object.entries({
   });
 }
 
+// Once it has ended, or as many Workers have failed as there are if they are replaced.
+function endOf(started) {
+  const failures = Array.from({ length: 4 }, () => started.next(/^A worker has failed: .* a broken one$/));
+  return Promise.race([started.exited, Promise.all(failures).catch(() => started.exited)]);
+}
+
+test('a Worker that cannot start is not replaced: the pool ends when transfers have', async () => {
+  const pool = await Pool.start(3);
+  const clients = await busyClients(6, pool.port);
+  fs.writeFileSync('broken', '');
+  const end = endOf(pool.process);
+  pool.signal('SIGALRM');
+  const wholes = clients.map(({ whole }) => whole);
+  await Promise.all(clients.map((client) => client.more(4 * kMiB).then(() => client.finish(), () => {})));
+  assert.strictEqual((await Promise.all(wholes)).filter((isWhole) => isWhole).length, 4, pool.output);
+  assert.strictEqual(await end, 1, pool.output);
+  assert.strictEqual(pool.output.match(/A worker has failed/g).length, 1);
+  pool.echo.close();
+
+  // No Worker can start.
+  const none = start('a', Pool.command(3));
+  assert.strictEqual(await endOf(none), 1, none.output);
+  assert.strictEqual(none.output.match(/A worker has failed/g).length, 3);
+  fs.rmSync('broken');
+});
+
 test('process.exit() in the main thread in the middle of transfers', async () => {
   const pool = await Pool.start(3);
   const clients = await busyClients(6, pool.port);

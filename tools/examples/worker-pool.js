@@ -8,9 +8,10 @@
 //   node worker-pool.js --tcp [HOST:]PORT --key key.pem --cert cert.pem
 //
 // With --workers N there are N Workers (by default, one for each core), with at most
-// --connections N each (by default 1000). SIGUSR2 prints what each of them has moved.
-// SIGTERM and SIGINT end the process when the last connection has ended; a second one
-// ends it at once.
+// --connections N each (by default 1000). A Worker that fails is replaced; if one cannot
+// even start, the process ends as it does at SIGTERM, but with code 1. SIGUSR2 prints
+// what each of them has moved. SIGTERM and SIGINT end the process when the last
+// connection has ended; a second one ends it at once.
 
 const fs = require('node:fs');
 const net = require('node:net');
@@ -37,6 +38,7 @@ function work({ options, target }) {
     else
       server.emit('connection', message);
   });
+  parentPort.postMessage('ready');
 
   async function serve(client) {
     const name = `${client.remoteAddress}:${client.remotePort}`;
@@ -94,24 +96,36 @@ function main() {
   // Accepted connections for which no Worker has had room yet. Nobody reads from them.
   const waiting = [];
   let isStopping = false;
+  // How many Workers there have to be before the first connection: then all have a share of it.
+  let starting = Number(args.workers);
 
   // What a place of the pool has done is counted across all the Workers that it has had.
   function fill(place) {
+    place.isReady = false;
     place.open = 0;  // The connections of a Worker are closed when it ends.
     place.worker = new Worker(__filename, { workerData: { options, target } });
-    place.worker.on('message', ({ bytesIn, bytesOut }) => {
-      place.open--;
-      place.done++;
-      place.bytesIn += bytesIn;
-      place.bytesOut += bytesOut;
+    place.worker.once('message', () => {
+      place.isReady = true;
+      place.worker.on('message', ({ bytesIn, bytesOut }) => {
+        place.open--;
+        place.done++;
+        place.bytesIn += bytesIn;
+        place.bytesOut += bytesOut;
+        handOut();
+      });
+      if (--starting === 0 && !isStopping)
+        listen();
       handOut();
     });
     place.worker.on('error', (err) => console.error('A worker has failed:', err));
     place.worker.on('exit', () => {
       if (isStopping)
         return;
-      fill(place);
-      handOut();
+      if (place.isReady)
+        return fill(place);
+      // The next one would fail as well. What the others have begun comes to its end.
+      process.exitCode = 1;
+      stop();
     });
     return place;
   }
@@ -121,8 +135,9 @@ function main() {
   // To the Worker that has the fewest connections.
   function handOut() {
     while (waiting.length > 0) {
-      const place = pool.reduce((least, next) => (next.open < least.open ? next : least));
-      if (place.open >= Number(args.connections))
+      const [place] = pool.filter(({ isReady, open }) => isReady && open < Number(args.connections))
+        .sort((a, b) => a.open - b.open);
+      if (place === undefined)
         return;
       const socket = waiting.shift();
       place.worker.postMessage(socket, [socket]);
@@ -137,10 +152,13 @@ function main() {
   });
   // Those that wait: connections that were handed over do not count here.
   server.maxConnections = 1000;
-  server.listen(Number(args.port), args.host, () => {
-    const { address, port } = /** @type {net.AddressInfo} */ (server.address());
-    console.log(`listening on ${address}:${port}`);
-  });
+
+  function listen() {
+    server.listen(Number(args.port), args.host, () => {
+      const { address, port } = /** @type {net.AddressInfo} */ (server.address());
+      console.log(`listening on ${address}:${port}`);
+    });
+  }
 
   function print() {
     pool.forEach(({ open, done, bytesIn, bytesOut }, i) => {
