@@ -165,6 +165,16 @@ async function finish(clients) {
     assert(await client.whole, `${client.received} of ${client.sent} bytes have come back`);
 }
 
+// Until then, clients may still be served.
+async function nobodyListens(port) {
+  for (;;) {
+    const late = new Client(port, { size: 0 });
+    const [err] = await Promise.race([once(late.socket, 'error').catch((err) => [err]), late.whole.then(() => [])]);
+    if (err?.code === 'ECONNREFUSED')
+      return;
+  }
+}
+
 // --- The pool -------------------------------------------------------------------------------------------------------
 
 const kWorkerLine = /^worker (\d+): (\d+) connections open, (\d+) done, (\d+) bytes in, (\d+) bytes out$/;
@@ -353,19 +363,29 @@ test('SIGTERM lets transfers come to their end, and no others begin', async () =
   const pool = await Pool.start(3);
   const clients = await busyClients(6, pool.port);
   const stopped = pool.stop();
-  // Until nobody listens any more, clients may still be served.
-  for (;;) {
-    const late = new Client(pool.port, { size: 0 });
-    const [err] = await Promise.race([once(late.socket, 'error').catch((err) => [err]), late.whole.then(() => [])]);
-    if (err?.code === 'ECONNREFUSED')
-      break;
-  }
+  await nobodyListens(pool.port);
   await Promise.all(clients.map((client) => client.more(4 * kMiB)));
   await finish(clients);
   const lines = await stopped;
   const bytes = clients.reduce((total, { sent }) => total + sent, 0);
   assert.strictEqual(sum(lines, 'bytesIn'), bytes);
   assert.strictEqual(sum(lines, 'bytesOut'), bytes);
+});
+
+test('another signal ends the pool at once', async () => {
+  for (const signals of [['SIGTERM', 'SIGINT'], ['SIGINT', 'SIGTERM'], ['SIGINT', 'SIGINT']]) {
+    const pool = await Pool.start(2);
+    const { exited } = pool.process;
+    const clients = await busyClients(4, pool.port);
+    pool.signal(signals[0]);
+    await nobodyListens(pool.port);
+    pool.signal(signals[1]);
+    const goesOn = Promise.all(clients.map((client) => client.more(64 * kMiB))).then(() => 'goes on', () => exited);
+    assert.strictEqual(await Promise.race([exited, goesOn]), signals[1], pool.output);
+    for (const client of clients)
+      assert(!await client.whole);
+    pool.echo.close();
+  }
 });
 
 test('clients wait while the Workers have as many connections as they may have', async () => {

@@ -167,6 +167,8 @@ function main() {
   }
 
   function stop() {
+    // The next signal, whichever of the two it is, ends the process.
+    process.off('SIGTERM', stop).off('SIGINT', stop);
     isStopping = true;
     server.close();
     waiting.splice(0).forEach((socket) => socket.destroy());
@@ -175,8 +177,8 @@ function main() {
   }
 
   process.on('SIGUSR2', print);
-  process.once('SIGTERM', stop);
-  process.once('SIGINT', stop);
+  process.on('SIGTERM', stop);
+  process.on('SIGINT', stop);
 }
 
 if (isMainThread)
