@@ -4,9 +4,11 @@
 
 const assert = require('assert');
 const { createHash, randomBytes } = require('crypto');
+const { once } = require('events');
 const fs = require('fs');
 const os = require('os');
 const path = require('path');
+const tls = require('tls');
 
 const { ip, kRepo, killAll, run, start } = require('../tun/net');
 
@@ -30,8 +32,12 @@ const examples = [];
 const kExpected = ['ExperimentalWarning', 'DEP0112'].map((warning) => `--disable-warning=${warning}`);
 
 async function example(name, ...args) {
+  return exampleWith([], name, ...args);
+}
+
+async function exampleWith(flags, name, ...args) {
   const script = `${kRepo}/tools/examples/${name}.js`;
-  const started = start('a', [kNode, ...kExpected, script, ...args]);
+  const started = start('a', [kNode, ...kExpected, ...flags, script, ...args]);
   examples.push(started);
   [, started.address] = await started.next(/^listening on (.+)/);
   [started.port] = /\d*$/.exec(started.address);
@@ -416,6 +422,34 @@ test('dns-over-tls: dnsperf to dnsmasq', async () => {
   assert.match(output, /Queries completed: +20000 \(100\.00%\)$/m);
   assert.match(output, /Queries lost: +0 /m);
   await server.kill();
+});
+
+// A query for the IPv4 address of a.example, and a part of the answer.
+const kQuery = Buffer.from('001b1234010000010000000000000161076578616d706c650000010001', 'hex');
+const kAnswer = Buffer.from('c0000207', 'hex');
+
+test('dns-over-tls: a client that keeps its connection until it times out', async () => {
+  await dnsmasq();
+  // The timeout of the example expires at SIGALRM.
+  fs.writeFileSync('timeouts.js', `
+    const { Socket } = require('net');
+    Socket.prototype.setTimeout = function(msecs, callback) {
+      if (msecs === 30_000)
+        process.once('SIGALRM', callback);
+      return this;
+    };`);
+  const front = await exampleWith(['--require', './timeouts.js'], 'dns-over-tls', ...kOwn, ...kDNS);
+  const client = tls.connect({ port: front.port, host: '127.0.0.1', ca: fs.readFileSync('front.pem'),
+                               servername: 'localhost', allowHalfOpen: true });
+  client.write(kQuery);
+  let got = Buffer.alloc(0);
+  while (!got.includes(kAnswer))
+    got = Buffer.concat([got, (await once(client, 'data'))[0]]);
+  front.child.kill('SIGALRM');
+  await once(client, 'end');
+  client.destroy();
+  await front.next(/ sent 1 queries and got 1 answers, 0 queries were refused$/);
+  assert.doesNotMatch(front.output, /failed/);
 });
 
 test('dns-over-tls: a server that comes and goes', async () => {

@@ -6,6 +6,9 @@
 //
 //   node --disable-warning=DEP0112 dns-over-tls.js --dns [HOST:]PORT --key key.pem --cert cert.pem
 //
+// A client gets answers until it ends its side of the connection: half-closing it right
+// after a query means not to wait for the answer.
+//
 // An answer that does not fit into a datagram comes truncated. If there are such
 // answers, put tls-terminator.js in front of the TCP port of the DNS server instead.
 
@@ -26,24 +29,31 @@ const { values: args } = parseArgs({ options: {
 // A port alone is one of this machine's.
 const [port, host = '127.0.0.1'] = args.dns.split(/:(?=\d+$)/).reverse();
 
+// A splice of the client to a UDP socket of its own, which is connected to the DNS server:
+// answers of anybody else are not for this socket.
+async function spliceToDNS(client) {
+  const socket = dgram.createSocket(net.isIPv6(host) ? 'udp6' : 'udp4');
+  try {
+    socket.connect(Number(port), host);
+    await once(socket, 'connect');
+    // There is no public name for the descriptor, and Node warns of this one.
+    return client.spliceTo({ fd: /** @type {any} */ (socket)._handle.fd });
+  } finally {
+    // The splice has a duplicate of it, and nobody else may read from the socket.
+    socket.close();
+  }
+}
+
 async function serve(client) {
   const name = `${client.remoteAddress}:${client.remotePort}`;
   // Whoever waits below is told. But an 'error' that nobody listens to would end
   // the process.
   client.on('error', () => {});
-  // A client keeps the connection for its next queries, but not for ever.
-  client.setTimeout(30_000, () => client.destroy());
-  const socket = dgram.createSocket(net.isIPv6(host) ? 'udp6' : 'udp4');
-  socket.once('error', () => socket.close());
   try {
-    // Answers of anybody else are not for this socket.
-    socket.connect(Number(port), host);
-    await once(socket, 'connect');
-    // There is no public name for the descriptor, and Node warns of this one. The
-    // splice has a duplicate of it, and nobody else may read from the socket.
-    const spliced = client.pipeToNative(/** @type {any} */ (socket)._handle.fd);
-    socket.close();
-    const { packetsIn, packetsOut, dropsIn } = await spliced;
+    const splice = await spliceToDNS(client);
+    // A client keeps the connection for its next queries, but not for ever.
+    client.setTimeout(30_000, () => splice.stop());
+    const { packetsIn, packetsOut, dropsIn } = await splice.start().finished;
     console.log(`${name} sent ${packetsIn} queries and got ${packetsOut} answers, ${dropsIn} queries were refused`);
   } catch (err) {
     console.error(`${name} failed: ${err.message}`);
