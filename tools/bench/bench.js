@@ -40,7 +40,7 @@ function options() {
   } catch (err) {
     usageError(err.message);
   }
-  const rounds = Number(values.rounds ?? (values.quick ? 1 : 5));
+  const rounds = Number(values.rounds ?? (values.quick ? 1 : 7));
   if (!Number.isInteger(rounds) || rounds < 1)
     usageError('--rounds takes a number');
   for (const name of positionals) {

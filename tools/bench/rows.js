@@ -255,8 +255,12 @@ function targets(of) {
     }
   }
   add(`${rows['many-tun-decrypt'].title}, delay p99`, of('many-tun-decrypt', 'splice', 'delay'), 10, { unit: ' ms' });
-  add('2 Workers, CPU per GB to that of one event loop',
-      cost('workers', 'workers-2') / cost('workers', 'splice'), 1.05);
+  for (const n of [1, 2, 4]) {
+    const what = `${n} Worker${n > 1 ? 's' : ''}`;
+    const ratio = (figure) => of('workers', `workers-${n}`, figure) / of('workers', 'splice', figure);
+    add(`${what}, CPU per GB to that of one event loop`, ratio('cost'), 1.05);
+    add(`${what}, throughput to that of one event loop`, ratio('rate'), 0.95, { atLeast: true });
+  }
   add("2 Workers at full speed, the main thread's use of its event loop",
       of('workers-delay', 'workers-2', 'loop'), 0.02, { unit: '' });
   add("2 Workers at full speed, the main thread's event-loop delay p99 to that of an idle process",
