@@ -308,3 +308,55 @@ for (const isCorked of [false, true]) {
       each.destroy();
   });
 }
+
+// One that throws for a chunk that was written, and held back by cork(), before the splice.
+run(async () => {
+  const { peer, socket, far, endpoint } = await holding('stream');
+  socket.cork();
+  socket.write('corked');
+  const splice = socket.spliceTo({ stream: endpoint }).start();
+  await turns();
+  const error = new Error('of the user');
+  socket._writev = null;
+  socket._write = () => { throw error; };
+  process.once('uncaughtException', common.mustCall((err) => assert.strictEqual(err, error)));
+  assert.strictEqual((await splice.stop()).reason, 'stopped');
+  endpoint.write('The endpoint is free.');
+  for (const each of [peer, socket, far, endpoint])
+    each.destroy();
+});
+
+// One that holds the empty chunk's callback, and then destroys the socket, or throws, for the
+// chunk behind it.
+for (const throws of [false, true]) {
+  run(async () => {
+    const all = await holding('stream');
+    const { peer, socket, far, endpoint } = all;
+    const splice = socket.spliceTo({ ...all.target, direction: 'out' }).start();
+    far.write('bytes');
+    await settled(() => splice.stats.bytesOut);
+    const error = new Error('of the user');
+    let goOn;
+    socket._write = (chunk, encoding, callback) => {
+      if (chunk.length === 0) {
+        goOn = callback;
+      } else if (throws) {
+        throw error;
+      } else {
+        socket.destroy();
+        callback();
+      }
+    };
+    const stopped = splice.stop();
+    socket.write('answer', () => {});
+    try {
+      goOn();
+    } catch (err) {
+      assert.strictEqual(err, error);
+    }
+    await stopped;
+    endpoint.write('The endpoint is free.');
+    for (const each of [peer, socket, far, endpoint])
+      each.destroy();
+  });
+}

@@ -318,7 +318,8 @@ class WriteGuard {
     this.#hold = hold;
   }
 
-  // A Writable that cannot write does not come to any chunk, but calls all of them back.
+  // Whether what JavaScript writes from now on can be sent. If it cannot, it need not wait for
+  // the bytes of the splice.
   get #canWrite() {
     const { destroyed, writableEnded, _writableState: state } = this.#socket;
     return !destroyed && !writableEnded && !state.errored;
@@ -349,7 +350,9 @@ class WriteGuard {
       (callback) => flush(this.#socket, callback) : (callback) => callback();
     if (goOn !== null)
       state.writelen += unflushed;
-    else if (ArrayPrototypeSome(state.getBuffer(), (each) => each.chunk === chunk))
+    // A Writable that has called a _write() of the user's leaves a null in the place of its
+    // chunk, and for good if that throws.
+    else if (ArrayPrototypeSome(state.getBuffer(), (each) => each?.chunk === chunk))
       setLength(chunk, unflushed);
     else
       unflushed = 0;  // The mark is being written as a chunk, or has been: it counts as empty.
