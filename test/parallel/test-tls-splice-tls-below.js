@@ -16,7 +16,7 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  Receiver, closing, payload, record, run, settled, socketPair, tlsOver, turns,
+  Receiver, closing, payload, record, run, settled, socketPair, tlsOver, tlsPair, turns,
 } = require('../common/tls-splice');
 const { RecordTap, alerts, kWarning } = require('../common/tls-records');
 
@@ -407,6 +407,60 @@ for (const version of kVersions) {
       assert.deepStrictEqual(errors, [err]);
       assert.match(err.code, /^(EPROTO|ERR_SSL_\w+)$/);
       for (const socket of [raw, far, endpoint])
+        socket.destroy();
+    });
+  }
+}
+
+// The peer has ended, and 'in' waits for the TLSSocket that it is spliced to, which has yet to
+// send what it got, when the outer TLS fails: that does not concern 'in'. A second handle, with
+// 'out', fails, and the socket is destroyed with the error.
+for (const version of kVersions) {
+  for (const hasOut of [false, true]) {
+    run(async () => {
+      const { raw, outer, tap, peer, server } = await nestedWithTap(version);
+      outer.client.resume();
+      const sink = await tlsPair({ allowHalfOpen: true });
+      sink.client.pause();
+      sink.server.resume();
+      const splice = server.spliceTo({ stream: sink.server, direction: 'in' }).start();
+      const errors = [];
+      splice.on('error', (err) => errors.push(err));
+      const closed = closing(splice);
+      let size = 0;
+      while (sink.server._handle._parent.writeQueueSize === 0) {
+        size += 64 * 1024;
+        peer.write(Buffer.alloc(64 * 1024));
+        await settled(() => splice.stats.bytesIn);
+      }
+      assert.strictEqual(splice.stats.bytesIn, size);
+      const ended = once(server.resume(), 'end');
+      tap.send(tap.alert(kWarning, alerts.close_notify));
+      await ended;
+      const { 0: far, 1: endpoint } = await socketPair('unix');
+      let failed = once(outer.server, '_tlsError');
+      if (hasOut) {
+        const out = server.spliceTo({ stream: endpoint, direction: 'out' }).start();
+        const check = watch(out);
+        await turns();
+        failed = once(server, 'error').then(({ 0: { code } }) => check(code));
+      } else {
+        server.on('error', common.mustNotCall());
+      }
+      failBelow({ raw });
+      await failed;
+      await turns();
+      if (!hasOut) {
+        assert.strictEqual(splice.state, 'running');
+        let received = 0;
+        sink.client.on('data', ({ length }) => { received += length; });
+        await once(sink.client.resume(), 'end');
+        assert.strictEqual(received, size);
+        assert.strictEqual(server.destroyed, false);
+      }
+      assert.strictEqual((await closed).reason, hasOut ? 'destroyed' : 'end');
+      assert.deepStrictEqual(errors, hasOut ? [server.errored] : []);
+      for (const socket of [raw, server, far, endpoint, sink.client, sink.server])
         socket.destroy();
     });
   }

@@ -509,7 +509,7 @@ class TLSSplice extends EventEmitter {
     // Two joined splices tell each other in any case: each has an `end` option.
     this.#endpoint.shutdown(this.#endsOther || this.#first !== null || this.#second !== null);
     this.#giveBackIfEnded();
-    this.#failIfStuck();
+    this.#socket[kTakeover]?.writer?.splice.#failIfStuck();
   }
 
   // The endpoint has ended, or the user has called end(), and the stream below the
@@ -661,8 +661,8 @@ class TLSSplice extends EventEmitter {
       if (socket._handle)
         guarded(() => this.#native.resume(isLater));
     });
-    // If the peer has ended, nobody else tells the splice that has 'out' of the failure of a
-    // TLSSocket below. JavaScript has that end one turn after resume() at the latest.
+    // If the peer has ended, nothing else tells the splice that has 'out' of the failure of a
+    // TLSSocket below. resume() gives JavaScript that end before this callback runs.
     if (this.#layerError !== null)
       setImmediate(() => socket[kTakeover]?.writer?.splice.#failIfStuck());
   }
@@ -771,10 +771,11 @@ class TLSSplice extends EventEmitter {
 
   // Node.js never calls back a write that waits behind a failed TLSSocket below, and reads
   // nothing from it. If 'in' is over, and 'out' waits to begin, or would have to send, then
-  // nothing else tells the splice that the peer cannot be reached.
+  // nothing else tells the splice that the peer cannot be reached. A splice without 'out' is
+  // not concerned.
   #failIfStuck() {
     if (this.#layerError === null || this.#state !== 'running' ||
-        this.#directions & ~this.#ended & kIn) {
+        this.#directions & ~this.#ended & kIn || !(this.#directions & kOut)) {
       return;
     }
     // A splice with 'out' alone is told of the failure by failBelow(), unless the TLSWrap has
