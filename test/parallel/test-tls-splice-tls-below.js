@@ -361,15 +361,15 @@ for (const version of kVersions) {
 }
 
 // The sink is full, and the peer's end is held behind the bytes for it, when the outer TLS
-// fails: 'in' ends all the same when the sink has taken all of them, or is stopped, and
-// 'out' fails then.
+// fails: 'in' ends all the same when the sink has taken all of them, or is stopped, before the
+// splices are told or after that, and 'out' fails then.
 for (const version of kVersions) {
   for (const { directions, stops } of [
-    { directions: ['duplex'], stops: false },
-    { directions: ['in', 'out'], stops: false },
-    { directions: ['in', 'out'], stops: true },
-    { directions: ['out', 'in'], stops: false },
-    { directions: ['out', 'in'], stops: true },
+    { directions: ['duplex'], stops: 'never' },
+    ...['never', 'before', 'after'].flatMap((stops) => [
+      { directions: ['in', 'out'], stops },
+      { directions: ['out', 'in'], stops },
+    ]),
   ]) {
     run(async () => {
       const { raw, outer, tap, peer, server } = await nestedWithTap(version);
@@ -387,21 +387,30 @@ for (const version of kVersions) {
       far.write(Buffer.alloc(32 * 1024 * 1024), () => {});
       await settled(() => last.stats.bytesOut);
       // All of it arrives in one piece: reading stops when the sink is full.
+      const stop = () => splices[directions.indexOf('in')].stop();
       const failedBelow = once(outer.server, '_tlsError');
+      if (stops === 'before') {
+        const { _tlsError } = outer.server;
+        outer.server._tlsError = function(err) {
+          setImmediate(stop);
+          return Reflect.apply(_tlsError, this, [err]);
+        };
+      }
       peer.write(Buffer.alloc(5_000));
       await turns(1);
       tap.send(tap.alert(kWarning, alerts.close_notify));
       failBelow({ raw });
       await failedBelow;
       await turns();
-      assert.ok(splices.every(({ state }) => state === 'running'));
-      if (stops)
-        splices[directions.indexOf('in')].stop();
-      else
+      if (stops !== 'before')
+        assert.ok(splices.every(({ state }) => state === 'running'));
+      if (stops === 'after')
+        stop();
+      if (stops === 'never')
         far.resume();
       const { 0: err } = await failed;
       const reasons = (await Promise.all(closed)).map(({ reason }) => reason);
-      const reasonOfIn = stops ? 'stopped' : 'end';
+      const reasonOfIn = stops === 'never' ? 'end' : 'stopped';
       assert.deepStrictEqual(
         reasons, directions.map((direction) => (direction === 'in' ? reasonOfIn : 'error')));
       assert.deepStrictEqual(errors, [err]);

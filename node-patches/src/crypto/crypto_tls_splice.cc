@@ -785,9 +785,10 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
     return previous_listener_->OnStreamRead(nread, buf);
   // read(2) can fail with ENOBUFS, too: then there is a buffer.
   const bool had_no_room = nread == UV_ENOBUFS && buf.len == 0;
-  const bool is_ours = (spliced_ & TLS_SPLICE_DECRYPT) != 0;
-  if (!is_ours &&
-      (nread >= 0 || had_no_room || tls_wrap->splice_in_ != nullptr)) {
+  const bool is_ours = IsSpliced(TLS_SPLICE_DECRYPT);
+  const TLSSplice* in = InOf(*tls_wrap);
+  const bool is_of_other = in != nullptr && in->IsSpliced(TLS_SPLICE_DECRYPT);
+  if (!is_ours && (nread >= 0 || had_no_room || is_of_other)) {
     previous_listener_->OnStreamRead(nread, buf);
   } else if (had_no_room) {
     // The pump has enough for this turn, and libuv goes on in the next one. Or

@@ -663,7 +663,7 @@ class TLSSplice extends EventEmitter {
     });
     // If the peer has ended, nothing else tells the splice that has 'out' of the failure of a
     // TLSSocket below. resume() gives JavaScript that end before this callback runs.
-    if (this.#layerError !== null)
+    if (socket._parent?.encrypted)
       setImmediate(() => socket[kTakeover]?.writer?.splice.#failIfStuck());
   }
 
