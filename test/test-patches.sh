@@ -6,6 +6,8 @@ set -euo pipefail
 . "$(dirname "$0")/../tools/lib/common.sh"
 # shellcheck source=tools/lib/sandbox.sh
 . "$repo/tools/lib/sandbox.sh"
+# shellcheck source=tools/lib/vendor.sh
+. "$repo/tools/lib/vendor.sh"
 
 passed=0
 failed=0
@@ -250,7 +252,9 @@ check '  whatever the settings of the user are' exports_same_for_all
 # With another cache folder, a cargo that does what it is told, and no sandbox.
 vendors() {
   local from
-  from=$(printf '%s\n' "$cache"/vendor-*/ | xargs -d '\n' ls -dt | head -n 1)
+  # Those of this tree: the cache may have others, for other clones.
+  vendor_ready
+  from=$vendor_dir
   mkdir "$work/bin" "$work/cache"
   cat >"$work/bin/cargo" <<SH
 #!/bin/sh
