@@ -28,6 +28,7 @@ pub mod frame;
 pub mod handle;
 pub mod inbound;
 pub mod lifecycle;
+pub mod offload;
 pub mod outbound;
 pub mod packets;
 mod panic;
