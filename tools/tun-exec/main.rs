@@ -11,7 +11,7 @@ use std::os::fd::RawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use libc::{c_int, c_short};
+use libc::{c_int, c_short, c_uint, c_ulong};
 
 const USAGE: &str = "\
 usage: tun-exec [OPTION]... PROGRAM [ARGUMENT]...
@@ -26,6 +26,10 @@ new, and goes away with the last descriptor, or it is one that exists already
   --pi           with the packet information header (no IFF_NO_PI)
   --queues N     N descriptors, from 3 on, of one multi-queue device
   --vnet-hdr     with the header of virtio (IFF_VNET_HDR)
+  --offload      with that header, and with the offloads of the device: csum, tso4
+                 and tso6, and uso4 and uso6 if the kernel has them (Linux 6.2).
+                 Prints which these are, and sets TUN_OFFLOAD to the same words.
+                 Without this option the device has none, also if it had some
   -h, --help     this text
 
 PROGRAM finds the name of the device in TUN_NAME, the first descriptor in TUN_FD and
@@ -35,6 +39,21 @@ Exit status: that of PROGRAM; 1 if there is no such device to be had, 2 for wron
 options, 126 if PROGRAM cannot be run, 127 if it cannot be found.
 ";
 
+/// Offloads of TCP: packets as they are before they are segmented, with checksums that are
+/// not complete.
+const TCP: c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+
+/// The same of UDP.
+const UDP: c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// All offloads, and those of a kernel that does not know all; with their names.
+const OFFLOADS: [(c_uint, &str); 2] = [
+    (TCP | UDP, "csum tso4 tso6 uso4 uso6"),
+    (TCP, "csum tso4 tso6"),
+];
+
+const NO_OFFLOADS: [(c_uint, &str); 1] = [(0, "")];
+
 /// The descriptor that the program gets first.
 const FIRST_FD: RawFd = 3;
 
@@ -42,6 +61,7 @@ struct Options {
     name: Vec<u8>,
     flags: c_int,
     queues: RawFd,
+    offload: bool,
     program: Vec<OsString>,
 }
 
@@ -50,6 +70,7 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Option<Options>, St
         name: Vec::new(),
         flags: libc::IFF_TUN | libc::IFF_NO_PI,
         queues: 1,
+        offload: false,
         program: Vec::new(),
     };
     while let Some(arg) = args.next() {
@@ -61,6 +82,10 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Option<Options>, St
             Some("-h" | "--help") => return Ok(None),
             Some("--tap") => options.flags = options.flags & !libc::IFF_TUN | libc::IFF_TAP,
             Some("--vnet-hdr") => options.flags |= libc::IFF_VNET_HDR,
+            Some("--offload") => {
+                options.flags |= libc::IFF_VNET_HDR;
+                options.offload = true;
+            }
             Some("--pi") => options.flags &= !libc::IFF_NO_PI,
             Some("--name") => options.name = value()?.into_bytes(),
             Some("--queues") => {
@@ -103,6 +128,20 @@ fn open(request: &mut libc::ifreq) -> Result<RawFd, String> {
     Ok(fd)
 }
 
+/// Sets the offloads of the device to the first of `choices` that the kernel takes. A kernel
+/// that does not know one offload of several sets none. Returns the names of the offloads.
+fn set_offloads(fd: RawFd, choices: &[(c_uint, &'static str)]) -> Result<&'static str, String> {
+    for &(offloads, names) in choices {
+        // SAFETY: no memory is passed.
+        let set = unsafe { libc::ioctl(fd, libc::TUNSETOFFLOAD as _, c_ulong::from(offloads)) };
+        if set == 0 {
+            return Ok(names);
+        }
+    }
+    let error = io::Error::last_os_error();
+    Err(format!("cannot set the offloads of the device: {error}"))
+}
+
 /// Makes `fd` number `wanted`, which the program inherits.
 fn pass_on(fd: RawFd, wanted: RawFd) -> Result<(), String> {
     // SAFETY: no memory is passed. What had the number before is not used by this
@@ -132,6 +171,12 @@ fn prepare(options: &Options) -> Result<Command, String> {
     for _ in 0..options.queues {
         queues.push(open(&mut request)?);
     }
+    // A device that exists already has the offloads that were set before.
+    let choices = match options.offload {
+        true => &OFFLOADS[..],
+        false => &NO_OFFLOADS[..],
+    };
+    let offloads = set_offloads(queues[0], choices)?;
     // None of those that are still to move may be where another one goes.
     let above = FIRST_FD + options.queues;
     for queue in &mut queues {
@@ -150,7 +195,16 @@ fn prepare(options: &Options) -> Result<Command, String> {
     command.args(&options.program[1..]);
     command.env("TUN_FD", FIRST_FD.to_string());
     command.env("TUN_QUEUES", options.queues.to_string());
-    command.env("TUN_NAME", name.to_string_lossy().as_ref());
+    let name = name.to_string_lossy();
+    command.env("TUN_NAME", name.as_ref());
+    if offloads.is_empty() {
+        // There may be one of another device.
+        command.env_remove("TUN_OFFLOAD");
+    } else {
+        command.env("TUN_OFFLOAD", offloads);
+        // If that cannot be written, the program still has it.
+        let _ = writeln!(io::stderr(), "tun-exec: {name} has {offloads}");
+    }
     Ok(command)
 }
 
