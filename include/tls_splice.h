@@ -79,7 +79,9 @@
 // Result of `tls_splice_new`: the framing does not fit the file descriptor.
 #define TLS_SPLICE_EFRAMING 8
 
-// Result of `tls_splice_new`: the file descriptor is a TUN or TAP device with IFF_VNET_HDR.
+// Result of `tls_splice_new`: the file descriptor is a device with IFF_VNET_HDR that is not
+// supported: a TAP device, or one with packet information before the header (no IFF_NO_PI),
+// or with a header of another length than 10 or 12 bytes.
 #define TLS_SPLICE_EVNETHDR 9
 
 // Result: nothing is there of what the call gives or moves. This is no error.
@@ -383,7 +385,7 @@ struct tls_splice_stats {
   // How many packets the endpoint has refused, which are lost.
   uint64_t drops_in;
   // How many packets from the endpoint were lost, since they do not fit the framing, or
-  // were cut off.
+  // were cut off, or the header that the device has before them says what cannot be.
   uint64_t drops_out;
   // How many of `drops_in` were refused with EINVAL.
   uint64_t drops_einval;
@@ -397,6 +399,13 @@ struct tls_splice_stats {
   uint64_t drops_enobufs;
   // 1 once the peer's close_notify has been read, else 0.
   uint64_t close_notify;
+  // How many times several packets were written to a TUN device with IFF_VNET_HDR as one.
+  uint64_t super_packets_in;
+  // How many times several packets were read as one from a TUN device with IFF_VNET_HDR.
+  uint64_t super_packets_out;
+  // Of how many protocols (TCP, UDP) packets are not written as one any more, since a TUN
+  // device with IFF_VNET_HDR has refused that, and has taken the same packets one by one.
+  uint64_t super_packets_refused;
 };
 
 // Why a splice has failed. At most one of `errnum`, `framing` and `is_tls` is not 0.

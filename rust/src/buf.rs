@@ -19,7 +19,7 @@ pub const LARGE_CHUNK_SIZE: usize = 256 * 1024;
 /// packets.
 const SLACK: usize = 16 * 1024 + 256;
 
-/// One of the two sizes of a lent buffer.
+/// One of the sizes of a lent buffer. Each has a pool of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Size {
     /// [`CHUNK_SIZE`].
@@ -27,6 +27,9 @@ pub enum Size {
     Small,
     /// [`LARGE_CHUNK_SIZE`].
     Large,
+    /// [`LARGE_CHUNK_SIZE`], for what goes to a device with super-packets: packets are joined
+    /// with those that are in the buffer.
+    ForSuperPackets,
 }
 
 impl Size {
@@ -34,16 +37,19 @@ impl Size {
     pub const fn bytes(self) -> usize {
         match self {
             Size::Small => CHUNK_SIZE,
-            Size::Large => LARGE_CHUNK_SIZE,
+            Size::Large | Size::ForSuperPackets => LARGE_CHUNK_SIZE,
         }
     }
 
     /// How many buffers of this size a thread keeps for the next splice that needs one: as
-    /// many as both directions of a splice hold at the default high-water mark.
+    /// many as both directions of a splice hold at the default high-water mark. For
+    /// super-packets these are one of cleartext and one of ciphertext, and a thread keeps none
+    /// if it has no such device.
     const fn kept(self) -> usize {
         match self {
             Size::Small => 8,
             Size::Large => 1,
+            Size::ForSuperPackets => 2,
         }
     }
 }
@@ -51,7 +57,24 @@ impl Size {
 thread_local! {
     // A pool is nothing but memory, so that a chunk may be lent by the pool of one thread and
     // go back to that of another one.
-    static POOLS: [RefCell<Vec<Box<[u8]>>>; 2] = const { [const { RefCell::new(Vec::new()) }; 2] };
+    static POOLS: [RefCell<Vec<Box<[u8]>>>; 3] = const { [const { RefCell::new(Vec::new()) }; 3] };
+}
+
+#[cfg(test)]
+thread_local! {
+    static ALLOCATED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How many buffers this thread has allocated, since its pools had none.
+#[cfg(test)]
+pub(crate) fn allocated() -> usize {
+    ALLOCATED.get()
+}
+
+fn allocate(size: Size) -> Box<[u8]> {
+    #[cfg(test)]
+    ALLOCATED.set(ALLOCATED.get() + 1);
+    vec![0; size.bytes() + SLACK].into_boxed_slice()
 }
 
 /// A buffer of fixed length, lent from the pool of the thread. It is filled at its end and
@@ -72,7 +95,7 @@ impl Chunk {
             .try_with(|pools| pools[size as usize].borrow_mut().pop())
             .ok()
             .flatten()
-            .unwrap_or_else(|| vec![0; size.bytes() + SLACK].into_boxed_slice());
+            .unwrap_or_else(|| allocate(size));
         Chunk {
             data,
             size,
@@ -108,6 +131,11 @@ impl Chunk {
     /// The bytes that are held.
     pub fn filled(&self) -> &[u8] {
         &self.data[self.start..self.end]
+    }
+
+    /// The bytes that are held, to be changed.
+    pub fn filled_mut(&mut self) -> &mut [u8] {
+        &mut self.data[self.start..self.end]
     }
 
     /// The room at the end for more bytes of a byte stream.
@@ -224,6 +252,16 @@ impl Held {
             return &rest[..rest.len().min(CHUNK_SIZE)];
         }
         self.chunk.as_ref().map_or(&[], Chunk::filled)
+    }
+
+    /// The bytes of [`Held::front`], to be changed.
+    pub fn front_mut(&mut self) -> &mut [u8] {
+        if self.has_before() {
+            let rest = &mut self.before[0][self.consumed..];
+            let n = rest.len().min(CHUNK_SIZE);
+            return &mut rest[..n];
+        }
+        self.chunk.as_mut().map_or(&mut [], Chunk::filled_mut)
     }
 
     /// Drops `n` bytes of [`Held::front`].
@@ -381,10 +419,15 @@ mod tests {
 
     #[test]
     fn the_pool_is_bounded() {
-        for size in [Size::Small, Size::Large] {
-            let chunks: Vec<_> = (0..size.kept() * 3).map(|_| Chunk::lend(size)).collect();
+        // The last two are for devices with super-packets alone.
+        for (size, kept) in [
+            (Size::Small, 8),
+            (Size::Large, 1),
+            (Size::ForSuperPackets, 2),
+        ] {
+            let chunks: Vec<_> = (0..20).map(|_| Chunk::lend(size)).collect();
             drop(chunks);
-            POOLS.with(|pools| assert_eq!(pools[size as usize].borrow().len(), size.kept()));
+            POOLS.with(|pools| assert_eq!(pools[size as usize].borrow().len(), kept));
         }
     }
 }

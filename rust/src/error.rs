@@ -29,7 +29,9 @@ pub const TLS_SPLICE_EPANIC: c_int = 6;
 pub const TLS_SPLICE_ENOMEM: c_int = 7;
 /// Result of `tls_splice_new`: the framing does not fit the file descriptor.
 pub const TLS_SPLICE_EFRAMING: c_int = 8;
-/// Result of `tls_splice_new`: the file descriptor is a TUN or TAP device with IFF_VNET_HDR.
+/// Result of `tls_splice_new`: the file descriptor is a device with IFF_VNET_HDR that is not
+/// supported: a TAP device, or one with packet information before the header (no IFF_NO_PI),
+/// or with a header of another length than 10 or 12 bytes.
 pub const TLS_SPLICE_EVNETHDR: c_int = 9;
 /// Result: nothing is there of what the call gives or moves. This is no error.
 pub const TLS_SPLICE_NOTHING: c_int = 10;

@@ -6,7 +6,7 @@ use libc::{c_int, c_ulong};
 use openssl_sys::SSL;
 
 use crate::budget::{Budget, Call};
-use crate::buf::{Chunk, Held};
+use crate::buf::{Chunk, Held, Size};
 use crate::endpoint::{Endpoint, Io, Stream};
 use crate::error::{Failure, Syscall};
 use crate::frame::Framing;
@@ -14,6 +14,7 @@ use crate::packets::{self, Delivery, Track, Unit};
 use crate::splice::{Context, Direction, MAX_RECORD};
 use crate::ssl::session::{self, Cause, End};
 use crate::stats::Stats;
+use crate::super_packets;
 
 /// The errno for a write(2) of some bytes that takes none of them and gives no reason:
 /// to poll(2) such an endpoint has room, so the write would be tried for ever. gnulib's
@@ -100,6 +101,14 @@ enum Filled {
 }
 
 impl Inbound {
+    /// A pump that decrypts into buffers of that size.
+    pub fn new(size: Size) -> Inbound {
+        Inbound {
+            held: Held::new(size),
+            ..Inbound::default()
+        }
+    }
+
     /// Queues cleartext that was decrypted before the splice. Only before the first
     /// [`Inbound::run`].
     pub fn push_before(&mut self, bytes: &[u8]) {
@@ -261,6 +270,14 @@ impl Inbound {
                 &mut self.track,
                 &mut self.budget,
                 endpoint,
+                *framing,
+                stats,
+            ),
+            Endpoint::Vnet(device) => super_packets::deliver(
+                &mut self.held,
+                &mut self.track,
+                &mut self.budget,
+                device,
                 *framing,
                 stats,
             ),

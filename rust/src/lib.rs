@@ -34,6 +34,7 @@ pub mod packets;
 mod panic;
 pub mod splice;
 pub mod stats;
+pub mod super_packets;
 pub mod sys;
 
 // The tests inside the modules use the helpers that the tests in rust/tests use.
@@ -42,3 +43,6 @@ extern crate self as tls_splice;
 #[cfg(test)]
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[cfg(test)]
+#[path = "../tests/common/offload.rs"]
+mod reference;

@@ -7,13 +7,14 @@ use openssl_sys::SSL;
 
 use crate::budget::{Budget, Call};
 use crate::buf::{Held, Size, CHUNK_SIZE, LARGE_CHUNK_SIZE};
-use crate::endpoint::{Endpoint, Packets, Resume, Stream, StreamRead};
+use crate::endpoint::{Endpoint, Packets, Resume, Stream, StreamRead, VnetDevice};
 use crate::error::{Failure, Syscall};
 use crate::frame::{Framing, MAX_PACKET, MAX_PREFIX};
 use crate::packets::{self, Batch, BatchEnd, Track, Unit};
 use crate::splice::{Context, Direction};
 use crate::ssl::session;
 use crate::stats::Stats;
+use crate::super_packets::{self, Reading, Rest};
 
 /// The longest packet with its framing.
 const MAX_FRAMED: usize = MAX_PACKET + MAX_PREFIX;
@@ -85,6 +86,8 @@ pub struct Outbound {
     /// Length of the packets at the front of `held` that go into the next record, in
     /// bytes; 0 while more packets may join them.
     batch: usize,
+    /// A super-packet that was read, the rest of which goes behind `held`.
+    rest: Option<Rest>,
     /// Length of an `SSL_write` that has begun and is to be tried again with the same
     /// bytes, else 0.
     begun: usize,
@@ -136,6 +139,7 @@ impl Outbound {
             held: Held::new(size),
             track: Track::default(),
             batch: 0,
+            rest: None,
             begun: 0,
             source: Source::default(),
             phase: Phase::default(),
@@ -223,15 +227,27 @@ impl Outbound {
             if self.is_transferring {
                 return OutboundStep::WantSource;
             }
+            // SAFETY: by the contract above.
+            let pending = unsafe { self.hold(ssl, context) };
             let is_shut = intake == Intake::Shut;
             if (is_shut || self.source != Source::Open) && self.read_received(context) {
+                continue;
+            }
+            if self.rest.is_some() {
+                let room = match intake {
+                    Intake::Open => room(context, pending, context.unit),
+                    // As much as the source has given.
+                    Intake::Shut => usize::MAX,
+                };
+                if room == 0 {
+                    return self.interrupt(context);
+                }
+                self.split_rest(room, context);
                 continue;
             }
             if is_shut {
                 return OutboundStep::Stopped;
             }
-            // SAFETY: by the contract above.
-            let pending = unsafe { self.hold(ssl, context) };
             if run.is_dry {
                 return OutboundStep::WantSource;
             }
@@ -270,9 +286,10 @@ impl Outbound {
         // SAFETY: by the contract above.
         let pending = unsafe { session::pending_ciphertext(ssl) };
         let unread = context.endpoint.unread();
+        let rest = self.rest.as_ref().map_or(0, Rest::unsplit);
         context
             .stats
-            .hold_out(self.held.buffered() + unread + pending);
+            .hold_out(self.held.buffered() + unread + rest + pending);
         pending
     }
 
@@ -399,7 +416,9 @@ impl Outbound {
         // The beginning of the next record is not left behind.
         self.batch = self.held.len();
         match context.endpoint.resume() {
-            Resume::WhenReadable if self.batch == 0 => OutboundStep::WantSource,
+            Resume::WhenReadable if self.batch == 0 && self.rest.is_none() => {
+                OutboundStep::WantSource
+            }
             Resume::WhenReadable | Resume::NextTurn => OutboundStep::AfterDrain,
         }
     }
@@ -414,6 +433,7 @@ impl Outbound {
         } = context;
         match endpoint {
             Endpoint::Packets(packets) => self.read_packets(run, room, packets, *framing, stats),
+            Endpoint::Vnet(device) => self.read_super_packet(run, room, device, *framing, stats),
             Endpoint::Stream(stream) => self.read_bytes(run, room, stream),
             Endpoint::File(_) | Endpoint::Caller(_) => Read::WouldBlock,
         }
@@ -487,11 +507,63 @@ impl Outbound {
         self.batch > 0
     }
 
+    fn read_super_packet(
+        &mut self,
+        run: &mut Run,
+        room: usize,
+        device: &VnetDevice,
+        framing: Framing,
+        stats: &mut Stats,
+    ) -> Read {
+        if !std::mem::replace(&mut run.is_checked, true) {
+            if let Err(errno) = device.prepare() {
+                return Read::Failed(errno);
+            }
+        }
+        let chunk = self.held.chunk();
+        let reading = super_packets::read(chunk, room, &mut self.budget, device, framing, stats);
+        self.batch = chunk.len();
+        match reading {
+            Reading::Super(rest) => {
+                self.batch = 0;
+                self.rest = Some(rest);
+                Read::Done
+            }
+            Reading::Full => {
+                self.batch = super_packets::whole_records(self.batch);
+                Read::Done
+            }
+            Reading::WouldBlock => Read::WouldBlock,
+            Reading::Eof => {
+                self.source = Source::Ended;
+                Read::Done
+            }
+            Reading::Failed(errno) => Read::Failed(errno),
+        }
+    }
+
+    /// Makes packets of the super-packet that was read, as many as there is room for.
+    fn split_rest(&mut self, room: usize, context: &mut Context) {
+        let Some(rest) = &mut self.rest else {
+            return;
+        };
+        let chunk = self.held.chunk();
+        let is_split = rest.split(chunk, room, context.framing, &mut context.stats);
+        self.batch = super_packets::whole_records(chunk.len());
+        if is_split {
+            self.rest = None;
+            // Other packets may join the last ones.
+            self.batch = 0;
+        }
+        self.held.release_if_empty();
+    }
+
     /// Whether the source is to be polled for reading, or a transfer to be begun, as
     /// far as there is room for more.
     pub fn wants_source(&self) -> bool {
         let can_read = self.source == Source::Open && self.phase == Phase::Running;
-        can_read && self.held.is_empty() && !self.is_transferring
+        let is_empty = self.held.is_empty() && self.rest.is_none();
+        can_read && is_empty && !self.is_transferring
     }
 
     /// Counts a stall, once until [`Outbound::end_stall`], if the source is to be read. To

@@ -12,6 +12,7 @@ use std::cell::Cell;
 use libc::{c_int, c_ulong};
 use openssl_sys::SSL;
 
+use crate::buf::{Size, CHUNK_SIZE};
 use crate::endpoint::{Adopted, Endpoint, READABLE, WRITABLE};
 use crate::error::Failure;
 use crate::frame::Framing;
@@ -54,6 +55,16 @@ impl Context {
     /// half of what may be held each.
     pub fn inbound_limit(&self) -> usize {
         (self.high_water_mark / 2).max(1)
+    }
+
+    /// The size of the buffers for cleartext towards the endpoint, and for the ciphertext
+    /// that it is made of. Packets can only be joined with those that arrive at once.
+    pub fn inbound_size(&self) -> Size {
+        let is_large = self.inbound_limit() > CHUNK_SIZE;
+        match self.endpoint {
+            Endpoint::Vnet(_) if is_large => Size::ForSuperPackets,
+            _ => Size::Small,
+        }
     }
 }
 
@@ -165,7 +176,8 @@ impl Splice {
     pub fn start(&mut self, direction: Direction) {
         match direction {
             Direction::Inbound => {
-                self.inbound.get_or_insert_default();
+                let size = self.context.inbound_size();
+                self.inbound.get_or_insert_with(|| Inbound::new(size));
             }
             Direction::Outbound => {
                 let high_water_mark = self.context.high_water_mark;
@@ -547,7 +559,7 @@ impl Splice {
             Direction::Inbound => {
                 if self.rbio.is_none() {
                     // SAFETY: passed on.
-                    self.rbio = unsafe { Rbio::attach(ssl) };
+                    self.rbio = unsafe { Rbio::attach(ssl, self.context.inbound_size()) };
                 }
                 self.rbio.is_some()
             }

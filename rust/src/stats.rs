@@ -39,7 +39,7 @@ pub struct Stats {
     /// How many packets the endpoint has refused, which are lost.
     pub drops_in: u64,
     /// How many packets from the endpoint were lost, since they do not fit the framing, or
-    /// were cut off.
+    /// were cut off, or the header that the device has before them says what cannot be.
     pub drops_out: u64,
     /// How many of `drops_in` were refused with EINVAL.
     pub drops_einval: u64,
@@ -53,6 +53,13 @@ pub struct Stats {
     pub drops_enobufs: u64,
     /// 1 once the peer's close_notify has been read, else 0.
     pub close_notify: u64,
+    /// How many times several packets were written to a TUN device with IFF_VNET_HDR as one.
+    pub super_packets_in: u64,
+    /// How many times several packets were read as one from a TUN device with IFF_VNET_HDR.
+    pub super_packets_out: u64,
+    /// Of how many protocols (TCP, UDP) packets are not written as one any more, since a TUN
+    /// device with IFF_VNET_HDR has refused that, and has taken the same packets one by one.
+    pub super_packets_refused: u64,
 }
 
 impl Default for Stats {
@@ -78,6 +85,9 @@ impl Default for Stats {
             drops_eio: 0,
             drops_enobufs: 0,
             close_notify: 0,
+            super_packets_in: 0,
+            super_packets_out: 0,
+            super_packets_refused: 0,
         }
     }
 }

@@ -10,6 +10,8 @@ if (!common.hasCrypto)
 const assert = require('assert');
 const { createHook } = require('async_hooks');
 const { EventEmitter, once } = require('events');
+const fs = require('fs');
+const path = require('path');
 const tls = require('tls');
 const { inspect } = require('util');
 if (tls.TLSSplice === undefined)
@@ -31,9 +33,23 @@ const kStats = [
   'bytesIn', 'bytesOut', 'packetsIn', 'packetsOut',
   'largestPacketIn', 'largestPacketOut', 'dropsIn', 'dropsOut', 'dropsEINVAL',
   'dropsEMSGSIZE', 'dropsECONNREFUSED', 'dropsEIO', 'dropsENOBUFS',
+  'superPacketsIn', 'superPacketsOut', 'superPacketsRefused',
   'stallsIn', 'stallsOut', 'peakBufferedIn', 'peakBufferedOut', 'closeNotify',
   'reason',
 ];
+
+// The documentation names all of them, and its list has no others.
+{
+  const file = path.join(__dirname, '../../doc/api/tls.md');
+  const text = fs.readFileSync(file, { encoding: 'utf8' });
+  const { 1: section } = /^### `splice\.stats`$([^]*?)^##/m.exec(text);
+  for (const name of kStats)
+    assert(section.includes(`\`${name}\``), name);
+  for (const { 1: names } of section.matchAll(/^ {2}\* (.*?) \{/gm)) {
+    for (const name of names.match(/\w+/g))
+      assert(kStats.includes(name), name);
+  }
+}
 
 run(async () => {
   const { client, server } = await tlsPair({ allowHalfOpen: true });

@@ -105,6 +105,12 @@ declare module 'tls' {
         dropsECONNREFUSED: number;
         dropsEIO: number;
         dropsENOBUFS: number;
+        /** How many times several packets were written to a TUN device as one. */
+        superPacketsIn: number;
+        /** How many times several packets were read from a TUN device as one. */
+        superPacketsOut: number;
+        /** Of how many protocols (TCP, UDP) packets are written one by one, because the kernel has refused them as one. */
+        superPacketsRefused: number;
         /** How many times the TLS connection was not read because the endpoint was full. Files do not count. */
         stallsIn: number;
         /** How many times the endpoint was not read because the TLS connection was full. */

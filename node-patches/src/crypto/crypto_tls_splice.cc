@@ -70,6 +70,9 @@ constexpr int kEBADFD = 0;
   V(kDropsECONNREFUSED, drops_econnrefused)                                    \
   V(kDropsEIO, drops_eio)                                                      \
   V(kDropsENOBUFS, drops_enobufs)                                              \
+  V(kSuperPacketsIn, super_packets_in)                                         \
+  V(kSuperPacketsOut, super_packets_out)                                       \
+  V(kSuperPacketsRefused, super_packets_refused)                               \
   V(kCloseNotify, close_notify)
 
 enum StatsIndex {

@@ -15,7 +15,7 @@ use openssl_sys as ossl;
 use openssl_sys::{BIO, SSL};
 
 use common::{connect, Tls, TLS1_3};
-use tls_splice::buf::CHUNK_SIZE;
+use tls_splice::buf::{Size, CHUNK_SIZE};
 use tls_splice::ssl::rbio::Rbio;
 use tls_splice::sys::BIO_ctrl_pending;
 use tls_splice_fuzz::{Counter, Input};
@@ -44,7 +44,7 @@ impl World {
     fn attach(&mut self) {
         if self.rbio.is_none() {
             // SAFETY: the session has a read BIO, and is in no call.
-            self.rbio = unsafe { Rbio::attach(self.tls.0) };
+            self.rbio = unsafe { Rbio::attach(self.tls.0, Size::Small) };
             assert!(self.rbio.is_some());
         }
     }

@@ -9,6 +9,9 @@ use libc::c_int;
 use super::{Endpoint, Io, PacketIo, Resume, StreamRead, Written};
 use crate::error::OpenError;
 use crate::frame::Framing;
+use crate::offload::header::Layout;
+use crate::offload::ip::Protocol;
+use crate::offload::join::Joinable;
 
 /// Refuses every descriptor.
 pub(super) fn open(_fd: c_int, _readable: bool, _writable: bool) -> Result<Endpoint, OpenError> {
@@ -128,6 +131,52 @@ impl Packets {
     }
 
     pub(super) fn shutdown_write(&self) {
+        match self.descriptor {}
+    }
+}
+
+/// A type without values: there are no devices with super-packets.
+pub struct VnetDevice {
+    pub(super) descriptor: Descriptor,
+}
+
+impl VnetDevice {
+    pub(super) fn framing(&self, _wanted: Option<Framing>) -> Result<Framing, OpenError> {
+        match self.descriptor {}
+    }
+
+    /// There is no value to call this on.
+    pub fn layout(&self) -> Layout {
+        match self.descriptor {}
+    }
+
+    /// There is no value to call this on.
+    pub fn joinable(&self) -> Joinable {
+        match self.descriptor {}
+    }
+
+    /// There is no value to call this on.
+    pub fn joined_taken(&self, _protocol: Protocol) {
+        match self.descriptor {}
+    }
+
+    /// There is no value to call this on.
+    pub fn joined_refused(&self, _protocol: Protocol, _errno: c_int) -> bool {
+        match self.descriptor {}
+    }
+
+    /// There is no value to call this on.
+    pub fn prepare(&self) -> Result<(), c_int> {
+        match self.descriptor {}
+    }
+
+    /// There is no value to call this on.
+    pub fn read(&self, _out: &mut [u8]) -> Io {
+        match self.descriptor {}
+    }
+
+    /// There is no value to call this on.
+    pub fn write(&self, _pieces: &[IoSlice]) -> Io {
         match self.descriptor {}
     }
 }

@@ -9,10 +9,11 @@ use super::datagram::Datagrams;
 use super::descriptor::{check, retry};
 use super::messages::segments;
 pub(super) use super::messages::{receive_many, send_many, RECEIVED_AT_ONCE};
-use super::packet::{Device, Kind, Layer};
+use super::packet::{Device, DeviceFile, Kind, Layer};
 use crate::endpoint::{Io, READABLE, WRITABLE};
 use crate::error::{errno, OpenError};
 use crate::frame::DeviceHeader;
+use crate::offload::header::{ByteOrder, Layout};
 
 /// Whether a descriptor with these flags only names a file, and has not opened it (O_PATH).
 pub(super) fn only_names(flags: c_int) -> bool {
@@ -144,7 +145,7 @@ fn device_flags(fd: RawFd) -> Result<c_int, OpenError> {
 }
 
 /// The device that `fd` is, if it is one.
-pub(super) fn device(fd: RawFd) -> Result<Option<Device>, OpenError> {
+pub(super) fn device(fd: RawFd) -> Result<Option<DeviceFile>, OpenError> {
     let flags = match device_flags(fd) {
         Ok(flags) => flags,
         // /dev/net/tun was opened, and is not attached to a device yet.
@@ -152,34 +153,66 @@ pub(super) fn device(fd: RawFd) -> Result<Option<Device>, OpenError> {
         Err(_) => return Ok(None),
     };
     if flags & libc::IFF_VNET_HDR != 0 {
-        return Err(OpenError::VnetHeader);
+        return vnet_layout(fd, flags).map(|layout| Some(DeviceFile::Vnet(layout)));
     }
     let layer = match flags & libc::IFF_TAP {
         0 => Layer::Ip,
         _ => Layer::Ethernet,
     };
-    Ok(Some(Device {
+    Ok(Some(DeviceFile::Packets(Device {
         // IFF_NO_PI is the same bit as IFF_NOFILTER, so it is set for each device
         // without a filter, which no TUN device has.
         header: match (flags & libc::IFF_NO_PI, layer) {
             (0, Layer::Ip) => Some(DeviceHeader::PacketInfo),
             (0, Layer::Ethernet) => Some(DeviceHeader::PacketInfoEthernet),
             (_, Layer::Ip) => None,
-            (_, Layer::Ethernet) => Some(tap_header(fd)?),
+            (_, Layer::Ethernet) => Some(match has_packet_info(fd)? {
+                true => DeviceHeader::PacketInfoEthernet,
+                false => DeviceHeader::None,
+            }),
         },
         layer,
-    }))
+    })))
 }
 
-/// What a TAP device has before each frame, where the flags do not tell.
+/// The header of a device with IFF_VNET_HDR.
+fn vnet_layout(fd: RawFd, flags: c_int) -> Result<Layout, OpenError> {
+    if flags & libc::IFF_TAP != 0 || has_packet_info(fd)? {
+        return Err(OpenError::VnetHeader);
+    }
+    let is_set = |request| matches!(number_of(fd, request), Ok(1));
+    // TUNSETVNETLE goes before TUNSETVNETBE, which not every kernel has. Without either the
+    // order is that of the machine.
+    let order = if is_set(libc::TUNGETVNETLE) {
+        ByteOrder::Little
+    } else if is_set(libc::TUNGETVNETBE) {
+        ByteOrder::Big
+    } else {
+        ByteOrder::NATIVE
+    };
+    let size = number_of(fd, libc::TUNGETVNETHDRSZ)?;
+    Layout::new(size as usize, order).ok_or(OpenError::VnetHeader)
+}
+
+/// The number that an ioctl(2) of a device gives.
+fn number_of(fd: RawFd, request: libc::Ioctl) -> Result<c_int, OpenError> {
+    let mut number: c_int = 0;
+    // SAFETY: `number` is valid for the call, which only fills it in.
+    check(unsafe { libc::ioctl(fd, request, &raw mut number) })?;
+    Ok(number)
+}
+
+/// Whether a TAP device, or any device with IFF_VNET_HDR, has packet information before each
+/// packet, which the flags do not tell.
 ///
 /// It shows at a write(2) that goes nowhere, neither to the device nor into what that
-/// counts: ten bytes at an address where there is nothing. A device that has packet
+/// counts: eight bytes at an address where there is nothing. A device that has packet
 /// information reads it first, and cannot; one that has none refuses what is shorter
-/// than the header of Ethernet, before it reads. So does macvtap(4), which never has
-/// any. It makes no difference whether the link is up, or who has attached a filter.
-fn tap_header(fd: RawFd) -> Result<DeviceHeader, OpenError> {
-    const SHORTER: usize = 10;
+/// than the header of Ethernet or IFF_VNET_HDR, before it reads. So does macvtap(4), which
+/// never has any. It makes no difference whether the link is up, or who has attached a
+/// filter.
+fn has_packet_info(fd: RawFd) -> Result<bool, OpenError> {
+    const SHORTER: usize = 8;
     // SAFETY: the new mapping is ours alone, and nobody may read it: the kernel
     // cannot either.
     let (ret, error) = unsafe {
@@ -196,8 +229,8 @@ fn tap_header(fd: RawFd) -> Result<DeviceHeader, OpenError> {
     };
     match error {
         _ if ret >= 0 => Err(OpenError::Unsupported),
-        libc::EFAULT => Ok(DeviceHeader::PacketInfoEthernet),
-        libc::EINVAL => Ok(DeviceHeader::None),
+        libc::EFAULT => Ok(true),
+        libc::EINVAL => Ok(false),
         // Open for reading alone.
         libc::EBADF => Err(OpenError::AccessMode),
         error => Err(OpenError::System(error)),

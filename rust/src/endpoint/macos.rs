@@ -9,7 +9,7 @@ use libc::c_int;
 
 use super::datagram::{Datagrams, Message, Segments};
 use super::descriptor::check;
-use super::packet::{Device, Kind, Layer};
+use super::packet::{Device, DeviceFile, Kind, Layer};
 use crate::error::OpenError;
 use crate::frame::DeviceHeader;
 
@@ -118,7 +118,7 @@ impl Watch {
 }
 
 /// The device that `fd` is. On macOS no device file takes packets: utun is a socket.
-pub(super) fn device(_: RawFd) -> Result<Option<Device>, OpenError> {
+pub(super) fn device(_: RawFd) -> Result<Option<DeviceFile>, OpenError> {
     Ok(None)
 }
 

@@ -1,8 +1,9 @@
 //! The endpoint: what a splice connects the TLS session to.
 //!
 //! [`Endpoint`] has a variant for each way in which an endpoint is read and written, and
-//! a file here for each: [`Stream`] and [`Packets`] are polled, then read and written by
-//! the splice; [`File`] and [`Caller`] are read and written by the caller, by transfers.
+//! a file here for each: [`Stream`], [`Packets`] and [`VnetDevice`] are polled, then read
+//! and written by the splice; [`File`] and [`Caller`] are read and written by the caller, by
+//! transfers.
 
 use libc::c_int;
 
@@ -27,6 +28,8 @@ mod open;
 mod packet;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 mod stream;
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+mod vnet;
 
 #[cfg(target_os = "linux")]
 #[path = "linux.rs"]
@@ -37,19 +40,22 @@ mod system;
 
 pub use caller::Caller;
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
-pub use elsewhere::{Adopted, Descriptor, File, Packets, Stream};
+pub use elsewhere::{Adopted, Descriptor, File, Packets, Stream, VnetDevice};
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 pub use {
     descriptor::{Adopted, Descriptor},
     file::File,
     packet::Packets,
     stream::Stream,
+    vnet::VnetDevice,
 };
 
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 use elsewhere::open;
 #[cfg(any(target_os = "linux", target_os = "macos"))]
 use open::open;
+#[cfg(all(test, any(target_os = "linux", target_os = "macos")))]
+pub(crate) use vnet::Writev;
 
 /// What a read or write of an endpoint has given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +151,8 @@ pub enum Endpoint {
     Stream(Stream),
     /// Packets that can be polled.
     Packets(Packets),
+    /// Packets and super-packets that can be polled.
+    Vnet(VnetDevice),
     /// A file, which is always ready and may block.
     File(File),
     /// A byte stream of the caller's, or another splice.
@@ -169,6 +177,7 @@ impl Endpoint {
     pub fn framing(&self, wanted: Option<Framing>) -> Result<Framing, OpenError> {
         match self {
             Endpoint::Packets(packets) => packets.framing(wanted),
+            Endpoint::Vnet(device) => device.framing(wanted),
             Endpoint::Stream(_) | Endpoint::File(_) | Endpoint::Caller(_) => {
                 choose(wanted, Framing::Raw, &[Framing::Ip])
             }
@@ -178,7 +187,7 @@ impl Endpoint {
     /// What the endpoint takes and gives at a time.
     pub fn unit(&self) -> Unit {
         match self {
-            Endpoint::Packets(_) => Unit::Packets,
+            Endpoint::Packets(_) | Endpoint::Vnet(_) => Unit::Packets,
             Endpoint::Stream(_) | Endpoint::File(_) | Endpoint::Caller(_) => Unit::Bytes,
         }
     }
@@ -188,7 +197,7 @@ impl Endpoint {
         match self {
             Endpoint::Stream(stream) => stream.resume(),
             Endpoint::Packets(packets) => packets.resume(),
-            Endpoint::File(_) | Endpoint::Caller(_) => Resume::WhenReadable,
+            Endpoint::Vnet(_) | Endpoint::File(_) | Endpoint::Caller(_) => Resume::WhenReadable,
         }
     }
 
@@ -196,7 +205,7 @@ impl Endpoint {
     pub fn unread(&self) -> usize {
         match self {
             Endpoint::Packets(packets) => packets.unread(),
-            Endpoint::Stream(_) | Endpoint::File(_) | Endpoint::Caller(_) => 0,
+            Endpoint::Stream(_) | Endpoint::Vnet(_) | Endpoint::File(_) | Endpoint::Caller(_) => 0,
         }
     }
 
@@ -204,6 +213,7 @@ impl Endpoint {
         match self {
             Endpoint::Stream(stream) => Some(&stream.descriptor),
             Endpoint::Packets(packets) => Some(&packets.descriptor),
+            Endpoint::Vnet(device) => Some(&device.descriptor),
             Endpoint::File(file) => Some(&file.descriptor),
             Endpoint::Caller(_) => None,
         }
@@ -219,6 +229,7 @@ impl Endpoint {
         match self {
             Endpoint::Stream(stream) => stream.descriptor.poll_fd(),
             Endpoint::Packets(packets) => packets.descriptor.poll_fd(),
+            Endpoint::Vnet(device) => device.descriptor.poll_fd(),
             Endpoint::File(_) | Endpoint::Caller(_) => -1,
         }
     }
@@ -229,6 +240,7 @@ impl Endpoint {
         match self {
             Endpoint::Stream(stream) => stream.descriptor.set_interest(interest),
             Endpoint::Packets(packets) => packets.descriptor.set_interest(interest),
+            Endpoint::Vnet(device) => device.descriptor.set_interest(interest),
             Endpoint::File(_) | Endpoint::Caller(_) => interest,
         }
     }
@@ -238,6 +250,7 @@ impl Endpoint {
         match self {
             Endpoint::Stream(stream) => stream.descriptor.ready(polled),
             Endpoint::Packets(packets) => packets.descriptor.ready(polled),
+            Endpoint::Vnet(device) => device.descriptor.ready(polled),
             Endpoint::File(_) | Endpoint::Caller(_) => polled,
         }
     }
@@ -247,7 +260,9 @@ impl Endpoint {
     pub fn read(&self, out: &mut [u8]) -> Io {
         match self {
             Endpoint::Stream(stream) => stream.read_once(out),
-            Endpoint::Packets(_) | Endpoint::File(_) | Endpoint::Caller(_) => Io::WouldBlock,
+            Endpoint::Packets(_) | Endpoint::Vnet(_) | Endpoint::File(_) | Endpoint::Caller(_) => {
+                Io::WouldBlock
+            }
         }
     }
 
@@ -256,7 +271,9 @@ impl Endpoint {
     pub fn write(&self, bytes: &[u8]) -> Io {
         match self {
             Endpoint::Stream(stream) => stream.write(bytes),
-            Endpoint::Packets(_) | Endpoint::File(_) | Endpoint::Caller(_) => Io::WouldBlock,
+            Endpoint::Packets(_) | Endpoint::Vnet(_) | Endpoint::File(_) | Endpoint::Caller(_) => {
+                Io::WouldBlock
+            }
         }
     }
 
@@ -267,7 +284,7 @@ impl Endpoint {
         match self {
             Endpoint::Stream(stream) => stream.shutdown_write(),
             Endpoint::Packets(packets) => packets.shutdown_write(),
-            Endpoint::File(_) | Endpoint::Caller(_) => {}
+            Endpoint::Vnet(_) | Endpoint::File(_) | Endpoint::Caller(_) => {}
         }
     }
 }

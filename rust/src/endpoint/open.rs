@@ -6,8 +6,9 @@ use libc::c_int;
 
 use super::descriptor::{check, duplicate, flags_of, Descriptor};
 use super::file::File;
-use super::packet::{Kind, Packets};
+use super::packet::{DeviceFile, Kind, Packets};
 use super::stream::{EndOfFile, Sigpipe, Stream, Transport};
+use super::vnet::VnetDevice;
 use super::{system, Endpoint};
 use crate::error::OpenError;
 
@@ -37,14 +38,7 @@ pub(super) fn open(fd: RawFd, readable: bool, writable: bool) -> Result<Endpoint
             open_pipe_or_tty(fd, flags, EndOfFile::Polled, sigpipe_of(writable))
         }
         libc::S_IFCHR => match system::device(fd)? {
-            Some(device) => {
-                let descriptor = Descriptor::borrowed(duplicate(fd)?)?;
-                Ok(Endpoint::Packets(Packets::new(
-                    descriptor,
-                    Transport::Other,
-                    Kind::Device(device),
-                )))
-            }
+            Some(device) => open_device(fd, device),
             None => open_file(fd, FileType::Special),
         },
         libc::S_IFDIR => Err(OpenError::System(libc::EISDIR)),
@@ -100,6 +94,18 @@ fn open_pipe_or_tty(
         }
     };
     Ok(Endpoint::Stream(stream))
+}
+
+fn open_device(fd: RawFd, device: DeviceFile) -> Result<Endpoint, OpenError> {
+    let descriptor = Descriptor::borrowed(duplicate(fd)?)?;
+    Ok(match device {
+        DeviceFile::Packets(device) => Endpoint::Packets(Packets::new(
+            descriptor,
+            Transport::Other,
+            Kind::Device(device),
+        )),
+        DeviceFile::Vnet(layout) => Endpoint::Vnet(VnetDevice::new(descriptor, layout)),
+    })
 }
 
 /// The type of a file.

@@ -13,6 +13,7 @@ use super::system::{self, SHUT_DOWN};
 use super::{choose, Io, PacketIo, Resume, Written, WrittenEnd};
 use crate::error::OpenError;
 use crate::frame::{DeviceHeader, Framing, DEVICE_HEADER};
+use crate::offload::header::Layout;
 
 /// What a packet endpoint is.
 pub(super) enum Kind {
@@ -20,6 +21,15 @@ pub(super) enum Kind {
     Datagrams(Datagrams),
     /// A TUN or TAP device.
     Device(Device),
+}
+
+/// A device file that takes packets, of which macOS has none.
+#[cfg_attr(target_os = "macos", allow(dead_code))]
+pub(super) enum DeviceFile {
+    /// A device without IFF_VNET_HDR.
+    Packets(Device),
+    /// A device with IFF_VNET_HDR, and that header.
+    Vnet(Layout),
 }
 
 /// A TUN or TAP device.

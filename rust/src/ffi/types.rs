@@ -219,6 +219,8 @@ unsafe impl Grows for Stats {
     const SIZES: &'static [size_t] = &[
         // A version without packets.
         std::mem::offset_of!(Stats, packets_in),
+        // A version without super-packets.
+        std::mem::offset_of!(Stats, super_packets_in),
         size_of::<Stats>(),
     ];
 }

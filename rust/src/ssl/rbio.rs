@@ -32,17 +32,19 @@ impl State {
 /// The BIO of one splice, from [`Rbio::attach`] to [`Rbio::detach`].
 pub struct Rbio {
     shared: Arc<Shared<State>>,
+    size: Size,
     /// Length of the last [`Rbio::spare`], in bytes.
     offered: usize,
 }
 
 impl Rbio {
     /// Makes `ssl` read from a new BIO that serves what its present one holds
-    /// first. `None` if OpenSSL cannot allocate.
+    /// first. The stream is read into buffers of that size. `None` if OpenSSL cannot
+    /// allocate.
     ///
     /// # Safety
     /// `ssl` must be valid, have a read BIO, and be in no call and no handshake.
-    pub unsafe fn attach(ssl: *mut SSL) -> Option<Rbio> {
+    pub unsafe fn attach(ssl: *mut SSL, size: Size) -> Option<Rbio> {
         static METHOD: OnceLock<Method> = OnceLock::new();
         let method =
             METHOD.get_or_init(|| Method::new::<State>(c"tls_splice read", Some(read), None, ctrl));
@@ -55,7 +57,11 @@ impl Rbio {
                 chunk: None,
             })?;
             sys::SSL_set0_rbio(ssl, bio);
-            Some(Rbio { shared, offered: 0 })
+            Some(Rbio {
+                shared,
+                size,
+                offered: 0,
+            })
         }
     }
 
@@ -86,7 +92,7 @@ impl Rbio {
         // SAFETY: the only other user is the BIO, inside OpenSSL calls.
         let spare = unsafe { self.shared.get() }
             .chunk
-            .get_or_insert_with(|| Chunk::lend(Size::Small))
+            .get_or_insert_with(|| Chunk::lend(self.size))
             .spare();
         self.offered = spare.len().min(limit);
         &mut spare[..self.offered]

@@ -81,7 +81,8 @@ const kMirrored = { __proto__: null, in: 'out', out: 'in', duplex: 'duplex' };
 const kStatNames = [
   'bytesIn', 'bytesOut', 'packetsIn', 'packetsOut', 'largestPacketIn',
   'largestPacketOut', 'dropsIn', 'dropsOut', 'dropsEINVAL', 'dropsEMSGSIZE',
-  'dropsECONNREFUSED', 'dropsEIO', 'dropsENOBUFS', 'stallsIn', 'stallsOut',
+  'dropsECONNREFUSED', 'dropsEIO', 'dropsENOBUFS', 'superPacketsIn',
+  'superPacketsOut', 'superPacketsRefused', 'stallsIn', 'stallsOut',
   'peakBufferedIn', 'peakBufferedOut',
 ];
 const kStatIndices = ArrayPrototypeMap(kStatNames, (name) => spliceConstants[

@@ -227,7 +227,8 @@ function openNative({ fd, stream, direction, framing, highWaterMark, autoClose }
     __proto__: null,
     [TLS_SPLICE_EACCMODE]: isNotOpenFor(direction),
     [TLS_SPLICE_ENOTSUP]: 'is a kind of file or socket that cannot be spliced',
-    [TLS_SPLICE_EVNETHDR]: 'is a device with IFF_VNET_HDR, which is not supported',
+    [TLS_SPLICE_EVNETHDR]: 'is a device with IFF_VNET_HDR that is not a TUN device with ' +
+      'IFF_NO_PI and a header of 10 or 12 bytes',
   }[err];
   if (reason === undefined)
     throw new ERR_INVALID_STATE(`The endpoint cannot be opened (error ${err})`);
