@@ -26,6 +26,10 @@ function test(name, body) {
 const address = { a: '10.0.0.1', b: '10.0.0.2' };
 const address6 = { a: 'fd00::1', b: 'fd00::2' };
 
+// Linux can segment UDP, and knows it as an offload of TUN devices, from 6.2 on.
+const { 0: major, 1: minor } = os.release().split('.').map(Number);
+const kHasUso = major > 6 || (major === 6 && minor >= 2);
+
 // What brings a device up. An IPv6 address is good for use some time after it has been added, and what comes for it
 // before that is lost.
 function setUpCommands(ns, mtu) {
@@ -54,11 +58,11 @@ function endpoint(ns, role, { mtu = 1500, flags = [], queues = 1, by = [], args 
   ], env);
 }
 
-// A tunnel between the namespaces: the two processes, with their devices configured.
-async function tunnel(options = {}) {
-  const b = endpoint('b', 'listen', options);
+// A tunnel between the namespaces: the two processes, with their devices configured. `at` has options of one end.
+async function tunnel({ at = {}, ...options } = {}) {
+  const b = endpoint('b', 'listen', { ...options, ...at.b });
   await b.next(/^listening/);
-  const a = endpoint('a', 'connect', options);
+  const a = endpoint('a', 'connect', { ...options, ...at.a });
   for (let i = 0; i < (options.queues ?? 1); i++)
     await Promise.all([a.next(/^up/), b.next(/^up/)]);
   return { a, b };
@@ -88,29 +92,35 @@ async function sweep(mtu) {
   }
 }
 
+// What the kernel has counted in a namespace.
+function counters(ns) {
+  const counted = {};
+  for (const file of ['snmp', 'snmp6']) {
+    const lines = run(ns, ['cat', `/proc/net/${file}`]).trim().split('\n');
+    if (file === 'snmp6') {
+      for (const line of lines) {
+        const { 0: name, 1: value } = line.split(/\s+/);
+        counted[name] = Number(value);
+      }
+    } else {
+      for (let i = 0; i < lines.length; i += 2) {
+        const names = lines[i].split(' ');
+        const values = lines[i + 1].split(' ');
+        for (let j = 1; j < names.length; j++)
+          counted[names[0].slice(0, -1) + names[j]] = Number(values[j]);
+      }
+    }
+  }
+  return counted;
+}
+
 // The kernel counts what it finds damaged.
 function assertIntact() {
   for (const ns of ['a', 'b']) {
-    const counters = {};
-    for (const file of ['snmp', 'snmp6']) {
-      const lines = run(ns, ['cat', `/proc/net/${file}`]).trim().split('\n');
-      if (file === 'snmp6') {
-        for (const line of lines) {
-          const { 0: name, 1: value } = line.split(/\s+/);
-          counters[name] = Number(value);
-        }
-      } else {
-        for (let i = 0; i < lines.length; i += 2) {
-          const names = lines[i].split(' ');
-          const values = lines[i + 1].split(' ');
-          for (let j = 1; j < names.length; j++)
-            counters[names[0].slice(0, -1) + names[j]] = Number(values[j]);
-        }
-      }
-    }
+    const counted = counters(ns);
     for (const name of ['IpInHdrErrors', 'TcpInCsumErrors', 'TcpInErrs', 'UdpInCsumErrors', 'IcmpInCsumErrors',
                         'IcmpInErrors', 'Ip6InHdrErrors', 'Ip6InTruncatedPkts', 'Udp6InCsumErrors', 'Icmp6InErrors'])
-      assert.strictEqual(counters[name], 0, `${name} in ${ns}`);
+      assert.strictEqual(counted[name], 0, `${name} in ${ns}`);
   }
 }
 
@@ -147,7 +157,8 @@ test('no IPv6 at a small mtu: ping of all sizes', async () => {
 });
 
 async function iperf(...args) {
-  const server = start('b', ['iperf3', '-s', '-1', '--forceflush']);
+  const port = args.includes('-p') ? args.slice(args.indexOf('-p'), args.indexOf('-p') + 2) : [];
+  const server = start('b', ['iperf3', '-s', '-1', '--forceflush', ...port]);
   await server.next(/^Server listening/);
   const output = await start('a', ['iperf3', '-J', '-t', '1', ...args]).done();
   await server.done();
@@ -417,6 +428,10 @@ test('tun-exec becomes the program', async () => {
     [['--queues', '3', 'sh', '-c', 'echo $TUN_FD $TUN_QUEUES; ls -l /proc/$$/fd | grep -o "[0-9]* -> /dev/net/tun"'], 0,
      /^3 3\n3 -> .*\n4 -> .*\n5 -> .*\n$/],
     [['--', 'echo', '--tap'], 0, /^--tap$/m],
+    [['--name', 'x', '--offload', 'sh', '-c', 'echo "<$TUN_OFFLOAD>" >&2'], 0,
+     kHasUso ? /^tun-exec: x has (csum tso4 tso6 uso4 uso6)\n<\1>$/m : /^tun-exec: x has (csum tso4 tso6)\n<\1>$/m],
+    [['--vnet-hdr', 'sh', '-c', 'echo "<$TUN_OFFLOAD>"'], 0, /^<>$/m],
+    [['--offload', kExec, 'sh', '-c', 'echo "<$TUN_OFFLOAD>"'], 0, /^<>$/m],
   ]) {
     const child = start('a', [kExec, ...args]);
     assert.strictEqual(await child.exited, outcome, `${args}`);
@@ -434,10 +449,28 @@ test('tun-exec becomes the program', async () => {
   ip('a', 'link delete stays');
 });
 
-test('a device with IFF_VNET_HDR is refused, and so is framing that does not fit', async () => {
+test('tun-exec sets the offloads of a device that exists', async () => {
+  ip('a', 'tuntap add mode tun name stays');
+  const features = ['tx-checksumming', 'tcp-segmentation-offload', ...kHasUso ? ['tx-udp-segmentation'] : []];
+  // What one has set, the next one does not find.
+  for (const [flags, state] of [[[], 'off'], [['--offload'], 'on'], [[], 'off'], [['--vnet-hdr'], 'off']]) {
+    const output = await start('a', [kExec, '--name', 'stays', ...flags, 'ethtool', '-k', 'stays']).done();
+    for (const feature of features)
+      assert.match(output, new RegExp(`^${feature}: ${state}\\b`, 'm'));
+  }
+  ip('a', 'link delete stays');
+});
+
+test('some devices with IFF_VNET_HDR are refused, and so is framing that does not fit', async () => {
+  const twenty = ['--vnet-hdr', 'python3', `${__dirname}/vnet.py`, '20', 'native'];
   for (const [flags, framing, message] of [
-    [['--vnet-hdr'], 'auto', /is a device with IFF_VNET_HDR/],
     [['--vnet-hdr', '--tap'], 'u16be', /is a device with IFF_VNET_HDR/],
+    [['--vnet-hdr', '--pi'], 'auto', /is a device with IFF_VNET_HDR/],
+    [twenty, 'auto', /is a device with IFF_VNET_HDR/],
+    [['--vnet-hdr'], 'raw', /options\.framing.*does not fit the endpoint/],
+    [['--vnet-hdr'], 'auto', /^fits/],
+    [['--vnet-hdr'], 'u16be', /^fits/],
+    [['--offload'], 'ip', /^fits/m],
     [[], 'raw', /options\.framing.*does not fit the endpoint/],
     [['--tap'], 'raw', /options\.framing.*does not fit the endpoint/],
     [['--tap'], 'ip', /options\.framing.*does not fit the endpoint/],
@@ -448,7 +481,7 @@ test('a device with IFF_VNET_HDR is refused, and so is framing that does not fit
   ]) {
     const output = await start('a', [kExec, ...flags, kNode, `${__dirname}/open.js`, framing], env).done();
     assert.match(output, message);
-    if (!String(message).includes('fits/'))
+    if (!String(message).includes('fits'))
       assert.match(output, /ERR_INVALID_ARG_VALUE/);
   }
 });
@@ -459,6 +492,7 @@ test('a device that is open for reading alone', async () => {
     ['TUN', 'out', /^fits/],
     ['TUN,NO_PI', 'in', /is not open for direction 'in'/],
     // What is before each frame only shows when one is written.
+    ['TUN,NO_PI,VNET_HDR', 'out', /is not open for direction 'out'/],
     ['TAP,NO_PI', 'out', /is not open for direction 'out'/],
     ['TAP', 'out', /is not open for direction 'out'/],
   ]) {
@@ -564,7 +598,11 @@ test('the examples say how they are used', async () => {
 async function main() {
   await setUp();
   require('./cdtunnel')(test, work);
-  const word = process.argv[2] ?? '';
+  const { 2: refuse, 3: word = '' } = process.argv;
+  require('./offload')(test, {
+    address, address6, assertIntact, assertNoDrops, configure, counters, end, endpoint, env, iperf, kHasUso, stats, sweep,
+    tunnel,
+  }, work, refuse);
   let passed = 0;
   let failed = 0;
   let skipped = 0;
