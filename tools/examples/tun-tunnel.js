@@ -3,8 +3,8 @@
 // A tunnel for IP packets over TLS, between two TUN devices. The packets do not
 // pass through JavaScript.
 //
-//   tun-exec node tun-tunnel.js [--worker] listen HOST PORT
-//   tun-exec node tun-tunnel.js [--worker] connect HOST PORT
+//   tun-exec --offload node tun-tunnel.js [--worker] listen HOST PORT
+//   tun-exec --offload node tun-tunnel.js [--worker] connect HOST PORT
 //
 // In the environment: TLS_PSK, the key that both sides share, hexadecimal, and
 // TLS_CIPHERS, if you want others. TUN_FD and TUN_QUEUES are from tun-exec: each
