@@ -295,18 +295,11 @@ function versions(names) {
   return { node: process.version, openssl: version('floor'), ...list };
 }
 
-// Whether a contender can take part here. It is said once why another one cannot.
-const missing = new Set();
-function isPossible({ endpoint }, name) {
+// Whether a contender is to take part. There may be no other build to be `before`.
+function isWanted(name) {
   if (name === 'before' && !args.before)
     return false;
-  const why = endpoint === 'tunnel' ? tunnel.missing(name) : undefined;
-  if (why === undefined)
-    return true;
-  if (!missing.has(name))
-    console.error(`${name} is left out: ${why}`);
-  missing.add(name);
-  return false;
+  return !args.only.length || args.only.includes(name);
 }
 
 async function main() {
@@ -317,7 +310,7 @@ async function main() {
   }
   const plan = args.wanted.map((row) => ({
     row,
-    names: row.contenders.filter((name) => (!args.only.length || args.only.includes(name)) && isPossible(row, name)),
+    names: row.contenders.filter(isWanted),
     rounds: Math.min(args.rounds, row.rounds ?? Infinity),
   })).filter(({ names }) => names.length);
   const tracing = args.quick ? [] : plan.filter(({ row }) => row.syscalls);

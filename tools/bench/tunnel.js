@@ -8,7 +8,6 @@ const net = require('node:net');
 const os = require('node:os');
 const path = require('node:path');
 const { createHash, randomBytes } = require('node:crypto');
-const { execFileSync } = require('node:child_process');
 const { once } = require('node:events');
 const { performance } = require('node:perf_hooks');
 const { kExec, kRepo, killAll, setUp, start, tearDown } = require('../../test/tun/net.js');
@@ -42,16 +41,6 @@ const tunnels = {
 function addBefore(file) {
   ends.before = { device: [], command: [file, '--no-warnings', script] };
   tunnels.before = both('before');
-}
-
-// Why a tunnel cannot be had here, if it cannot.
-let usage;
-function missing(name) {
-  usage ??= execFileSync(kExec, ['--help'], { encoding: 'utf8' });
-  const { sender, receiver } = tunnels[name];
-  const flags = [sender, receiver].flatMap((end) => ends[end].device);
-  const unknown = flags.find((flag) => !usage.includes(`  ${flag} `));
-  return unknown && `tun-exec has no ${unknown}`;
 }
 
 // CPU-seconds of all threads of a process so far.
@@ -189,4 +178,4 @@ function close() {
     tearDown();
 }
 
-module.exports = { addBefore, close, measure, missing, tunnels };
+module.exports = { addBefore, close, measure, tunnels };
