@@ -369,6 +369,7 @@ const kBeginnings = [
     return [
       ...(random.chance(0.7) ? [['s.pause']] : []),
       ['p.write', size(random)],
+      ...(random.chance(0.3) ? [['p.end']] : []),
       ['turns', 2 + random.below(5)],
       ['s.unshift'],
       plain(random, random.pick(['in', 'duplex'])),

@@ -692,7 +692,7 @@ class World {
   }
 
   #onSocketChunk(chunk) {
-    const half = this.#unshifts && !this.#socket._readableState.ended ? chunk.length >> 1 : 0;
+    const half = this.#unshifts ? chunk.length >> 1 : 0;
     this.#onSocketData(chunk.subarray(half ? 0 : half, half || chunk.length));
     if (half) {
       this.#unshifts = false;
@@ -709,13 +709,13 @@ class World {
   #unshift() {
     const socket = this.#socket;
     const owner = this.#inOwner;
-    if (socket._readableState.ended || owner?.begun)
+    if (owner?.begun)
       return;
     const chunk = this.#isPaused ? socket.read() : null;
     if (chunk !== null) {
       socket.unshift(chunk);
-      // For that 'readable' is emitted.
-      this.#isPaused = false;
+      // For that 'readable' is emitted, unless the socket has ended.
+      this.#isPaused = socket._readableState.ended;
     } else {
       this.#unshifts = true;
     }

@@ -197,6 +197,43 @@ for (const stop of [true, false]) {
   });
 }
 
+// JavaScript takes the last bytes of a socket that has ended, and gives them back with
+// unshift(), as one that looks for a header does: the splice has them and the end, also if
+// the sink is full.
+for (const direction of ['in', 'out']) {
+  for (const stop of [false, true]) {
+    run(async () => {
+      const { client, server } = await tlsPair();
+      const { 0: endpoint, 1: other } = await socketPair();
+      const [source, far, sink] = direction === 'in' ? [server, client, other] : [endpoint, other, client];
+      const filler = Buffer.alloc(16 * 1024 * 1024);
+      sink.pause();
+      (direction === 'in' ? endpoint : server).write(filler);
+      far.resume().end('request');
+      while (!source._readableState.ended) {
+        await turns(1);
+        source.read(0);
+      }
+      const head = source.read();
+      assert.strictEqual(`${head}`, 'request');
+      source.unshift(head);
+      const splice = server.spliceTo({ stream: endpoint, direction }).start();
+      await turns();
+      assert.strictEqual(source.readableEnded, false);
+      if (stop) {
+        await splice.stop();
+        assert.strictEqual(`${Buffer.concat(await source.toArray())}`, 'request');
+      } else {
+        const { bytes } = await receive(sink);
+        assert.strictEqual(bytes, filler.length + head.length);
+        assert.strictEqual((await splice.finished).reason, 'end');
+      }
+      for (const socket of [client, server, endpoint, other])
+        socket.destroy();
+    });
+  }
+}
+
 // The shutdown waits for what a splice has written. A stream of JS takes one
 // write at a time, and the peer can make TLS write another in that moment.
 const shutdown = (flushed) => async () => {

@@ -632,6 +632,7 @@ class Reader {
     state.emittedReadable = false;
     state.needReadable = true;
     if (state.ended && chunks.length > 0) {
+      // A read() before an unshift() may have queued 'end', which is not emitted then.
       state.ended = false;
       this.#holdsEnd = true;
     }
