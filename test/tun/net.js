@@ -10,6 +10,9 @@ const path = require('path');
 const kRepo = path.join(__dirname, '../..');
 const kExec = `${kRepo}/out/tun-exec`;
 
+// What a test waits for may never come. The longest test takes half a minute on a quiet machine.
+const kStuckAfter = 5 * 60_000;
+
 const running = new Set();
 
 // A process, and what it prints: line by line, in the order in which it is asked for.
@@ -97,7 +100,8 @@ function start(ns, command, env) {
 // To its end; the output.
 function run(ns, command) {
   const args = inNamespace(ns, command);
-  const { status, stdout, stderr, error } = spawnSync(args[0], args.slice(1), { encoding: 'utf8' });
+  const options = { encoding: 'utf8', timeout: kStuckAfter, killSignal: 'SIGKILL' };
+  const { status, stdout, stderr, error } = spawnSync(args[0], args.slice(1), options);
   if (status !== 0)
     throw error ?? new Error(`${args.join(' ')}: ${stderr}${stdout}`);
   return stdout;
@@ -145,4 +149,9 @@ async function killAll() {
   await Promise.all([...running].map((one) => one.kill()));
 }
 
-module.exports = { ip, kExec, kRepo, killAll, ping, pingUntilAnswered, run, setUp, start, tearDown };
+// What the processes that run now have printed.
+function outputs() {
+  return [...running].map(({ name, output }) => `--- ${name}\n${output.slice(-2000)}`).join('\n');
+}
+
+module.exports = { ip, kExec, kRepo, kStuckAfter, killAll, outputs, ping, pingUntilAnswered, run, setUp, start, tearDown };

@@ -9,7 +9,7 @@ const os = require('os');
 const path = require('path');
 
 const {
-  ip, kExec, kRepo, killAll, ping, pingUntilAnswered, run, setUp, start, tearDown,
+  ip, kExec, killAll, kRepo, kStuckAfter, outputs, ping, pingUntilAnswered, run, setUp, start, tearDown,
 } = require('./net');
 
 const kNode = `${kRepo}/out/node`;
@@ -603,6 +603,19 @@ test('the examples say how they are used', async () => {
   }
 });
 
+// What `body` returns, or its error; a test that is stuck fails with what its processes have printed.
+async function bounded(body) {
+  let timer;
+  const stuck = new Promise((resolve, reject) => {
+    timer = setTimeout(() => reject(new Error(`stuck:\n${outputs()}`)), kStuckAfter);
+  });
+  try {
+    return await Promise.race([body(), stuck]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 async function main() {
   await setUp();
   require('./cdtunnel')(test, work);
@@ -620,7 +633,7 @@ async function main() {
     damagesBefore = damages();
     const begin = process.hrtime.bigint();
     try {
-      const missing = await body();
+      const missing = await bounded(body);
       if (missing === undefined) {
         passed++;
         console.log(`ok - ${name} (${Math.round(Number(process.hrtime.bigint() - begin) / 1e6)} ms)`);

@@ -39,6 +39,8 @@ async function splice() {
   socket.connect(Number(port), address);
   const { 0: { client, server } } = await Promise.all([connected(), once(socket, 'connect')]);
   const splice = server.spliceTo({ fd: socket._handle.fd }).start();
+  // Nobody else may read the answers and the errors, of which the splice has a descriptor.
+  socket.close();
   splice.finished.catch((err) => {
     console.log(`failed ${err.code} ${err.syscall}`);
     process.exit(1);
