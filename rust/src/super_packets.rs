@@ -459,7 +459,6 @@ mod tests {
             header_len: 0,
             csum_start: spec.transport_at() as u16,
             csum_offset: if spec.is_udp { 6 } else { 16 },
-            has_cwr: false,
         };
         let mut bytes = vec![0; layout().size()];
         layout().encode(&joined, &mut bytes);

@@ -10,7 +10,7 @@ const NEEDS_CSUM: u8 = 1;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
-/// Added to the type if the packet has CWR.
+/// Added to the type if the super-packet has CWR.
 const GSO_ECN: u8 = 0x80;
 
 /// The header of a device.
@@ -88,8 +88,6 @@ pub struct Joined {
     pub csum_start: u16,
     /// Where the checksum is in the TCP or UDP header.
     pub csum_offset: u16,
-    /// The first packet has CWR.
-    pub has_cwr: bool,
 }
 
 impl Layout {
@@ -144,9 +142,6 @@ impl Layout {
             Gso::TcpV6 => GSO_TCPV6,
             Gso::Udp => GSO_UDP_L4,
         };
-        if joined.has_cwr {
-            out[1] |= GSO_ECN;
-        }
         let numbers = [
             joined.header_len,
             joined.gso_size,

@@ -8,6 +8,10 @@
 //! same identification of IPv4, as those of many systems have. No header of a device can say
 //! so, and who splits the joined packets counts the identification up. It has no meaning in
 //! a packet that is not to be fragmented, and nobody may look at it (RFC 6864).
+//!
+//! Packets with CWR are not joined. With the ECN of RFC 3168 one packet has it, and those
+//! behind that packet do not. With AccECN (RFC 9768) it is a digit of a number that each
+//! packet has. No header of a device can say which of both a super-packet with CWR means.
 
 use super::checksum::{word, Sum};
 use super::header::{Gso, Joined, Layout, MAX_HEADER};
@@ -303,7 +307,7 @@ impl Group<'_> {
         to.copy_from_slice(&first[..headers.payload]);
         join_headers(to, &headers, last, len);
         let size = first.len() - headers.payload;
-        layout.encode(&vnet_header(to, &headers, size), vnet);
+        layout.encode(&vnet_header(&headers, size), vnet);
         Some(written)
     }
 }
@@ -349,7 +353,7 @@ fn join_headers(to: &mut [u8], headers: &Headers, last: &[u8], len: usize) {
     to[place..place + 2].copy_from_slice(&sum.folded().to_ne_bytes());
 }
 
-fn vnet_header(packet: &[u8], headers: &Headers, size: usize) -> Joined {
+fn vnet_header(headers: &Headers, size: usize) -> Joined {
     Joined {
         gso: match (headers.protocol, headers.version) {
             (Protocol::Udp, _) => Gso::Udp,
@@ -360,7 +364,6 @@ fn vnet_header(packet: &[u8], headers: &Headers, size: usize) -> Joined {
         header_len: headers.payload as u16,
         csum_start: headers.transport as u16,
         csum_offset: headers.protocol.checksum_at() as u16,
-        has_cwr: headers.protocol == Protocol::Tcp && packet[headers.transport + 13] & CWR != 0,
     }
 }
 
@@ -386,7 +389,7 @@ fn may_join(packet: &[u8], headers: &Headers) -> bool {
     let is_ordinary = match headers.protocol {
         Protocol::Tcp => {
             let has_checksum = ip::number(transport, 16) != NEGATIVE_ZERO;
-            has_checksum && transport[13] & (SYN | RST | URG) == 0
+            has_checksum && transport[13] & (SYN | RST | URG | CWR) == 0
         }
         // There may be no checksum, and something behind the datagram.
         Protocol::Udp => {
@@ -430,8 +433,7 @@ fn continues([head, tail]: [&[u8]; 2], packet: &[u8], run: &Run) -> bool {
             let sent = (run.len - headers.payload) as u32;
             let (before, flags) = (head[at + 13], packet[at + 13]);
             number(packet) == number(head).wrapping_add(sent)
-                && (before ^ flags) & !(FIN | PSH | CWR) == 0
-                && flags & CWR == 0
+                && (before ^ flags) & !(FIN | PSH) == 0
                 && is_same(at + 8..at + 13)
                 && is_same(at + 14..at + 16)
                 && is_same(at + 18..headers.payload)

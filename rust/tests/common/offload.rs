@@ -417,7 +417,7 @@ pub fn slow_join(packets: &[Vec<u8>], tcp: bool, udp: bool) -> Vec<Vec<usize>> {
         let may_begin = is_joined
             && spec.between.is_empty()
             && (spec.is_v6 || spec.fragment & !0x4000 == 0)
-            && (spec.is_udp || spec.flags & 0x26 == 0)
+            && (spec.is_udp || spec.flags & 0xa6 == 0)
             && !is_end
             && !spec.payload.is_empty()
             && has_ordinary_checksum(&spec, packet);
