@@ -1543,22 +1543,4 @@ test('udp, out: an error that is not about a packet', async () => {
   await outcome('ENOMEM', 'read');
 });
 
-test('udp, out: an error that is not about a packet, after some that were read in the same turn', async () => {
-  const { client, server } = await openTLS();
-  const { fd, far } = await udpPair();
-  // More than one system call receives.
-  for (let i = 0; i < 40; i++)
-    await new Promise((resolve) => far.send(packet(i), resolve));
-  inject(fd, 'read', 'ENOMEM', { after: 1, times: 1 });
-  const splice = server.spliceTo({ fd, direction: 'out' });
-  const outcome = outcomeOf(splice);
-  splice.start();
-  const { packetsOut, bytesOut } = await outcome('ENOMEM', 'read');
-  assert(packetsOut > 0 && packetsOut < 40, `${packetsOut}`);
-  server.end();
-  const received = Buffer.concat(await client.toArray());
-  assert.deepStrictEqual(received, Buffer.concat(Array.from({ length: packetsOut }, (_, i) => framed(i))));
-  assert.strictEqual(bytesOut, received.length);
-});
-
 runAll();
