@@ -549,8 +549,9 @@ class World {
   // In TLS in TLS the outer connection is closed as soon as the inner one has
   // ended. Behind an injector the end of the outer one arrives after that and is
   // answered by a reset, which takes from the peer what it has not read. The peer
-  // reports the reset, or is closed without a word. Both happen without a splice,
-  // and then, for much that the peer has yet to read, without an injector, too.
+  // reports the reset, or is closed without a word. Both happen without a splice.
+  // A peer that has much to read can be reset without an injector, too, which is
+  // excused only before there has been a splice.
   #notePeerReset() {
     if ((this.#injector || this.#splices.length === 0) && this.#below && this.#socket.destroyed)
       this.#tlsFault = true;
@@ -2112,8 +2113,8 @@ class World {
 
   // A socket that has closed has called back each write once. Node itself does not always if TLS, or that of a
   // TLSSocket below, has failed. And TLSWrap::Destroy() does not finish an empty write: what is written behind one is
-  // lost if the socket is destroyed before the stream below has taken that, which over a TLSSocket is a matter of
-  // turns; and over a stream of JavaScript between its 'close' and the next turn.
+  // lost if the socket is destroyed before the stream below has taken the empty write. A TLSSocket below takes some
+  // turns for that. A stream of JavaScript below does not take it between its 'close' and the next turn.
   async #checkWrites() {
     if (this.#isDeaf || (this.#empties && this.#config.under === 'js') || this.#writes.length === 0)
       return;

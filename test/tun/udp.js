@@ -39,7 +39,7 @@ async function splice() {
   socket.connect(Number(port), address);
   const { 0: { client, server } } = await Promise.all([connected(), once(socket, 'connect')]);
   const splice = server.spliceTo({ fd: socket._handle.fd }).start();
-  // Nobody else may read the answers and the errors, of which the splice has a descriptor.
+  // The splice has a descriptor of its own, and nobody else may read the answers and the errors.
   socket.close();
   splice.finished.catch((err) => {
     console.log(`failed ${err.code} ${err.syscall}`);
