@@ -198,10 +198,12 @@ run(async () => {
 
   const received = receive(other);
   const splice = server.spliceTo({ stream: unix, direction: 'in', autoClose: true }).start();
+  // It may close as soon as all bytes have arrived.
+  const closed = closing(splice);
   await send(client, kSize);
   (await received).check(kSize);
   other.end();
   server.end();
-  await closing(splice);
+  await closed;
   await end();
 });
