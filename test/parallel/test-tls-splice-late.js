@@ -414,3 +414,52 @@ run(async () => {
   await second.finished;
   assert.strictEqual(first.stats.bytesIn + read + second.stats.bytesIn, size);
 });
+
+// A splice has taken bytes and the end behind them, and gives both back. A reader takes the
+// head and starts the next splice, which has what is left: the end comes behind that, and
+// nobody hears of it before.
+for (const side of ['socket', 'endpoint']) {
+  run(async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: side === 'endpoint' });
+    const { 0: endpoint, 1: far } = await socketPair('tcp', { allowHalfOpen: side === 'socket' });
+    far.allowHalfOpen = client.allowHalfOpen = true;
+    const [from, source, sink, to] = side === 'socket' ?
+      [client, server, endpoint, far] : [far, endpoint, server, client];
+    const filler = Buffer.alloc(16 * MiB);
+    const rest = Buffer.alloc(1000, 'x');
+    to.pause();
+    from.resume();
+    // The sink is full for both splices, or 'out' waits until this is written.
+    sink.write(filler);
+    source.pause();
+    from.end(Buffer.concat([Buffer.from('head'), rest]));
+    while (!source._readableState.ended) {
+      await turns(1);
+      source.read(0);
+    }
+    const direction = side === 'socket' ? 'in' : 'out';
+    const { 0: another } = await socketPair();
+    const stream = side === 'socket' ? another : endpoint;
+    const first = server.spliceTo({ stream, direction }).start();
+    let second;
+    let ended = false;
+    source.on('end', () => ended = true);
+    source.once('data', (chunk) => {
+      assert.strictEqual(chunk.toString('latin1', 0, 4), 'head');
+      source.pause();
+      source.unshift(chunk.subarray(4));
+      second = server.spliceTo({ stream: endpoint, direction }).start();
+    });
+    source.resume();
+    await first.stop();
+    await turns();
+    assert.strictEqual(ended, false);
+    assert.strictEqual(source.destroyed, false);
+    const finished = second.finished;
+    const chunks = await to.toArray();
+    assert(Buffer.concat(chunks).equals(Buffer.concat([filler, rest])));
+    const { reason, bytesIn, bytesOut } = await finished;
+    assert.strictEqual(reason, 'end');
+    assert.strictEqual(bytesIn + bytesOut, rest.length);
+  });
+}

@@ -16,7 +16,7 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  closing, run, socketPair, tlsPair,
+  closing, run, socketPair, tlsOver, tlsPair,
 } = require('../common/tls-splice');
 
 for (const direction of ['in', 'out']) {
@@ -152,5 +152,53 @@ for (const direction of ['in', 'out']) {
       from.write('x');
       await Promise.all([once(to, 'data'), once(server, 'timeout')]);
     }
+  });
+}
+
+// The sockets below a spliced TLSSocket are as busy as that is.
+for (const kind of ['net.Socket', 'net.Socket of a server', 'TLSSocket']) {
+  run(async () => {
+    const { 0: a, 1: b } = await socketPair();
+    let below = kind === 'net.Socket' ? a : b;
+    let pair;
+    if (kind === 'TLSSocket') {
+      const outer = tlsOver(a, b, { allowHalfOpen: true });
+      await once(outer.client, 'secureConnect');
+      below = outer.client;
+      pair = tlsOver(outer.client, outer.server, { allowHalfOpen: true });
+    } else {
+      pair = tlsOver(a, b, { allowHalfOpen: true });
+    }
+    const { client, server } = pair;
+    await once(client, 'secureConnect');
+    const spliced = below === b ? server : client;
+    const { 0: endpoint, 1: other } = await socketPair();
+    const splice = spliced.spliceTo({ stream: endpoint }).start();
+    const peer = spliced === client ? server : client;
+
+    const kTimeout = common.platformTimeout(400);
+    let timeouts = 0;
+    below.setTimeout(kTimeout, () => timeouts++);
+    const start = process.hrtime.bigint();
+    let last = start;
+    let longest = 0n;
+    other.on('data', () => {
+      const now = process.hrtime.bigint();
+      if (now - last > longest)
+        longest = now - last;
+      last = now;
+    });
+    const timer = setInterval(() => peer.write('x'), kTimeout / 8);
+    while (process.hrtime.bigint() - start < BigInt(kTimeout * 4) * 1000000n)
+      await once(other, 'data');
+    clearInterval(timer);
+    // On a machine that is too slow for that there is nothing to see.
+    if (longest < BigInt(kTimeout) * 900000n)
+      assert.strictEqual(timeouts, 0);
+
+    if (timeouts === 0)
+      await once(below, 'timeout');
+    await splice.stop();
+    below.setTimeout(0);
   });
 }

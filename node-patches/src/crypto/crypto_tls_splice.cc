@@ -841,6 +841,8 @@ void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
   // This has called JS, which may have given the direction back, or destroyed
   // the socket.
   if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
+  // A slow peer has taken something, which has been sent to it long ago.
+  if (status == 0) last_activity_ = env()->GetNowUint64();
   if (status != 0 && is_ours) FailTLS(status);
   if (spliced_ != 0 && !IsDirect()) On(TLS_SPLICE_ON_LOWER_DRAINED);
 }

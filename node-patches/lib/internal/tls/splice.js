@@ -22,8 +22,8 @@
 // else is waited for; 'closed'. They are never left for an earlier one.
 
 const {
-  ArrayPrototypeMap, Float64Array, FunctionPrototypeCall, MathMax, PromisePrototypeThen,
-  PromiseWithResolvers, ReflectDefineProperty, StringPrototypeSlice,
+  ArrayPrototypeMap, Float64Array, FunctionPrototypeCall, MathMax, ObjectIsExtensible,
+  PromisePrototypeThen, PromiseWithResolvers, ReflectDefineProperty, StringPrototypeSlice,
   StringPrototypeToUpperCase, Symbol, SymbolAsyncDispose, SymbolDispose,
   TypedArrayPrototypeSet,
 } = primordials;
@@ -100,11 +100,11 @@ function directionsOf(state, inBits, outBits) {
   return (state & inBits ? kIn : 0) | (state & outBits ? kOut : 0);
 }
 
-// Calls a function for a TLSSocket, and for each one that it runs over.
+// Calls a function for a TLSSocket, and for each socket that it runs over.
 function forEachLayer(socket, callback, splice) {
   do
     callback(socket, splice);
-  while ((socket = socket._parent)?.encrypted);
+  while ((socket = socket._parent) instanceof net.Socket && ObjectIsExtensible(socket));
 }
 
 // How a splice ends, and the promise for that.
@@ -507,6 +507,9 @@ class TLSSplice extends EventEmitter {
       return;
     this.#ended |= kIn;
     this.#reader.giveEnd();
+    // A 'readable' listener may have destroyed the socket with an error.
+    if (this.#isGivenBack)
+      return;
     // Two joined splices tell each other in any case: each has an `end` option.
     this.#endpoint.shutdown(this.#endsOther || this.#first !== null || this.#second !== null);
     this.#giveBackIfEnded();
@@ -518,6 +521,8 @@ class TLSSplice extends EventEmitter {
   #onOutEnded() {
     if (this.#ended & kOut)
       return;
+    // Otherwise the user has ended the socket, and the endpoint may go on.
+    this.#endpoint.isAtEnd = this.#onFinal === null;
     const onEnded = () => {
       this.#ended |= kOut;
       this.#giveBackIfEnded();
@@ -827,7 +832,9 @@ class TLSSplice extends EventEmitter {
     if (!this.#isSecure)
       return this.#fail(new ConnResetException('socket hang up'), 'tls');
     // The native side would report the end of the TLSWrap as a failure.
-    this.#native.release(kIn | kOut);
+    const undelivered = this.#native.release(kIn | kOut);
+    if (undelivered !== undefined)
+      return this.#giveBack('destroyed');
     this.#ended |= kOut;
     if (this.#directions & kIn)
       this.#onInEnded();
@@ -886,9 +893,9 @@ class TLSSplice extends EventEmitter {
     return true;
   }
 
-  // When bytes last moved, in milliseconds of the event loop's clock.
+  // When bytes last moved, in milliseconds of the event loop's clock; 0 if none do any more.
   get [kLastMove]() {
-    return this.#readStats()[kLastActivity];
+    return this.#isGivenBack ? 0 : this.#readStats()[kLastActivity];
   }
 
   // Gives everything back, with the outcome that was set before if there is none.

@@ -18,7 +18,10 @@ const { getValidatedFd } = require('internal/fs/utils');
 const { kTakeover } = require('internal/net');
 const { kEmptyObject } = require('internal/util');
 const { kBoundSession, kSession } = require('internal/stream_base_commons');
-const { Reader, Takeover, Writer, end, guarded, kOnClose } = require('internal/tls/splice_takeover');
+const {
+  Reader, Takeover, Writer, end, guarded,
+  kLastMove, kOnClose,
+} = require('internal/tls/splice_takeover');
 const {
   ErrnoException,
   codes: {
@@ -243,6 +246,7 @@ class Endpoint {
   autoClose;         // The stream is closed by close() or closeNow().
   isClosed = false;  // The stream has emitted 'close', or never will.
   isDead = false;    // The operating system cannot read the stream any more.
+  isAtEnd = false;   // The splice has read it to its end.
   chunks = null;     // What JavaScript has read from it, until 'out' begins.
   splice;
   native;
@@ -293,6 +297,10 @@ class Endpoint {
   unwatch() {
     if (this.stream !== undefined)
       Takeover.unwatch(this.stream, this);
+  }
+
+  get [kLastMove]() {
+    return this.splice[kLastMove];
   }
 
   [kOnClose]() {
@@ -403,6 +411,8 @@ class SocketEndpoint extends Endpoint {
     Takeover.restartIdleTime(this.stream);
     if (!this.#reader?.hasTaken)
       return;
+    // JavaScript is to see the end that the splice has seen.
+    this.#reader.isRead ||= this.isAtEnd;
     const chunks = this.chunks ?? [];
     const bytes = chunks.length > 1 ? Buffer.concat(chunks) : chunks[0];
     this.#reader.giveBack(bytes, () => {

@@ -162,17 +162,18 @@ class Takeover {
   // The idle time of the socket has passed as far as JavaScript can tell, which does
   // not see the bytes that a splice moves. Emits 'timeout', now or when it has really
   // passed. `reported`: when bytes had last moved at the 'timeout' before. Returns
-  // false if no splice reads the socket or writes to it.
+  // false if no splice moves bytes over the socket, or over one that runs over it.
   onIdle(reported) {
     clearTimeout(this.#idleTimer);
-    const { reader, writer } = this;
-    if (reader === null && writer === null)
+    let last = 0;
+    for (const watcher of this.#watchers)
+      last = MathMax(last, watcher[kLastMove] ?? 0);
+    if (last === 0)
       return false;
     const socket = this.#socket;
     const { timeout, [kTimeout]: timer } = socket;
     const begun = timer?._idleStart;
     const isUnchanged = () => socket.timeout === timeout && timer?._idleStart === begun;
-    const last = MathMax(reader?.splice[kLastMove] ?? 0, writer?.splice[kLastMove] ?? 0);
     const rest = last + timeout - timersBinding.getLibuvNow();
     if (rest <= 0 && last !== reported) {
       reported = last;
@@ -593,7 +594,8 @@ class Reader {
   splice;
   hasTaken = false;
   #socket;
-  #wasReading = true;  // JavaScript was reading the handle.
+  // JavaScript has read the handle, or is to see its end.
+  isRead = true;
   // JavaScript has read the end of the socket, but not the bytes before it, which the
   // splice has taken.
   #holdsEnd = false;
@@ -611,7 +613,7 @@ class Reader {
     this.hasTaken = true;
     // The splice of a TLSSocket reads what is below its handle.
     if (!this.#socket.encrypted) {
-      this.#wasReading = handle.reading;
+      this.isRead = handle.reading;
       handle.readStop();
       handle.readStart = handle.readStop = ignore;
     }
@@ -620,6 +622,8 @@ class Reader {
     handle.reading ||= !this.#socket[kBuffer];
     // Readable.read() would emit 'data'.
     const chunks = ArrayPrototypeSlice(state.buffer, state.bufferIndex);
+    // JavaScript does not go on reading when the Readable is full.
+    this.isRead ||= chunks.length > 0;
     state.buffer.length = 0;
     state.bufferIndex = 0;
     state.length = 0;
@@ -644,6 +648,12 @@ class Reader {
     if (!this.#holdsEnd)
       return;
     this.#holdsEnd = false;
+    // A reader has started the next splice, and given it some of the bytes before the end.
+    const next = this.#socket[kTakeover]?.reader;
+    if (next?.hasTaken && next !== this) {
+      next.#holdsEnd = true;
+      return;
+    }
     guarded(() => {
       this.#socket.push(null);
       this.#socket.read(0);
@@ -669,7 +679,7 @@ class Reader {
       handle.reading = false;
     }
     // A server with `pauseOnConnect` has made a socket that nobody has read yet.
-    if (!this.#wasReading && !state.reading && !socket.readableFlowing)
+    if (!this.isRead && !state.reading && !socket.readableFlowing)
       reading = false;
     const hasCallback = handle && socket[kBuffer];
     if (hasCallback && bytes !== undefined)
