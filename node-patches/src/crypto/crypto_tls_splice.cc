@@ -35,6 +35,7 @@ using v8::Isolate;
 using v8::Local;
 using v8::Number;
 using v8::Object;
+using v8::TryCatch;
 using v8::Uint32;
 using v8::Value;
 
@@ -243,10 +244,17 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
     return args.GetReturnValue().Set(err);
   }
   splice->MarkAsInitialized();
-  if (args[4]->IsTrue() &&
-      splice->Check(tls_splice_adopt_fd(splice->pump_, fd))) {
-    // Otherwise a Worker would close the descriptor, too, when it exits.
+  if (args[4]->IsTrue()) {
+    // Otherwise a Worker would close the descriptor, too, when it exits. This
+    // may emit a warning, which the user may have made to throw: then the
+    // descriptor stays the user's.
+    TryCatch try_catch(splice->env()->isolate());
     splice->env()->RemoveUnmanagedFd(fd);
+    if (try_catch.HasCaught()) {
+      try_catch.ReThrow();
+      return;
+    }
+    splice->Check(tls_splice_adopt_fd(splice->pump_, fd));
   }
   args.GetReturnValue().Set(0);
 }
@@ -426,6 +434,8 @@ void TLSSplice::ResumeNow() {
   HandleScope handle_scope(env()->isolate());
   Context::Scope context_scope(env()->context());
   InternalCallbackScope callback_scope(this);
+  // This has called hooks of JS (async_hooks).
+  if (!resuming_) return;
   // The queue may have the error of another connection, which SSL_get_error()
   // would take for one of this connection.
   ERR_clear_error();
@@ -840,6 +850,7 @@ void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
   previous_listener_->OnStreamAfterWrite(w, status);
   // This has called JS, which may have given the direction back, or destroyed
   // the socket.
+  if (spliced_ != 0 && !IsDirect()) ScheduleTurn();
   if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
   // A slow peer has taken something, which has been sent to it long ago.
   if (status == 0) last_activity_ = env()->GetNowUint64();
@@ -1086,6 +1097,9 @@ void TLSSplice::Cycle() {
   // A stream of JS that TLSWrap::Cycle() has resumed can get here from inside
   // of that. Then what came before has not been decrypted yet.
   if (tls_wrap->cycle_depth_ > 0) return ScheduleTurn();
+  // A stream of JS takes no write before its empty write is complete. After
+  // that OnStreamAfterWrite() asks for a turn.
+  if (tls_wrap->current_empty_write_ && !IsDirect()) return;
   tls_wrap->Cycle();
   // TLSWrap::ClearOut() does nothing any more when JS has seen the end. What JS
   // had read before that is yet to go to the endpoint.
@@ -1145,6 +1159,8 @@ void TLSSplice::ScheduleTurn() {
     // See OnReady().
     std::optional<InternalCallbackScope> callback_scope;
     if (!splice->IsDirect()) callback_scope.emplace(splice);
+    // This has called hooks of JS (async_hooks).
+    if (splice->spliced_ == 0 || !splice->tls_wrap_->ssl_) return;
     splice->on_top_ = true;
     splice->On(TLS_SPLICE_ON_TURN);
     splice->on_top_ = false;

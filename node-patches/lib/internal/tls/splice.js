@@ -655,9 +655,13 @@ class TLSSplice extends EventEmitter {
 
   #giveBackIn() {
     const socket = this.#socket;
-    if (!this.#reader?.detach() || !(this.#begun & kIn))
+    if (!this.#reader?.isAttached)
       return;
-    const bytes = this.#native.release(kIn);
+    // A stream of JavaScript below is stopped by calling its pause(), which is the user's, and
+    // must not start another splice before the bytes are given back.
+    const bytes = this.#begun & kIn ? this.#native.release(kIn) : undefined;
+    if (!this.#reader.detach() || !(this.#begun & kIn))
+      return;
     // The readers of the socket may write to the endpoint.
     this.#endpoint.unguard();
     this.#reader.giveBack(bytes, () => {

@@ -153,9 +153,10 @@ class Takeover {
       return false;
     writer.hasHeldFinal = true;
     const { _final } = Socket.prototype;
+    const { _handle: handle } = socket;
     const unlessFailed = (next) => (err) => { err ? callback(err) : next(); };
     writer.splice[kOnFinal](unlessFailed(() => flush(
-      socket, unlessFailed(() => FunctionPrototypeCall(_final, socket, callback)))));
+      socket, handle, unlessFailed(() => FunctionPrototypeCall(_final, socket, callback)))));
     return true;
   }
 
@@ -191,11 +192,18 @@ class Takeover {
   }
 }
 
+// Whether a socket that had that handle, or none, has not been connected again since. If it
+// has, nobody waits any more for what was written before.
+function isSameConnection(socket, handle) {
+  return !socket._handle || socket._handle === handle;
+}
+
 // Calls back once all ciphertext is written to the stream below a TLSSocket, with the
 // error or null. Writes of JavaScript wait for that by themselves, so that the shutdown
 // after them does not have to.
-function flush(socket, callback) {
-  const handle = socket._handle;
+function flush(socket, handle, callback) {
+  if (!isSameConnection(socket, handle))
+    return;
   const onWritten = (status, err) => {
     if (status === 0 && !socket.destroyed)
       socket._unrefTimer();
@@ -208,7 +216,7 @@ function flush(socket, callback) {
   const req = new WriteWrap();
   req.handle = handle;
   req.oncomplete = (status, handle, err) => onWritten(status, err);
-  const status = handle ? NativeSplice.flush(handle, req) : 0;
+  const status = socket._handle ? NativeSplice.flush(handle, req) : 0;
   if (status <= 0)
     onWritten(status);
 }
@@ -337,7 +345,7 @@ class WriteGuard {
     if (hold !== null)
       this.#endHold(hold, unflushed);
     else if (unflushed > 0 && this.#canWrite)
-      this.#markUncorked(unflushed, (callback) => flush(this.#socket, callback));
+      this.#markUncorked(unflushed, this.#flusher());
     if (this.#socket.destroyed)
       this.#marks = 0;
     this.#remove();
@@ -347,8 +355,11 @@ class WriteGuard {
   // the mark. A Writable that is destroyed goes on, too, and calls all of its chunks back.
   #endHold({ chunk, goOn }, unflushed) {
     const state = this.#socket._writableState;
-    const turn = unflushed > 0 ?
-      (callback) => flush(this.#socket, callback) : (callback) => callback();
+    const { _handle: handle } = this.#socket;
+    const turn = unflushed > 0 ? this.#flusher() : (callback) => {
+      if (isSameConnection(this.#socket, handle))
+        callback();
+    };
     if (goOn !== null)
       state.writelen += unflushed;
     // A Writable that has called a _write() of the user's leaves a null in the place of its
@@ -365,6 +376,12 @@ class WriteGuard {
       process.nextTick(turn, goOn);
     else
       chunk[kTurn] &&= turn;
+  }
+
+  // Returns a function that calls back once the ciphertext of this connection is written.
+  #flusher() {
+    const { _handle: handle } = this.#socket;
+    return (callback) => flush(this.#socket, handle, callback);
   }
 
   // Throws if JavaScript must not write.
@@ -499,6 +516,9 @@ class WriteGuard {
   #install(...names) {
     for (const name of new SafeArrayIterator(names)) {
       const own = ObjectGetOwnPropertyDescriptor(this.#socket, name);
+      // A Writable without _writev() calls _write() for each chunk.
+      if (typeof methodBelow(this.#socket, own, name) !== 'function')
+        continue;
       let method = guardMethods[name];
       if (own !== undefined) {
         if (!own.configurable)
@@ -658,6 +678,11 @@ class Reader {
       this.#socket.push(null);
       this.#socket.read(0);
     });
+  }
+
+  // Whether no other splice can read.
+  get isAttached() {
+    return this.#socket[kTakeover]?.reader === this;
   }
 
   // Lets other splices read. Returns false if that was done before.
