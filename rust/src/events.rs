@@ -232,7 +232,8 @@ impl Call<'_> {
                 }
             }
             Event::Turn => self.connection.step(Input::Turn),
-            Event::LowerRead => self.connection.step(Input::LowerRead),
+            // SAFETY: by the contract above.
+            Event::LowerRead => return unsafe { self.lower_read() },
             Event::LowerEnded(end) => self.connection.step(Input::LowerEnded(end)),
             Event::LowerDrained => self.connection.step(Input::LowerDrained),
             Event::SinkReady => self.connection.step(Input::SinkReady),
@@ -244,6 +245,22 @@ impl Call<'_> {
         };
         // SAFETY: by the contract above.
         unsafe { self.carry_out(orders) };
+    }
+
+    /// The kernel may have answered the packets that were decrypted from the ciphertext. These
+    /// answers do not wait for the event loop to turn.
+    ///
+    /// # Safety
+    /// As for [`Call::handle`].
+    unsafe fn lower_read(&mut self) {
+        let orders = self.connection.step(Input::LowerRead);
+        // SAFETY: passed on.
+        unsafe { self.carry_out(orders) };
+        if self.splice.may_be_answered() && !self.cancelled.get() {
+            let orders = self.connection.step(Input::SourceReady);
+            // SAFETY: passed on; the session was not cancelled.
+            unsafe { self.carry_out(orders) };
+        }
     }
 
     /// # Safety
@@ -400,4 +417,113 @@ pub unsafe fn begin_wait(splice: &mut Splice, connection: &Connection, ssl: *mut
     }
     // SAFETY: passed on.
     unsafe { splice.begin_wait(ssl, waits) }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::undocumented_unsafe_blocks)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+    use crate::common::{connect, Tls, TLS1_3};
+    use crate::endpoint::{Endpoint, VnetDevice};
+    use crate::frame::Framing;
+    use crate::offload::header::{ByteOrder, Layout};
+
+    /// The length in bytes of the header that the device has before each packet.
+    const HEADER: usize = 12;
+
+    /// A splice to a socket in place of a device, and what is at both ends.
+    struct Rig {
+        ours: Tls,
+        peer: Tls,
+        splice: Splice,
+        connection: Connection,
+        far: UnixDatagram,
+    }
+
+    impl Rig {
+        fn new() -> Rig {
+            let (near, far) = UnixDatagram::pair().unwrap();
+            near.set_nonblocking(true).unwrap();
+            let layout = Layout::new(HEADER, ByteOrder::NATIVE).unwrap();
+            let endpoint = Endpoint::Vnet(VnetDevice::over(near.into(), layout));
+            let (ours, peer) = connect(TLS1_3, true);
+            let mut rig = Rig {
+                ours,
+                peer,
+                splice: Splice::new(endpoint, Framing::Ip, 1 << 20),
+                connection: Connection::default(),
+                far,
+            };
+            for direction in [Direction::Inbound, Direction::Outbound] {
+                rig.splice.start(direction);
+                rig.connection.start(direction, &mut rig.splice);
+            }
+            rig.on(Event::Turn);
+            rig
+        }
+
+        /// Handles the event, and what is ordered because of it.
+        fn on(&mut self, event: Event) {
+            let mut actions = Actions::default();
+            let mut call = Call {
+                splice: &mut self.splice,
+                connection: &self.connection,
+                ssl: self.ours.0,
+                lower: Lower::Ready,
+                cancelled: &Cell::new(false),
+                is_nested: false,
+                actions: &mut actions,
+            };
+            unsafe { call.handle(event) };
+            if actions.cycle {
+                self.on(Event::Decrypt);
+                self.on(Event::Cycled);
+            }
+        }
+
+        /// Reports ciphertext, after it was decrypted, as the shim does.
+        fn on_ciphertext(&mut self) {
+            self.on(Event::Decrypt);
+            self.on(Event::LowerRead);
+        }
+
+        /// What was encrypted, as the peer reads it.
+        fn sent(&mut self) -> Vec<u8> {
+            self.peer.give(&self.ours.take(usize::MAX));
+            self.peer.read_all().0
+        }
+    }
+
+    /// An IP packet without payload, which tells which one it is.
+    fn packet(number: u8) -> Vec<u8> {
+        let mut packet = vec![0; 20];
+        (packet[0], packet[3], packet[5]) = (0x45, 20, number);
+        packet
+    }
+
+    #[test]
+    fn the_answer_of_a_device_does_not_wait_for_the_event_loop_to_turn() {
+        let mut rig = Rig::new();
+        let answer = [vec![0; HEADER], packet(1)].concat();
+        rig.far.send(&answer).unwrap();
+
+        // The device was given nothing that could have been answered: the event loop says when
+        // it can be read.
+        rig.on_ciphertext();
+        assert_eq!(rig.sent(), []);
+
+        assert!(rig.peer.write(&packet(2)));
+        rig.ours.give(&rig.peer.take(usize::MAX));
+        rig.on_ciphertext();
+        assert_eq!(rig.sent(), packet(1));
+
+        // Once for each packet, or for some that came at once.
+        rig.far.send(&answer).unwrap();
+        rig.on_ciphertext();
+        assert_eq!(rig.sent(), []);
+        rig.on(Event::SourceReady);
+        assert_eq!(rig.sent(), packet(1));
+    }
 }

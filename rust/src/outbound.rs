@@ -106,6 +106,8 @@ pub struct Outbound {
     /// That the source is not read, since the write BIO is too full, was counted as a
     /// stall.
     is_stall_counted: bool,
+    /// How many packets the endpoint had been given when the pump ran the last time.
+    packets_given: u64,
 }
 
 /// One run of the pump.
@@ -148,7 +150,14 @@ impl Outbound {
             transfer_error: None,
             budget: Budget::default(),
             is_stall_counted: false,
+            packets_given: 0,
         }
+    }
+
+    /// Whether the source, which is the endpoint of both directions, may have answered packets
+    /// that it was given since the pump ran the last time.
+    pub fn may_be_answered(&self, context: &Context) -> bool {
+        context.endpoint.answers_at_once() && context.stats.packets_in != self.packets_given
     }
 
     /// Queues bytes of the source that were read before the splice. Only before the
@@ -190,6 +199,7 @@ impl Outbound {
         context: &mut Context,
     ) -> OutboundStep {
         self.budget.begin();
+        self.packets_given = context.stats.packets_in;
         // SAFETY: passed on.
         let step = unsafe { self.work(ssl, cancelled, intake, context) };
         // A stream of the caller's may be read again in this turn.

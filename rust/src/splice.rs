@@ -313,6 +313,13 @@ impl Splice {
         step
     }
 
+    /// Whether the endpoint may have packets to read because it was given some, although
+    /// poll(2) has not said so yet.
+    pub fn may_be_answered(&self) -> bool {
+        let outbound = self.outbound.as_ref();
+        outbound.is_some_and(|outbound| outbound.may_be_answered(&self.context))
+    }
+
     /// Moves what it can from the endpoint to `ssl`. To be called when the endpoint is
     /// readable, when the write BIO has drained, when ciphertext has arrived, and as the
     /// step says.

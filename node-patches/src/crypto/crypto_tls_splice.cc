@@ -838,7 +838,10 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
       SetReading(false);
     }
   }
-  if (spliced_ != 0 && nread > 0) On(TLS_SPLICE_ON_LOWER_READ, IsLowerBusy());
+  if (spliced_ == 0 || nread <= 0) return;
+  // The pump may encrypt, as in OnReady().
+  AttachWbio();
+  On(TLS_SPLICE_ON_LOWER_READ, IsLowerBusy());
 }
 
 void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {

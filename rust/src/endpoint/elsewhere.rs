@@ -95,6 +95,10 @@ impl Packets {
         match self.descriptor {}
     }
 
+    pub(super) fn is_device(&self) -> bool {
+        match self.descriptor {}
+    }
+
     /// There is no value to call this on.
     pub fn prepare(&self) -> Result<(), c_int> {
         match self.descriptor {}

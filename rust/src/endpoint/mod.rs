@@ -209,6 +209,17 @@ impl Endpoint {
         }
     }
 
+    /// Whether a packet that is written may have been answered when the write returns: the
+    /// kernel takes in what a TUN or TAP device is given, and its own answers to that, such as
+    /// acknowledgements of TCP and echo replies, can be read at once.
+    pub fn answers_at_once(&self) -> bool {
+        match self {
+            Endpoint::Packets(packets) => packets.is_device(),
+            Endpoint::Vnet(_) => true,
+            Endpoint::Stream(_) | Endpoint::File(_) | Endpoint::Caller(_) => false,
+        }
+    }
+
     fn descriptor(&self) -> Option<&Descriptor> {
         match self {
             Endpoint::Stream(stream) => Some(&stream.descriptor),

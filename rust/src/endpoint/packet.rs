@@ -87,6 +87,11 @@ impl Packets {
         }
     }
 
+    /// Whether this is a TUN or TAP device, and no socket.
+    pub(super) fn is_device(&self) -> bool {
+        matches!(self.kind, Kind::Device(_))
+    }
+
     /// To be called before the next packets are read or written. An errno if they cannot
     /// be.
     pub fn prepare(&self) -> Result<(), c_int> {
