@@ -5,7 +5,7 @@ use std::cell::Cell;
 use libc::{c_int, c_ulong};
 use openssl_sys::SSL;
 
-use crate::budget::{Budget, Call};
+use crate::budget::{Admission, Budget, Call};
 use crate::buf::{Chunk, Held, Size};
 use crate::endpoint::{Endpoint, Io, Stream};
 use crate::error::{Failure, Syscall};
@@ -75,6 +75,10 @@ pub struct Inbound {
     held: Held,
     track: Track,
     budget: Budget,
+    /// The last run has left something to do for another turn.
+    is_interrupted: bool,
+    /// There is no more ciphertext to be read in this turn of the event loop.
+    is_turn_over: bool,
     sink: Sink,
     /// A full sink that is the caller's was counted as a stall, and is counted again
     /// only after it has taken everything.
@@ -135,19 +139,41 @@ impl Inbound {
         if self.is_stopped {
             return InboundStep::Stopped;
         }
-        self.budget.begin();
+        // Otherwise the direction goes on with what was read when it was admitted, or has nothing
+        // to do.
+        if self.is_interrupted && self.budget.begin() == Admission::Wait {
+            return InboundStep::Spent;
+        }
+        self.is_interrupted = false;
+        // SAFETY: passed on.
+        let step = unsafe { self.work(ssl, cancelled, ciphertext, context) };
+        if std::mem::take(&mut self.is_turn_over) {
+            self.budget.renew();
+        }
+        step
+    }
+
+    /// # Safety
+    /// As for [`Inbound::run`].
+    unsafe fn work(
+        &mut self,
+        ssl: *mut SSL,
+        cancelled: &Cell<bool>,
+        ciphertext: Ciphertext,
+        context: &mut Context,
+    ) -> InboundStep {
         let mut is_dry = false;
         loop {
             match self.deliver(context) {
                 Delivery::All => {}
                 Delivery::Blocked => {
                     // The endpoint can be written in a later turn.
-                    self.budget.renew();
+                    self.interrupt();
                     return InboundStep::Blocked;
                 }
                 Delivery::Transfer => return InboundStep::Blocked,
                 Delivery::Spent => {
-                    self.budget.renew();
+                    self.interrupt();
                     return InboundStep::Spent;
                 }
                 Delivery::OutOfStep => return InboundStep::Failed(self.out_of_step()),
@@ -166,7 +192,7 @@ impl Inbound {
                 return InboundStep::WantCiphertext;
             }
             if self.must_yield(ciphertext) {
-                self.budget.renew();
+                self.interrupt();
                 return InboundStep::Spent;
             }
             // SAFETY: by the contract above.
@@ -176,6 +202,12 @@ impl Inbound {
                 Filled::Cancelled => return InboundStep::Cancelled,
             }
         }
+    }
+
+    /// Leaves the rest for another turn of the event loop.
+    fn interrupt(&mut self) {
+        self.budget.renew();
+        self.is_interrupted = true;
     }
 
     fn must_yield(&self, ciphertext: Ciphertext) -> bool {
@@ -397,10 +429,12 @@ impl Inbound {
 
     /// Takes note that ciphertext is about to be read into a lent buffer.
     ///
-    /// Returns how many bytes may be read at most; `None` once the budget is spent. The
-    /// event loop turns then, so the budget begins again.
+    /// Returns how many bytes may be read at most; `None` if the direction has to wait for
+    /// another turn. Once the budget is spent the event loop turns, so the budget begins again.
     pub fn begin_read(&mut self) -> Option<usize> {
-        self.budget.begin();
+        if self.budget.begin() == Admission::Wait {
+            return None;
+        }
         if self.budget.is_spent() {
             self.budget.renew();
             return None;
@@ -409,9 +443,9 @@ impl Inbound {
     }
 
     /// Takes note that there is no more ciphertext to be read in this turn of the event
-    /// loop.
+    /// loop, once that which was read is decrypted.
     pub fn turn_ends(&mut self) {
-        self.budget.renew();
+        self.is_turn_over = true;
     }
 
     /// Counts a stall if the caller's stream, which has been given the chance to take

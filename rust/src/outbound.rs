@@ -5,7 +5,7 @@ use std::cell::Cell;
 use libc::c_int;
 use openssl_sys::SSL;
 
-use crate::budget::{Budget, Call};
+use crate::budget::{Admission, Budget, Call};
 use crate::buf::{Held, Size, CHUNK_SIZE, LARGE_CHUNK_SIZE};
 use crate::endpoint::{Endpoint, Packets, Resume, Stream, StreamRead, VnetDevice};
 use crate::error::{Failure, Syscall};
@@ -198,7 +198,6 @@ impl Outbound {
         intake: Intake,
         context: &mut Context,
     ) -> OutboundStep {
-        self.budget.begin();
         self.packets_given = context.stats.packets_in;
         // SAFETY: passed on.
         let step = unsafe { self.work(ssl, cancelled, intake, context) };
@@ -265,7 +264,7 @@ impl Outbound {
                 return self.finish(pending);
             }
             let room = room(context, pending, context.unit);
-            if room == 0 || self.budget.is_spent() {
+            if room == 0 || self.must_yield(context) {
                 return self.interrupt(context);
             }
             let read = match self.transfer_error.take() {
@@ -284,6 +283,17 @@ impl Outbound {
                     })
                 }
             }
+        }
+    }
+
+    /// Whether the source is not to be read in this turn of the event loop (any more). Transfers
+    /// are asked for when they begin.
+    fn must_yield(&mut self, context: &Context) -> bool {
+        match context.endpoint {
+            Endpoint::Stream(_) | Endpoint::Packets(_) | Endpoint::Vnet(_) => {
+                self.budget.begin() == Admission::Wait || self.budget.is_spent()
+            }
+            Endpoint::File(_) | Endpoint::Caller(_) => false,
         }
     }
 
@@ -597,17 +607,23 @@ impl Outbound {
     /// Begins a transfer from the source: the memory to read into, which stays where it
     /// is until [`Outbound::end_transfer`]. Empty if there is nothing to read, or no
     /// room; then there is no end. And, from a stream of the caller's, which is read over
-    /// and over in one turn of the event loop, each time that the budget is spent.
+    /// and over in one turn of the event loop, if the direction has to wait for another turn.
     ///
     /// `pending` is how many bytes of ciphertext are in the write BIO.
     pub fn begin_transfer(&mut self, pending: usize, context: &Context) -> &mut [u8] {
         if !self.wants_source() {
             return &mut [];
         }
-        self.budget.begin();
-        if self.budget.is_spent() && matches!(context.endpoint, Endpoint::Caller(_)) {
-            self.budget.renew();
-            return &mut [];
+        let admission = self.budget.begin();
+        // Of the files on an event loop, no more are read at once than threads do that.
+        if let Endpoint::Caller(_) = context.endpoint {
+            if admission == Admission::Wait {
+                return &mut [];
+            }
+            if self.budget.is_spent() {
+                self.budget.renew();
+                return &mut [];
+            }
         }
         let room = room(context, pending, Unit::Bytes);
         if room == 0 {
