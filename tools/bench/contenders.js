@@ -149,9 +149,12 @@ function version(name) {
 // nobody but the load generator sends anything to it. There is a queue for each
 // connection.
 function withDevice(name, queues, command) {
-  const options = queues > 1 ? ['--queues', queues] : [];
   const script = 'ip link set "$TUN_NAME" addrgenmode none; ip link set "$TUN_NAME" mtu 1400 up; exec "$@"';
-  return [path.join(repo, 'out/tun-exec'), '--name', name, ...options, 'sh', '-ec', script, '-', ...command];
+  const exec = [path.join(repo, 'out/tun-exec'), '--name', name, '--queues', queues,
+                'sh', '-ec', script, '-', ...command];
+  // The queues have the numbers from 3 on, of which 4 is that of the channel to a program on Node.
+  const moveChannel = 'exec 300>&"$NODE_CHANNEL_FD"; NODE_CHANNEL_FD=300 exec "$@"';
+  return queues > 1 ? ['bash', '-ec', moveChannel, '-', ...exec] : exec;
 }
 
 module.exports = { addBefore, contenders, load, repo, version, withDevice };
