@@ -837,6 +837,7 @@ class TLSSplice extends EventEmitter {
       return this.#fail(new ConnResetException('socket hang up'), 'tls');
     // The native side would report the end of the TLSWrap as a failure.
     const undelivered = this.#native.release(kIn | kOut);
+    // The endpoint does not get these bytes any more: that is no end of 'in'.
     if (undelivered !== undefined)
       return this.#giveBack('destroyed');
     this.#ended |= kOut;
