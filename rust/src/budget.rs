@@ -20,7 +20,7 @@ use std::cell::Cell;
 use crate::splice::MAX_RECORD;
 
 /// The work that the busy directions of one event loop do together in one turn, in bytes.
-const PER_TURN: usize = 5 << 19;
+const PER_TURN: usize = 1 << 21;
 
 /// The most work that one direction does in a turn, in bytes.
 const MOST: usize = 256 * 1024;
@@ -354,9 +354,9 @@ mod tests {
     fn the_busy_directions_share_what_a_turn_allows() {
         assert_eq!(share_of(0), MOST);
         assert_eq!(share_of(1), MOST);
-        assert_eq!(share_of(10), MOST);
+        assert_eq!(share_of(8), MOST);
         assert_eq!(share_of(16), 128 * 1024);
-        assert_eq!(share_of(40), LEAST);
+        assert_eq!(share_of(32), LEAST);
         assert_eq!(share_of(usize::MAX), LEAST);
     }
 
@@ -398,7 +398,7 @@ mod tests {
     #[test]
     fn a_turn_is_bounded_however_many_directions_are_busy() {
         for (count, given) in [
-            (41, usize::MAX),
+            (33, usize::MAX),
             (200, usize::MAX),
             (200, 20_000),
             (3000, 20_000),
@@ -415,7 +415,7 @@ mod tests {
 
     #[test]
     fn a_turn_is_used_if_enough_directions_are_busy() {
-        for count in [10, 41, 79, 81, 200, 1000] {
+        for count in [8, 33, 63, 65, 200, 1000] {
             let mut all = movers(count, usize::MAX);
             for _ in 0..50 {
                 turn(&mut all);
@@ -429,7 +429,7 @@ mod tests {
 
     #[test]
     fn all_have_the_same_share_in_the_long_run() {
-        for count in [30, 41, 100, 200, 1000] {
+        for count in [24, 33, 100, 200, 1000] {
             let mut all = movers(count, usize::MAX);
             for _ in 0..50 {
                 turn(&mut all);
@@ -488,7 +488,7 @@ mod tests {
 
     #[test]
     fn a_direction_that_was_admitted_and_had_nothing_to_do_is_admitted() {
-        let mut all = movers(200, usize::MAX);
+        let mut all = movers(1000, usize::MAX);
         for _ in 0..20 {
             turn(&mut all);
         }

@@ -17,10 +17,10 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use common::{connect, Tls, TLS1_3};
 use tls_splice::endpoint::Endpoint;
 use tls_splice::inbound::InboundStep;
-use tls_splice::splice::{Direction, Splice};
+use tls_splice::splice::{Direction, Splice, Writer};
 
 /// What the busy splices may move together in one turn.
-const PER_TURN: usize = 5 << 19;
+const PER_TURN: usize = 1 << 21;
 /// What a turn may come to: of what was decrypted, some may be left that an endpoint had no room
 /// for before.
 const MOST_IN_A_TURN: usize = 2 * PER_TURN;
@@ -186,7 +186,11 @@ impl Busy {
 
     /// Returns whether the stream below is not to be read in this turn any more.
     fn decrypt(&mut self) -> bool {
-        let step = unsafe { self.splice.run_inbound(self.ours.0, &Cell::new(false)) }.step;
+        let step = unsafe {
+            self.splice
+                .run_inbound(self.ours.0, &Cell::new(false), Writer::Splice)
+        }
+        .step;
         self.is_paused = step != InboundStep::WantCiphertext;
         assert!(matches!(
             step,
@@ -213,19 +217,19 @@ fn with_200_busy_splices_a_turn_moves_what_all_may_move_together() {
             let mut splices: Vec<_> = (0..200).map(|_| Busy::new(kind, direction)).collect();
             // In the first turns, each splice knows only of those that have come before it, and
             // what an endpoint has no room for is left for the next ones.
-            for _ in 0..10 {
+            for _ in 0..16 {
                 turn(&mut splices);
             }
             let before: Vec<_> = splices.iter().map(Busy::moved).collect();
             let mut sum = 0;
-            for _ in 0..12 {
+            for _ in 0..16 {
                 let moved = turn(&mut splices);
                 let what = format!("{kind:?} {direction:?}: {moved} bytes");
                 assert!(moved <= MOST_IN_A_TURN, "{what}");
                 sum += moved;
             }
-            let what = format!("{kind:?} {direction:?}: {sum} bytes in 12 turns");
-            assert!(sum >= 12 * PER_TURN / 2, "{what}");
+            let what = format!("{kind:?} {direction:?}: {sum} bytes in 16 turns");
+            assert!(sum >= 16 * PER_TURN / 2, "{what}");
             // Nobody gets nothing, and nobody gets much more than others.
             for (splice, before) in splices.iter().zip(before) {
                 let moved = splice.moved() - before;
@@ -234,7 +238,7 @@ fn with_200_busy_splices_a_turn_moves_what_all_may_move_together() {
             }
             // The others have nothing more to do.
             splices.truncate(1);
-            for _ in 0..10 {
+            for _ in 0..16 {
                 turn(&mut splices);
             }
             // Its endpoint may hold less than it could move.
@@ -255,7 +259,7 @@ fn reads_that_are_short_count_as_others_do() {
                 splice.window = window;
             }
             // The splices before these have left tickets behind.
-            for _ in 0..10 {
+            for _ in 0..16 {
                 turn(&mut splices);
             }
             let moved: Vec<_> = (0..8).map(|_| turn(&mut splices)).collect();
