@@ -307,7 +307,10 @@ impl Call<'_> {
             return;
         }
         // SAFETY: passed on.
-        let outcome = unsafe { self.splice.run_inbound(self.ssl, self.cancelled) };
+        let outcome = unsafe {
+            self.splice
+                .run_inbound(self.ssl, self.cancelled, lifecycle.writer())
+        };
         self.flush(outcome.flush);
         let cleartext = match self.splice.cleartext_end() {
             None => Cleartext::Open,

@@ -59,7 +59,7 @@
 
 use libc::c_int;
 
-use crate::splice::Direction;
+use crate::splice::{Direction, Writer};
 
 /// How the stream below the TLS session has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -789,6 +789,15 @@ impl Lifecycle {
                     | Outbound::Over
                     | Outbound::Failed
             )
+    }
+
+    /// Who writes to the session. A callback of OpenSSL's may call JavaScript, which may then
+    /// write.
+    pub fn writer(&self) -> Writer {
+        match self.outbound {
+            Outbound::JavaScript => Writer::JavaScript,
+            _ => Writer::Splice,
+        }
     }
 
     fn waits_for_handshake(&self) -> bool {

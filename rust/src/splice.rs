@@ -88,6 +88,15 @@ pub struct Outcome<Step> {
     pub flush: Flush,
 }
 
+/// Who writes cleartext to the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writer {
+    /// JavaScript does, also inside of callbacks of OpenSSL's.
+    JavaScript,
+    /// A splice does, which writes nothing inside of `SSL_read`.
+    Splice,
+}
+
 /// What to do with the write BIO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
@@ -274,9 +283,10 @@ impl Splice {
         &mut self,
         ssl: *mut SSL,
         cancelled: &Cell<bool>,
+        writer: Writer,
     ) -> Outcome<InboundStep> {
         // SAFETY: passed on.
-        let step = unsafe { self.inbound_step(ssl, cancelled) };
+        let step = unsafe { self.inbound_step(ssl, cancelled, writer) };
         let mut flush = Flush::No;
         if !matches!(step, InboundStep::Stopped | InboundStep::Cancelled) {
             // What OpenSSL answered to a KeyUpdate, a renegotiation or bad records.
@@ -294,7 +304,12 @@ impl Splice {
 
     /// # Safety
     /// As for [`Splice::run_inbound`].
-    unsafe fn inbound_step(&mut self, ssl: *mut SSL, cancelled: &Cell<bool>) -> InboundStep {
+    unsafe fn inbound_step(
+        &mut self,
+        ssl: *mut SSL,
+        cancelled: &Cell<bool>,
+        writer: Writer,
+    ) -> InboundStep {
         let Some(inbound) = &mut self.inbound else {
             return InboundStep::WantCiphertext;
         };
@@ -306,7 +321,14 @@ impl Splice {
             None => Ciphertext::Unbounded,
         };
         // SAFETY: passed on.
-        let step = unsafe { inbound.run(ssl, cancelled, ciphertext, &mut self.context) };
+        let step = unsafe {
+            match writer {
+                Writer::JavaScript => inbound.run(ssl, cancelled, ciphertext, &mut self.context),
+                Writer::Splice => {
+                    inbound.run_bounded(ssl, cancelled, ciphertext, &mut self.context)
+                }
+            }
+        };
         if let InboundStep::Failed(failure) = step {
             self.failure = Some(failure);
         }

@@ -344,7 +344,7 @@ mod tests {
     use crate::offload::header::{ByteOrder, Gso, Joined, Layout};
     use crate::outbound::OutboundStep;
     use crate::reference::{slow_split, without_atomic_id, Script, Spec};
-    use crate::splice::{Direction, Splice};
+    use crate::splice::{Direction, Splice, Writer};
 
     /// A splice to a socket in place of a device, and what is at both ends.
     struct Rig {
@@ -386,7 +386,11 @@ mod tests {
         }
 
         fn decrypt(&mut self) -> InboundStep {
-            unsafe { self.splice.run_inbound(self.ours.0, &Cell::new(false)) }.step
+            unsafe {
+                self.splice
+                    .run_inbound(self.ours.0, &Cell::new(false), Writer::Splice)
+            }
+            .step
         }
 
         fn encrypt(&mut self) -> OutboundStep {

@@ -23,7 +23,7 @@ use tls_splice::frame::Framing;
 use tls_splice::handle::tls_splice as Splice;
 use tls_splice::inbound::InboundStep;
 use tls_splice::outbound::OutboundStep;
-use tls_splice::splice::{Direction, Flush, Splice as RustSplice};
+use tls_splice::splice::{Direction, Flush, Splice as RustSplice, Writer};
 
 const MEGABYTE: usize = 1 << 20;
 const ERR_LIB_SSL: c_int = 20;
@@ -1602,7 +1602,7 @@ fn the_rust_api_over_pipes() {
         // The turn is over now and then.
         let mut step = InboundStep::Spent;
         while step == InboundStep::Spent {
-            step = unsafe { decrypt.run_inbound(ours.0, &cancelled) }.step;
+            step = unsafe { decrypt.run_inbound(ours.0, &cancelled, Writer::Splice) }.step;
         }
         assert_eq!(step, InboundStep::WantCiphertext);
         let mut buf = [0; 5000];
@@ -1629,7 +1629,7 @@ fn the_rust_api_over_pipes() {
     drop(sink_reader);
     assert!(peer.write(&[1; 10]));
     ours.give(&peer.take(usize::MAX));
-    let outcome = unsafe { decrypt.run_inbound(ours.0, &cancelled) };
+    let outcome = unsafe { decrypt.run_inbound(ours.0, &cancelled, Writer::Splice) };
     let failure = Failure::Endpoint {
         syscall: Syscall::Write,
         errno: libc::EPIPE,

@@ -387,10 +387,12 @@ class RecordTap extends Duplex {
 }
 
 // A TLSSocket, and a peer of it that can send any record, both secure. `isServer`
-// is what the peer is, and the TLSSocket is one over `wrap(under)`; the other
-// options are those of tlsPair().
-async function recordPair({ isServer = false, wrap = (stream) => stream, ...options } = {}) {
-  const { 0: raw, 1: under } = await socketPair();
+// is what the peer is, and the TLSSocket is one over `wrap(under)`. `kind` is that of
+// socketPair(); the other options are those of tlsPair().
+async function recordPair({
+  isServer = false, kind = 'tcp', wrap = (stream) => stream, ...options
+} = {}) {
+  const { 0: raw, 1: under } = await socketPair(kind);
   const tap = new RecordTap(raw, { isServer });
   let peer, socket;
   if (isServer) {
