@@ -238,52 +238,77 @@ impl Outbound {
             }
             // SAFETY: by the contract above.
             let pending = unsafe { self.hold(ssl, context) };
-            let is_shut = intake == Intake::Shut;
-            if (is_shut || self.source != Source::Open) && self.read_received(context) {
-                continue;
-            }
-            if self.rest.is_some() {
-                let room = match intake {
-                    Intake::Open => room(context, pending, context.unit),
-                    // As much as the source has given.
-                    Intake::Shut => usize::MAX,
-                };
-                if room == 0 {
-                    return self.interrupt(context);
-                }
-                self.split_rest(room, context);
-                continue;
-            }
-            if is_shut {
-                return OutboundStep::Stopped;
-            }
-            if run.is_dry {
-                return OutboundStep::WantSource;
-            }
-            if self.source != Source::Open {
-                return self.finish(pending);
-            }
-            let room = room(context, pending, context.unit);
-            if room == 0 || self.must_yield(context) {
-                return self.interrupt(context);
-            }
-            let read = match self.transfer_error.take() {
-                Some(errno) => Read::Failed(errno),
-                None => self.read(&mut run, room, context),
-            };
-            self.held.release_if_empty();
-            match read {
-                Read::Done => {}
-                Read::WouldBlock if self.held.is_empty() => return OutboundStep::WantSource,
-                Read::WouldBlock => run.is_dry = true,
-                Read::Failed(errno) => {
-                    return OutboundStep::Failed(Failure::Endpoint {
-                        syscall: Syscall::Read,
-                        errno,
-                    })
-                }
+            if let Some(step) = self.take_in(&mut run, intake, pending, context) {
+                return step;
             }
         }
+    }
+
+    /// Takes something from the source that is to be encrypted next, if `pending` bytes of
+    /// ciphertext leave room for that. Otherwise the step with which the run ends.
+    fn take_in(
+        &mut self,
+        run: &mut Run,
+        intake: Intake,
+        pending: usize,
+        context: &mut Context,
+    ) -> Option<OutboundStep> {
+        let is_shut = intake == Intake::Shut;
+        if (is_shut || self.source != Source::Open) && self.read_received(context) {
+            return None;
+        }
+        if self.rest.is_some() {
+            return self.take_rest(intake, pending, context);
+        }
+        if is_shut {
+            return Some(OutboundStep::Stopped);
+        }
+        if run.is_dry {
+            return Some(OutboundStep::WantSource);
+        }
+        if self.source != Source::Open {
+            return Some(self.finish(pending));
+        }
+        let room = room(context, pending, context.unit);
+        if room == 0 || self.must_yield(context) {
+            return Some(self.interrupt(context));
+        }
+        let read = match self.transfer_error.take() {
+            Some(errno) => Read::Failed(errno),
+            None => self.read(run, room, context),
+        };
+        self.held.release_if_empty();
+        match read {
+            Read::Done => None,
+            Read::WouldBlock if self.held.is_empty() => Some(OutboundStep::WantSource),
+            Read::WouldBlock => {
+                run.is_dry = true;
+                None
+            }
+            Read::Failed(errno) => Some(OutboundStep::Failed(Failure::Endpoint {
+                syscall: Syscall::Read,
+                errno,
+            })),
+        }
+    }
+
+    /// Takes packets of a super-packet of which others have been sent.
+    fn take_rest(
+        &mut self,
+        intake: Intake,
+        pending: usize,
+        context: &mut Context,
+    ) -> Option<OutboundStep> {
+        let room = match intake {
+            Intake::Open => room(context, pending, context.unit),
+            // As much as the source has given.
+            Intake::Shut => usize::MAX,
+        };
+        if room == 0 {
+            return Some(self.interrupt(context));
+        }
+        self.split_rest(room, context);
+        None
     }
 
     /// Whether the source is not to be read in this turn of the event loop (any more). Transfers
