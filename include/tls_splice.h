@@ -14,8 +14,8 @@
  *
  * Order of calls. tls_splice_new, tls_splice_start for each direction, tls_splice_push_before. Then tls_splice_on for
  * each event: the caller carries out the actions that it gives, reads tls_splice_get_state, and calls
- * tls_splice_begin_wait. When a direction is over or stopped: tls_splice_take_undelivered, TLS_SPLICE_ON_RELEASE,
- * tls_splice_detach. At the end: tls_splice_free.
+ * tls_splice_begin_wait. Before the first of these in each turn of the event loop: tls_splice_begin_turn. When a direction
+ * is over or stopped: tls_splice_take_undelivered, TLS_SPLICE_ON_RELEASE, tls_splice_detach. At the end: tls_splice_free.
  *
  * Results. Every call but tls_splice_abi_version returns a result code, which is TLS_SPLICE_OK or says why not. What a
  * call gives is behind its last pointers. It is 0, NULL or false, or -1 where it is a file descriptor, or 1 where it is
@@ -91,7 +91,7 @@
 // the value that the caller was compiled with. The version goes up whenever a call, a
 // value or a field changes its meaning. A field that is added at the end of a struct does
 // not change the version, see `struct_size` of `struct tls_splice_config`.
-#define TLS_SPLICE_ABI_VERSION 5
+#define TLS_SPLICE_ABI_VERSION 6
 
 // Direction: what the TLS peer sends goes to the endpoint, which is the sink.
 #define TLS_SPLICE_DECRYPT 1
@@ -508,6 +508,15 @@ int tls_splice_push_before(struct tls_splice *splice,
                            uint32_t direction,
                            const uint8_t *bytes,
                            size_t len);
+
+// Says in which turn the event loop of the calling thread is. `number` is one more in each turn;
+// the `loop_count` of uv_metrics_info is such a number. Nothing happens if it is the one of the
+// last call, or the one before that.
+//
+// What a splice does in one turn is bounded, and depends on how many splices of the event loop
+// are busy. One that has done its share goes on in the next turn: without this call, never. To be
+// called in each turn before `tls_splice_on`, `tls_splice_alloc` and `tls_splice_begin_transfer`.
+int tls_splice_begin_turn(uint64_t number);
 
 // Tells the splice what has happened, which is one of TLS_SPLICE_ON_*. The splice moves
 // what can be moved, and says in `*actions` what the caller has to do. `value` goes with

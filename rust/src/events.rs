@@ -428,6 +428,7 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
+    use crate::budget;
     use crate::common::{connect, Tls, TLS1_3};
     use crate::endpoint::{Endpoint, VnetDevice};
     use crate::frame::Framing;
@@ -469,6 +470,9 @@ mod tests {
 
         /// Handles the event, and what is ordered because of it.
         fn on(&mut self, event: Event) {
+            if matches!(event, Event::Turn | Event::SourceReady) {
+                budget::next_turn();
+            }
             let mut actions = Actions::default();
             let mut call = Call {
                 splice: &mut self.splice,

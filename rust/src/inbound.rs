@@ -77,8 +77,6 @@ pub struct Inbound {
     budget: Budget,
     /// The last run has left something to do for another turn.
     is_interrupted: bool,
-    /// There is no more ciphertext to be read in this turn of the event loop.
-    is_turn_over: bool,
     sink: Sink,
     /// A full sink that is the caller's was counted as a stall, and is counted again
     /// only after it has taken everything.
@@ -173,15 +171,17 @@ impl Inbound {
         }
         // Otherwise the direction goes on with what was read when it was admitted, or has nothing
         // to do.
-        if self.is_interrupted && self.budget.begin() == Admission::Wait {
-            return InboundStep::Spent;
+        match std::mem::take(&mut self.is_interrupted) {
+            true if self.budget.begin() == Admission::Wait => {
+                self.is_interrupted = true;
+                return InboundStep::Spent;
+            }
+            true => {}
+            false => self.budget.go_on(),
         }
-        self.is_interrupted = false;
         // SAFETY: passed on.
         let step = unsafe { self.work(ssl, cancelled, ciphertext, context) };
-        if std::mem::take(&mut self.is_turn_over) {
-            self.budget.renew();
-        }
+        self.budget.settle();
         step
     }
 
@@ -200,12 +200,12 @@ impl Inbound {
                 Delivery::All => {}
                 Delivery::Blocked => {
                     // The endpoint can be written in a later turn.
-                    self.interrupt();
+                    self.is_interrupted = true;
                     return InboundStep::Blocked;
                 }
                 Delivery::Transfer => return InboundStep::Blocked,
                 Delivery::Spent => {
-                    self.interrupt();
+                    self.is_interrupted = true;
                     return InboundStep::Spent;
                 }
                 Delivery::OutOfStep => return InboundStep::Failed(self.out_of_step()),
@@ -224,7 +224,7 @@ impl Inbound {
                 return InboundStep::WantCiphertext;
             }
             if self.must_yield(ciphertext) {
-                self.interrupt();
+                self.is_interrupted = true;
                 return InboundStep::Spent;
             }
             // SAFETY: by the contract above.
@@ -234,12 +234,6 @@ impl Inbound {
                 Filled::Cancelled => return InboundStep::Cancelled,
             }
         }
-    }
-
-    /// Leaves the rest for another turn of the event loop.
-    fn interrupt(&mut self) {
-        self.budget.renew();
-        self.is_interrupted = true;
     }
 
     fn must_yield(&self, ciphertext: Ciphertext) -> bool {
@@ -462,22 +456,10 @@ impl Inbound {
     /// Takes note that ciphertext is about to be read into a lent buffer.
     ///
     /// Returns how many bytes may be read at most; `None` if the direction has to wait for
-    /// another turn. Once the budget is spent the event loop turns, so the budget begins again.
+    /// another turn of the event loop.
     pub fn begin_read(&mut self) -> Option<usize> {
-        if self.budget.begin() == Admission::Wait {
-            return None;
-        }
-        if self.budget.is_spent() {
-            self.budget.renew();
-            return None;
-        }
-        Some(self.budget.share())
-    }
-
-    /// Takes note that there is no more ciphertext to be read in this turn of the event
-    /// loop, once that which was read is decrypted.
-    pub fn turn_ends(&mut self) {
-        self.is_turn_over = true;
+        let is_admitted = self.budget.begin() == Admission::Work;
+        (is_admitted && !self.budget.is_nearly_spent()).then(|| self.budget.left())
     }
 
     /// Counts a stall if the caller's stream, which has been given the chance to take
@@ -586,6 +568,7 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
+    use crate::budget;
     use crate::common::{connect, Tls, TLS1_3};
     use crate::splice::{Flush, Outcome, Splice, Writer};
 
@@ -606,6 +589,7 @@ mod tests {
         let mut outcome = receive(&mut splice, &ours, &peer.take(usize::MAX));
         let mut delivered = vec![splice.stats().bytes_in as usize];
         while outcome.step == InboundStep::Spent {
+            budget::next_turn();
             outcome = unsafe { splice.run_inbound(ours.0, &Cell::new(false), Writer::Splice) };
             delivered.push(splice.stats().bytes_in as usize - delivered.iter().sum::<usize>());
         }

@@ -96,8 +96,6 @@ pub struct Outbound {
     /// A transfer reads into the chunk of `held`, which must stay where it is until the
     /// transfer ends.
     is_transferring: bool,
-    /// The length that the last transfer was offered, in bytes.
-    offered: usize,
     /// The errno of a transfer, until it is reported.
     transfer_error: Option<c_int>,
     /// The work since the event loop last turned. A run of the pump ends the turn, except if
@@ -146,7 +144,6 @@ impl Outbound {
             source: Source::default(),
             phase: Phase::default(),
             is_transferring: false,
-            offered: 0,
             transfer_error: None,
             budget: Budget::default(),
             is_stall_counted: false,
@@ -201,10 +198,7 @@ impl Outbound {
         self.packets_given = context.stats.packets_in;
         // SAFETY: passed on.
         let step = unsafe { self.work(ssl, cancelled, intake, context) };
-        // A stream of the caller's may be read again in this turn.
-        if !matches!(context.endpoint, Endpoint::Caller(_)) {
-            self.budget.renew();
-        }
+        self.budget.settle();
         step
     }
 
@@ -315,11 +309,15 @@ impl Outbound {
     /// are asked for when they begin.
     fn must_yield(&mut self, context: &Context) -> bool {
         match context.endpoint {
-            Endpoint::Stream(_) | Endpoint::Packets(_) | Endpoint::Vnet(_) => {
-                self.budget.begin() == Admission::Wait || self.budget.is_spent()
-            }
+            Endpoint::Stream(_) => self.must_wait(),
+            Endpoint::Packets(_) | Endpoint::Vnet(_) => self.budget.begin() == Admission::Wait,
             Endpoint::File(_) | Endpoint::Caller(_) => false,
         }
+    }
+
+    /// Whether a stream of bytes is not to be read in this turn any more.
+    fn must_wait(&mut self) -> bool {
+        self.budget.begin() == Admission::Wait || self.budget.is_nearly_spent()
     }
 
     /// Counts what is held as cleartext and as ciphertext, but for bytes from before the
@@ -485,7 +483,7 @@ impl Outbound {
     }
 
     fn read_bytes(&mut self, run: &mut Run, room: usize, stream: &Stream) -> Read {
-        let limit = read_limit(room).min(self.budget.share());
+        let limit = read_limit(room).min(self.budget.left());
         let chunk = self.held.chunk();
         let n = match stream.read(&mut chunk.spare()[..limit]) {
             StreamRead::Bytes(n) => n,
@@ -639,24 +637,24 @@ impl Outbound {
         if !self.wants_source() {
             return &mut [];
         }
-        let admission = self.budget.begin();
-        // Of the files on an event loop, no more are read at once than threads do that.
-        if let Endpoint::Caller(_) = context.endpoint {
-            if admission == Admission::Wait {
-                return &mut [];
-            }
-            if self.budget.is_spent() {
-                self.budget.renew();
-                return &mut [];
-            }
+        match context.endpoint {
+            // Of the files on an event loop, no more are read at once than threads do that.
+            Endpoint::File(_) => self.budget.go_on(),
+            _ if self.must_wait() => return &mut [],
+            _ => {}
         }
         let room = room(context, pending, Unit::Bytes);
         if room == 0 {
             return &mut [];
         }
         self.is_transferring = true;
-        self.offered = read_limit(room).min(self.budget.share());
-        &mut self.held.chunk().spare()[..self.offered]
+        // A file is read without asking. A stream may have little left to read in this turn.
+        let limit = match context.endpoint {
+            Endpoint::File(_) => self.budget.share(),
+            _ => self.budget.left(),
+        };
+        let limit = read_limit(room).min(limit);
+        &mut self.held.chunk().spare()[..limit]
     }
 
     /// Ends a transfer that has read that many bytes, 0 at the end of the source, or
@@ -675,10 +673,6 @@ impl Outbound {
                 self.source = Source::Ended;
             }
             self.budget.spend(Call::System, n);
-        }
-        // Less than asked for: libuv reads no more in this turn.
-        if result != Ok(Some(self.offered)) {
-            self.budget.renew();
         }
         self.held.release_if_empty();
     }

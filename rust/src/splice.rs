@@ -339,7 +339,8 @@ impl Splice {
     /// poll(2) has not said so yet.
     pub fn may_be_answered(&self) -> bool {
         let outbound = self.outbound.as_ref();
-        outbound.is_some_and(|outbound| outbound.may_be_answered(&self.context))
+        self.has(Direction::Outbound)
+            && outbound.is_some_and(|outbound| outbound.may_be_answered(&self.context))
     }
 
     /// Moves what it can from the endpoint to `ssl`. To be called when the endpoint is
@@ -670,12 +671,6 @@ impl Splice {
         let Some(rbio) = &mut self.rbio else {
             return;
         };
-        if let Some(inbound) = &mut self.inbound {
-            // Less than asked for: libuv reads no more in this turn.
-            if n < rbio.offered() {
-                inbound.turn_ends();
-            }
-        }
         rbio.commit(n);
         let ciphertext = rbio.pending();
         self.hold_in(ciphertext);

@@ -338,6 +338,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::budget;
     use crate::common::{connect, Tls, TLS1_3};
     use crate::endpoint::{Endpoint, Writev};
     use crate::inbound::InboundStep;
@@ -386,6 +387,7 @@ mod tests {
         }
 
         fn decrypt(&mut self) -> InboundStep {
+            budget::next_turn();
             unsafe {
                 self.splice
                     .run_inbound(self.ours.0, &Cell::new(false), Writer::Splice)
@@ -394,6 +396,7 @@ mod tests {
         }
 
         fn encrypt(&mut self) -> OutboundStep {
+            budget::next_turn();
             unsafe { self.splice.run_outbound(self.ours.0, &Cell::new(false)) }.step
         }
 
@@ -808,13 +811,13 @@ mod tests {
         let device = VnetDevice::over(near.into(), layout());
         let mut chunk = Chunk::lend(Size::Large);
         let size = chunk.spare_for(Unit::Packets).len();
-        let (mut stats, mut budget) = (Stats::default(), Budget::default());
+        let mut stats = Stats::default();
         let mut end_of_chunk = 0;
         for _ in 0..20 {
             give(&far, &Spec::of_flow(0).with_payload(60_000, 1), 1348);
             far.send(&[vec![0; 12], Spec::of_flow(0).with_payload(1000, 1).packet()].concat())
                 .unwrap();
-            budget.renew();
+            let mut budget = Budget::default();
             while let Reading::Super(mut rest) = read(
                 &mut chunk,
                 GATHERED,

@@ -207,6 +207,7 @@ impl Drop for Busy {
 }
 
 fn turn(splices: &mut [Busy]) -> usize {
+    common::abi::next_turn();
     splices.iter_mut().map(Busy::turn).sum()
 }
 

@@ -239,6 +239,11 @@ static void rig_on(struct rig *rig, uint32_t event) {
   }
 }
 
+static void begin_turn(void) {
+  static uint64_t turn;
+  OK(tls_splice_begin_turn(++turn));
+}
+
 /* What uv_read would do with what the peer has sent. */
 static bool rig_stream(struct rig *rig) {
   BIO *wire = SSL_get_wbio(rig->peer);
@@ -246,8 +251,11 @@ static bool rig_stream(struct rig *rig) {
   if (rig->attach) {
     struct tls_splice_buf buf;
     OK(tls_splice_alloc(rig->splice, &buf));
-    /* Empty once when it is enough for one turn. */
-    if (buf.len == 0) OK(tls_splice_alloc(rig->splice, &buf));
+    if (buf.len == 0) {
+      /* It is enough for one turn. */
+      begin_turn();
+      OK(tls_splice_alloc(rig->splice, &buf));
+    }
     CHECK(buf.len > 0);
     int n = BIO_read(wire, buf.base, (int)(buf.len < PIECE ? buf.len : PIECE));
     CHECK(n > 0);
@@ -264,6 +272,7 @@ static bool rig_stream(struct rig *rig) {
 
 /* One turn of the loop. Whether anything was to be done. */
 static bool rig_turn(struct rig *rig) {
+  begin_turn();
   bool busy = rig_stream(rig);
   if (rig->turn_is_due) {
     rig->turn_is_due = false;

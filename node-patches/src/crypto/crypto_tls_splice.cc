@@ -785,6 +785,7 @@ uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
   }
   if (!rbio_attached_) return previous_listener_->OnStreamAlloc(suggested_size);
   tls_splice_buf buf;
+  BeginTurn();
   Check(tls_splice_alloc(pump_, &buf));
   return uv_buf_init(reinterpret_cast<char*>(buf.base), buf.len);
 }
@@ -903,6 +904,14 @@ void TLSSplice::On(uint32_t event, int value) {
   Apply(Tell(event, value));
 }
 
+// What the splices of an event loop do in one turn of it is bounded. libuv
+// counts a turn after it has called the idle handles, which are `ahead` then.
+void TLSSplice::BeginTurn(uint64_t ahead) {
+  uv_metrics_t metrics;
+  CHECK_EQ(uv_metrics_info(env()->event_loop(), &metrics), 0);
+  Check(tls_splice_begin_turn(metrics.loop_count + ahead));
+}
+
 tls_splice_actions TLSSplice::Tell(uint32_t event,
                                    int value,
                                    TLSWrap* tls_wrap) {
@@ -913,6 +922,7 @@ tls_splice_actions TLSSplice::Tell(uint32_t event,
   if (tls_wrap == nullptr) tls_wrap = tls_wrap_.get();
   if (pump_ == nullptr || !tls_wrap->ssl_) return actions;
   SSLPointer ssl = KeepAlive(tls_wrap->ssl_);
+  BeginTurn();
   depth_++;
   const int result = tls_splice_on(pump_, event, value, ssl.get(), &actions);
   depth_--;
@@ -1008,6 +1018,7 @@ void TLSSplice::AttachWbio() {
 
 tls_splice_transfer TLSSplice::BeginTransfer(int event) {
   tls_splice_transfer transfer{.struct_size = sizeof(transfer)};
+  BeginTurn();
   Check(tls_splice_begin_transfer(
       pump_, tls_wrap_->ssl_.get(), event, &transfer));
   return transfer;
@@ -1164,6 +1175,7 @@ void TLSSplice::ScheduleTurn() {
     if (!splice->IsDirect()) callback_scope.emplace(splice);
     // This has called hooks of JS (async_hooks).
     if (splice->spliced_ == 0 || !splice->tls_wrap_->ssl_) return;
+    splice->BeginTurn(1);
     splice->on_top_ = true;
     splice->On(TLS_SPLICE_ON_TURN);
     splice->on_top_ = false;

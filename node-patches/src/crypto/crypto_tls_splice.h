@@ -172,6 +172,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
                           int value = 0,
                           TLSWrap* tls_wrap = nullptr);
   void Apply(const tls_splice_actions& actions);
+  // Tells the pump in which turn the event loop is.
+  void BeginTurn(uint64_t ahead = 0);
   tls_splice_state GetPumpState() const;
   // What ClearOut() does while 'in' is spliced.
   int Decrypt();

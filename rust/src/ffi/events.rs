@@ -5,6 +5,7 @@ use openssl_sys::SSL;
 
 use super::types::{self, direction_of};
 use super::*;
+use crate::budget;
 use crate::error::{TLS_SPLICE_EARG, TLS_SPLICE_OK};
 use crate::events::{Actions, Event, Lower};
 use crate::handle::tls_splice;
@@ -184,6 +185,19 @@ fn actions_of(given: &Actions) -> tls_splice_actions {
             Some(LowerEnd::Eof) | None => 0,
         },
     }
+}
+
+/// Says in which turn the event loop of the calling thread is. `number` is one more in each turn;
+/// the `loop_count` of uv_metrics_info is such a number. Nothing happens if it is the one of the
+/// last call, or the one before that.
+///
+/// What a splice does in one turn is bounded, and depends on how many splices of the event loop
+/// are busy. One that has done its share goes on in the next turn: without this call, never. To be
+/// called in each turn before `tls_splice_on`, `tls_splice_alloc` and `tls_splice_begin_transfer`.
+#[no_mangle]
+pub extern "C" fn tls_splice_begin_turn(number: u64) -> c_int {
+    budget::begin_turn(number);
+    TLS_SPLICE_OK
 }
 
 /// Tells the splice what has happened, which is one of TLS_SPLICE_ON_*. The splice moves

@@ -33,8 +33,6 @@ impl State {
 pub struct Rbio {
     shared: Arc<Shared<State>>,
     size: Size,
-    /// Length of the last [`Rbio::spare`], in bytes.
-    offered: usize,
 }
 
 impl Rbio {
@@ -57,11 +55,7 @@ impl Rbio {
                 chunk: None,
             })?;
             sys::SSL_set0_rbio(ssl, bio);
-            Some(Rbio {
-                shared,
-                size,
-                offered: 0,
-            })
+            Some(Rbio { shared, size })
         }
     }
 
@@ -94,13 +88,8 @@ impl Rbio {
             .chunk
             .get_or_insert_with(|| Chunk::lend(self.size))
             .spare();
-        self.offered = spare.len().min(limit);
-        &mut spare[..self.offered]
-    }
-
-    /// Length of the last [`Rbio::spare`], in bytes.
-    pub fn offered(&self) -> usize {
-        self.offered
+        let len = spare.len().min(limit);
+        &mut spare[..len]
     }
 
     /// Takes in `n` bytes read into [`Rbio::spare`].

@@ -1,5 +1,6 @@
 //! The C ABI for tests in which every call succeeds: each returns what it gives.
 
+use std::cell::Cell;
 use std::mem::MaybeUninit;
 
 use libc::c_int;
@@ -125,7 +126,14 @@ pub unsafe fn start(splice: *mut Splice, directions: u32) {
     }
 }
 
-/// Reports an event.
+/// Lets the event loop of this thread turn.
+pub fn next_turn() {
+    thread_local!(static TURNS: Cell<u64> = const { Cell::new(0) });
+    TURNS.set(TURNS.get() + 1);
+    ok(tls_splice_begin_turn(TURNS.get()));
+}
+
+/// Reports an event. Those that a splice waits for come in a later turn of the event loop.
 #[track_caller]
 pub unsafe fn on(
     splice: *mut Splice,
@@ -134,6 +142,9 @@ pub unsafe fn on(
     ssl: *mut SSL,
 ) -> tls_splice_actions {
     let mut actions = no_actions();
+    if matches!(event, TLS_SPLICE_ON_TURN | TLS_SPLICE_ON_SINK_READY) {
+        next_turn();
+    }
     ok(unsafe { tls_splice_on(splice, event, value, ssl, &mut actions) });
     assert_eq!(actions.struct_size, size_of::<tls_splice_actions>());
     actions
@@ -174,9 +185,14 @@ pub unsafe fn written(splice: *mut Splice, n: usize, is_all: bool) {
     ok(unsafe { tls_splice_written(splice, n, is_all) });
 }
 
+/// If the splice has done enough in this turn, the event loop turns.
 #[track_caller]
 pub unsafe fn alloc(splice: *mut Splice) -> tls_splice_buf {
-    given(|out| unsafe { tls_splice_alloc(splice, out) })
+    let buf: tls_splice_buf = given(|out| unsafe { tls_splice_alloc(splice, out) });
+    if buf.len == 0 {
+        next_turn();
+    }
+    buf
 }
 
 #[track_caller]

@@ -735,6 +735,7 @@ impl Rig {
             called = true;
         }
         if ready & READABLE != 0 {
+            abi::next_turn();
             self.on(TLS_SPLICE_ON_SOURCE_READY);
             called = true;
         }
@@ -1088,6 +1089,7 @@ impl Driver {
         if self.turn_is_due.take() {
             orders = self.on(TLS_SPLICE_ON_TURN).orders;
         }
+        abi::next_turn();
         let run = self.on(TLS_SPLICE_ON_SOURCE_READY);
         Run {
             orders: orders | run.orders,
