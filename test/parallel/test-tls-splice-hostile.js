@@ -192,3 +192,35 @@ for (const _writev of [null, undefined]) {
     await received;
   });
 }
+
+// A stream below that is a proxy, of which a trap throws when the splice looks for the sockets
+// that the socket runs over: start() takes nothing, and the end of a splice does not look.
+for (const trap of ['getPrototypeOf', 'isExtensible']) {
+  run(async () => {
+    let throws = false;
+    const { 0: a, 1: b } = await socketPair();
+    const under = new Proxy(b, {
+      [trap](...args) {
+        if (throws)
+          throw new Error(trap);
+        return Reflect[trap](...args);
+      },
+    });
+    const { client, server } = tlsOver(a, under);
+    await Promise.all([once(client, 'secureConnect'), once(server, 'secure')]);
+    const { 0: endpoint, 1: other } = await socketPair();
+    const splice = server.spliceTo({ stream: endpoint });
+    throws = true;
+    assert.throws(() => splice.start(), { message: trap });
+    assert.strictEqual(splice.state, 'idle');
+    throws = false;
+    splice.start();
+    client.write('bytes');
+    await once(other, 'data');
+    throws = true;
+    assert.strictEqual((await splice.stop()).reason, 'stopped');
+    throws = false;
+    for (const each of [client, server, endpoint, other])
+      each.destroy();
+  });
+}

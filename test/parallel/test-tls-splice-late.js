@@ -463,3 +463,30 @@ for (const side of ['socket', 'endpoint']) {
     assert.strictEqual(bytesIn + bytesOut, rest.length);
   });
 }
+
+// JavaScript has read the end of the peer, but not the bytes before it. When the splice gives
+// that end, a 'readable' listener destroys the socket. The endpoint has been ended by then.
+for (const kind of ['stream', 'fd']) {
+  run(async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const { 0: endpoint, 1: other } = await socketPair('tcp', { allowHalfOpen: true });
+    endpoint.pause();
+    client.resume().end('the bytes');
+    let splice;
+    const started = new Promise((resolve) => server.on('readable', () => {
+      if (splice !== undefined) {
+        server.destroy();
+      } else if (server._readableState.ended) {
+        const target = kind === 'fd' ? { fd: endpoint._handle.fd } : { stream: endpoint };
+        splice = server.spliceTo({ ...target, direction: 'in' });
+        setImmediate(() => resolve(splice.start()));
+      }
+    }));
+    await started;
+    const chunks = await other.toArray();
+    assert.strictEqual(`${Buffer.concat(chunks)}`, 'the bytes');
+    assert.strictEqual((await splice.finished).reason, 'end');
+    for (const each of [client, server, endpoint, other])
+      each.destroy();
+  });
+}

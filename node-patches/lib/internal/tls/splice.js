@@ -22,8 +22,9 @@
 // else is waited for; 'closed'. They are never left for an earlier one.
 
 const {
-  ArrayPrototypeMap, Float64Array, FunctionPrototypeCall, MathMax, ObjectIsExtensible,
-  PromisePrototypeThen, PromiseWithResolvers, ReflectDefineProperty, StringPrototypeSlice,
+  ArrayPrototypeForEach, ArrayPrototypeMap, ArrayPrototypePush, ArrayPrototypeSlice,
+  Float64Array, FunctionPrototypeCall, MathMax, ObjectIsExtensible, PromisePrototypeThen,
+  PromiseWithResolvers, ReflectDefineProperty, StringPrototypeSlice,
   StringPrototypeToUpperCase, Symbol, SymbolAsyncDispose, SymbolDispose,
   TypedArrayPrototypeSet,
 } = primordials;
@@ -100,11 +101,13 @@ function directionsOf(state, inBits, outBits) {
   return (state & inBits ? kIn : 0) | (state & outBits ? kOut : 0);
 }
 
-// Calls a function for a TLSSocket, and for each socket that it runs over.
-function forEachLayer(socket, callback, splice) {
+// Returns a TLSSocket, and each socket that it runs over.
+function layersOf(socket) {
+  const layers = [];
   do
-    callback(socket, splice);
+    ArrayPrototypePush(layers, socket);
   while ((socket = socket._parent) instanceof net.Socket && ObjectIsExtensible(socket));
+  return layers;
 }
 
 // How a splice ends, and the promise for that.
@@ -175,6 +178,7 @@ class Outcome {
  */
 class TLSSplice extends EventEmitter {
   #socket;
+  #layers = [];      // The socket, and each socket that it runs over.
   #native;
   #endpoint;
   // A TLSSocket that is the endpoint has a splice, too: the `#second` of this one,
@@ -333,6 +337,7 @@ class TLSSplice extends EventEmitter {
     if (wantsOut && socket.writableEnded)
       throw new ERR_INVALID_STATE(`The ${name} has already been ended`);
     this.#endpoint.check();
+    this.#layers = layersOf(socket);
     this.#second?.#check();
   }
 
@@ -341,7 +346,7 @@ class TLSSplice extends EventEmitter {
     const socket = this.#socket;
     debug('splice start, direction %s', kNames[this.#directions]);
     this.#state = 'running';
-    forEachLayer(socket, Takeover.watch, this);
+    this.#forEachLayer(Takeover.watch);
     this.#endpoint.take();
     if (this.#directions & kIn)
       this.#reader = new Reader(socket, this);
@@ -356,6 +361,11 @@ class TLSSplice extends EventEmitter {
       this.#stop('aborted');
     else if (socket._secureEstablished)
       this.#begin();
+  }
+
+  // A socket below may be a proxy of the user's, which may throw.
+  #forEachLayer(watchOrUnwatch) {
+    ArrayPrototypeForEach(this.#layers, (layer) => guarded(() => watchOrUnwatch(layer, this)));
   }
 
   [kOnSecure](socket, isUnverified) {
@@ -389,9 +399,8 @@ class TLSSplice extends EventEmitter {
           this.#failTLS();
       });
     }
-    const { _parent: below } = this.#socket;
-    if (below?.encrypted)
-      forEachLayer(below, (layer) => this.#failIfLayerFailed(layer));
+    ArrayPrototypeForEach(ArrayPrototypeSlice(this.#layers, 1),
+                          (layer) => this.#failIfLayerFailed(layer));
     // Much may have changed during the handshake.
     if (this.#directions & kIn && this.#socket.readableEncoding !== null) {
       const err = new ERR_INVALID_STATE('setEncoding() has been called on the socket');
@@ -506,12 +515,16 @@ class TLSSplice extends EventEmitter {
     if (this.#ended & kIn)
       return;
     this.#ended |= kIn;
-    this.#reader.giveEnd();
-    // A 'readable' listener may have destroyed the socket with an error.
-    if (this.#isGivenBack)
-      return;
     // Two joined splices tell each other in any case: each has an `end` option.
     this.#endpoint.shutdown(this.#endsOther || this.#first !== null || this.#second !== null);
+    // The end() of the stream may be the user's, and may have destroyed the socket. Then the
+    // reader has given the end.
+    if (this.#isGivenBack)
+      return;
+    this.#reader.giveEnd();
+    // And so may a 'readable' listener.
+    if (this.#isGivenBack)
+      return;
     this.#giveBackIfEnded();
     this.#socket[kTakeover]?.writer?.splice.#failIfStuck();
   }
@@ -971,7 +984,7 @@ class TLSSplice extends EventEmitter {
     debug('splice close, reason %s', this.#outcome.reason);
     this.#state = 'closed';
     clearTimeout(this.#stopTimer);
-    forEachLayer(this.#socket, Takeover.unwatch, this);
+    this.#forEachLayer(Takeover.unwatch);
     this.#endpoint.unwatch();
     // This comes last, since the signal can run code of the user.
     this.#removeAbortListener?.();

@@ -21,7 +21,7 @@ const { kTLSError, kTakeover } = require('internal/net');
 const { kTimeout } = require('internal/timers');
 const { kBuffer } = require('internal/stream_base_commons');
 const { ErrnoException, codes: { ERR_INVALID_STATE } } = require('internal/errors');
-const { TLSSplice: NativeSplice } = internalBinding('tls_wrap');
+const { TLSSplice: NativeSplice, TLSWrap } = internalBinding('tls_wrap');
 const { WriteWrap } = internalBinding('stream_wrap');
 const timersBinding = internalBinding('timers');
 const { UV_ENOBUFS, UV_EPROTO } = internalBinding('uv');
@@ -193,9 +193,11 @@ class Takeover {
 }
 
 // Whether a socket that had that handle, or none, has not been connected again since. If it
-// has, nobody waits any more for what was written before.
+// has, nobody waits any more for what was written before. A TLSSocket that tries several
+// addresses gets another TLSWrap for each, and one that is connected again does not use TLS.
 function isSameConnection(socket, handle) {
-  return !socket._handle || socket._handle === handle;
+  const { _handle: now } = socket;
+  return !now || now === handle || (handle instanceof TLSWrap && now instanceof TLSWrap);
 }
 
 // Calls back once all ciphertext is written to the stream below a TLSSocket, with the
@@ -204,6 +206,7 @@ function isSameConnection(socket, handle) {
 function flush(socket, handle, callback) {
   if (!isSameConnection(socket, handle))
     return;
+  handle = socket._handle;
   const onWritten = (status, err) => {
     if (status === 0 && !socket.destroyed)
       socket._unrefTimer();
@@ -216,7 +219,7 @@ function flush(socket, handle, callback) {
   const req = new WriteWrap();
   req.handle = handle;
   req.oncomplete = (status, handle, err) => onWritten(status, err);
-  const status = socket._handle ? NativeSplice.flush(handle, req) : 0;
+  const status = handle ? NativeSplice.flush(handle, req) : 0;
   if (status <= 0)
     onWritten(status);
 }
