@@ -33,6 +33,9 @@ const LEAST: usize = 4 * MAX_RECORD;
 /// not make the shares smaller.
 const BUSY: usize = MAX_RECORD / 2;
 
+/// A direction that has not asked for more turns than this does not count as busy any more.
+const LONG_PAUSE: u64 = 16;
+
 /// What is known of one event loop.
 #[derive(Clone, Copy)]
 struct Loop {
@@ -107,9 +110,10 @@ impl Loop {
         (self.busy % STEPS * (LEAST / STEPS)) as u64
     }
 
-    /// Whether the directions have done enough in this turn.
+    /// Whether the directions have done enough in this turn. What their clocks allow is
+    /// `PER_TURN` on average.
     fn is_full(&self) -> bool {
-        self.work >= PER_TURN
+        self.work >= PER_TURN + PER_TURN / 8
     }
 
     /// Whether a direction with that clock is to work. In a full turn only those do that have
@@ -166,6 +170,8 @@ pub struct Budget {
     spent: usize,
     /// How much of `spent` the event loop knows of.
     settled: usize,
+    /// How much ciphertext was read, in bytes, of which OpenSSL may make less cleartext.
+    taken_in: usize,
     is_admitted: bool,
     /// The direction was busy when it worked the last time.
     is_busy: bool,
@@ -183,6 +189,7 @@ impl Default for Budget {
             share: MOST,
             spent: 0,
             settled: 0,
+            taken_in: 0,
             is_admitted: false,
             is_busy: false,
             is_counted: false,
@@ -195,25 +202,25 @@ impl Budget {
     /// Asks whether the direction may work in this turn. To be called when it could work.
     pub fn begin(&mut self) -> Admission {
         let now = self.enter();
-        if self.is_admitted {
-            return match self.is_spent() {
-                true => Admission::Wait,
-                false => Admission::Work,
-            };
+        if !self.is_admitted {
+            if self.is_busy && !now.admits(self.clock) {
+                return Admission::Wait;
+            }
+            self.is_admitted = true;
+            self.share = self.share_in(&now);
         }
-        if self.is_busy && !now.admits(self.clock) {
-            return Admission::Wait;
+        match self.is_spent() {
+            true => Admission::Wait,
+            false => Admission::Work,
         }
-        self.admit(&now);
-        Admission::Work
     }
 
     /// Lets the direction work in this turn without asking: it has something that it took in when
-    /// it was admitted.
+    /// it was admitted. It has to ask before it takes in more.
     pub fn go_on(&mut self) {
         let now = self.enter();
         if !self.is_admitted {
-            self.admit(&now);
+            self.share = self.share_in(&now);
         }
     }
 
@@ -226,16 +233,26 @@ impl Budget {
         if self.spent > 0 {
             self.is_busy = self.spent >= BUSY;
         }
+        let paused = self
+            .turn
+            .map_or(u64::MAX, |turn| now.turn.wrapping_sub(turn));
+        if paused > LONG_PAUSE {
+            self.is_busy = false;
+        }
         // Who has not asked for some turns had nothing to do: that is not made up for.
-        let has_paused = self.turn.is_none_or(|turn| now.turn.wrapping_sub(turn) > 2);
-        if has_paused || !self.is_busy || !now.is_crowded() {
+        if paused > 2 || !self.is_busy || !now.is_crowded() {
             self.clock = now.clock + now.stagger();
         }
-        // What was moved while there was room for all is not to be waited for.
-        self.clock = self.clock.min(now.clock + 2 * LEAST as u64);
+        // What was moved while there was room for all is not to be waited for, and what a slow
+        // peer did not take is made up for in part.
+        let (slowest, fastest) = (3 * LEAST as u64, 2 * LEAST as u64);
+        self.clock = self
+            .clock
+            .clamp(now.clock.saturating_sub(slowest), now.clock + fastest);
         self.turn = Some(now.turn);
         self.spent = 0;
         self.settled = 0;
+        self.taken_in = 0;
         self.is_admitted = false;
         self.is_counted = self.is_busy;
         if self.is_counted {
@@ -246,12 +263,11 @@ impl Budget {
     }
 
     /// A direction that did little has little if not all can work in each turn.
-    fn admit(&mut self, now: &Loop) {
-        self.is_admitted = true;
-        self.share = match self.is_busy || !(now.is_crowded() || now.is_full()) {
+    fn share_in(&self, now: &Loop) -> usize {
+        match self.is_busy || !(now.is_crowded() || now.is_full()) {
             true => share_of(now.busy_lately()),
             false => BUSY,
-        };
+        }
     }
 
     /// The most bytes to read with one call.
@@ -264,6 +280,12 @@ impl Budget {
         self.spent += bytes.max(call.least_work());
     }
 
+    /// Counts `bytes` bytes of ciphertext that were read. What is decrypted from them is counted
+    /// by [`Budget::spend`].
+    pub fn take_in(&mut self, bytes: usize) {
+        self.taken_in += bytes;
+    }
+
     /// Counts one more call, on `bytes` bytes that [`Budget::spend`] has counted when
     /// they came. Only what the call costs beyond its bytes is added.
     pub fn spend_again(&mut self, call: Call, bytes: usize) {
@@ -272,7 +294,7 @@ impl Budget {
 
     /// How many bytes more are work for this turn.
     pub fn left(&self) -> usize {
-        self.share.saturating_sub(self.spent)
+        self.share.saturating_sub(self.spent.max(self.taken_in))
     }
 
     /// Whether it is time to let the event loop turn.
@@ -578,6 +600,60 @@ mod tests {
             let sum = turn(&mut all[waiting..]);
             assert!(sum <= MOST_IN_A_TURN, "{sum}");
         }
+    }
+
+    #[test]
+    fn a_direction_that_was_slow_makes_up_for_little() {
+        let mut all = movers(200, 9000);
+        turns(5000, &mut all);
+        for mover in &mut all {
+            (mover.given, mover.moved) = (usize::MAX, 0);
+        }
+        let sums = turns(500, &mut all);
+        let above = sums.iter().filter(|sum| **sum > MOST_IN_A_TURN).count();
+        assert!(above <= 6, "{above} turns");
+
+        let mut all = movers(200, usize::MAX);
+        all[0].given = 9000;
+        turns(1000, &mut all);
+        all[0].given = usize::MAX;
+        all.iter_mut().for_each(|mover| mover.moved = 0);
+        turns(500, &mut all);
+        assert!(all[0].moved <= all[1].moved + 4 * LEAST);
+    }
+
+    #[test]
+    fn a_direction_that_was_quiet_for_long_does_not_wait() {
+        let mut all = movers(1000, usize::MAX);
+        turns(100, &mut all);
+        turns(1000, &mut all[1..]);
+        next_turn();
+        work(&mut all[1..]);
+        assert_eq!(all[0].work(100), 100);
+    }
+
+    #[test]
+    fn a_direction_that_goes_on_has_to_ask_before_it_takes_in_more() {
+        let mut all = movers(200, usize::MAX);
+        turns(20, &mut all);
+        while all[0].work(usize::MAX) == 0 {
+            turn(&mut all[1..]);
+        }
+        turn(&mut all[1..]);
+        all[0].budget.go_on();
+        assert_eq!(all[0].budget.begin(), Admission::Wait);
+    }
+
+    #[test]
+    fn ciphertext_without_cleartext_is_bounded_too() {
+        let mut budget = Budget::default();
+        assert_eq!(budget.begin(), Admission::Work);
+        budget.take_in(MOST - 1);
+        assert_eq!(budget.left(), 1);
+        assert!(budget.is_nearly_spent());
+        next_turn();
+        assert_eq!(budget.begin(), Admission::Work);
+        assert_eq!(budget.left(), MOST);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::lifecycle::{
     Cleartext, Delivery, HandOver, Input, Lifecycle, LowerEnd, Orders, Sending,
 };
 use crate::outbound::OutboundStep;
-use crate::splice::{Direction, Flush, Splice};
+use crate::splice::{Direction, Flush, Outcome, Splice};
 use crate::ssl::session;
 
 /// What the splices of one TLS connection share.
@@ -29,6 +29,31 @@ pub struct Connection {
     untold_tls_error: Cell<Option<(c_int, c_ulong)>>,
     /// A splice of the connection is inside of a call, which may be inside of OpenSSL.
     is_in_call: Cell<bool>,
+    unsent: Cell<Unsent>,
+}
+
+/// How many bytes of OpenSSL's answers to KeyUpdates may wait for the stream below: the answers
+/// to some 2,400. BoringSSL allows 32 KeyUpdates in a row (kMaxKeyUpdates).
+const MOST_ANSWERS: usize = 64 * 1024;
+
+/// The ciphertext that waited for the stream below when a pump had run, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unsent {
+    pending: usize,
+    /// How much of it OpenSSL has written by itself, inside of `SSL_read`.
+    answers: usize,
+}
+
+impl Unsent {
+    /// The same when less is left of it. How the answers lie among the rest is not known: they
+    /// are taken to lie evenly.
+    fn after_flush(self, pending: usize) -> Unsent {
+        let answers = match self.pending {
+            all if all > pending => (self.answers as u64 * pending as u64 / all as u64) as usize,
+            _ => self.answers,
+        };
+        Unsent { pending, answers }
+    }
 }
 
 impl Connection {
@@ -307,10 +332,7 @@ impl Call<'_> {
             return;
         }
         // SAFETY: passed on.
-        let outcome = unsafe {
-            self.splice
-                .run_inbound(self.ssl, self.cancelled, lifecycle.writer())
-        };
+        let outcome = unsafe { self.run_inbound(lifecycle) };
         self.flush(outcome.flush);
         let cleartext = match self.splice.cleartext_end() {
             None => Cleartext::Open,
@@ -336,6 +358,38 @@ impl Call<'_> {
         let orders = self.connection.step(Input::Delivered(delivery, cleartext));
         // SAFETY: passed on.
         unsafe { self.carry_out(orders) };
+    }
+
+    /// Runs the inbound pump. Bounds what waits of the messages that OpenSSL writes by itself,
+    /// inside of `SSL_read`.
+    ///
+    /// # Safety
+    /// As for [`Call::handle`].
+    unsafe fn run_inbound(&mut self, lifecycle: Lifecycle) -> Outcome<InboundStep> {
+        // A callback of OpenSSL's may call JavaScript, which may then write.
+        if !lifecycle.has_outbound() {
+            self.connection.unsent.set(Unsent::default());
+            // SAFETY: passed on.
+            return unsafe { self.splice.run_inbound(self.ssl, self.cancelled) };
+        }
+        let unsent = &self.connection.unsent;
+        // SAFETY: by the contract above.
+        let before = unsent
+            .get()
+            .after_flush(unsafe { session::pending_ciphertext(self.ssl) });
+        // SAFETY: by the contract above.
+        if before.answers > MOST_ANSWERS && unsafe { session::answers_without_bound(self.ssl) } {
+            self.splice.give_up(session::TOO_MANY_ANSWERS);
+        }
+        // SAFETY: passed on.
+        let outcome = unsafe { self.splice.run_inbound(self.ssl, self.cancelled) };
+        if !self.cancelled.get() {
+            // SAFETY: by the contract above; the call was not cancelled.
+            let pending = unsafe { session::pending_ciphertext(self.ssl) };
+            let answers = before.answers + pending.saturating_sub(before.pending);
+            unsent.set(Unsent { pending, answers });
+        }
+        outcome
     }
 
     /// # Safety
@@ -377,8 +431,18 @@ impl Call<'_> {
     /// # Safety
     /// As for [`Call::handle`].
     unsafe fn encrypt(&mut self) {
+        let unsent = &self.connection.unsent;
+        // SAFETY: by the contract above.
+        let before = unsent
+            .get()
+            .after_flush(unsafe { session::pending_ciphertext(self.ssl) });
         // SAFETY: passed on.
         let outcome = unsafe { self.splice.run_outbound(self.ssl, self.cancelled) };
+        if !self.cancelled.get() {
+            // SAFETY: by the contract above; the call was not cancelled.
+            let pending = unsafe { session::pending_ciphertext(self.ssl) };
+            unsent.set(Unsent { pending, ..before });
+        }
         self.flush(outcome.flush);
         let sending = match outcome.step {
             OutboundStep::Idle => return,
@@ -532,5 +596,51 @@ mod tests {
         assert_eq!(rig.sent(), []);
         rig.on(Event::SourceReady);
         assert_eq!(rig.sent(), packet(1));
+    }
+
+    /// Reads so many KeyUpdates of the peer, which all ask for an answer.
+    fn read_key_updates(rig: &mut Rig, count: usize) {
+        for _ in 0..count {
+            rig.peer.update_keys(true);
+        }
+        rig.ours.give(&rig.peer.take(usize::MAX));
+        rig.on(Event::Turn);
+    }
+
+    #[test]
+    fn answers_to_key_updates_that_the_peer_does_not_read_end_the_connection() {
+        let mut rig = Rig::new();
+        let mut count = 0;
+        while rig.splice.cleartext_end().is_none() {
+            assert!(rig.ours.pending() <= MOST_ANSWERS + 1000 * 30);
+            read_key_updates(&mut rig, 1000);
+            count += 1;
+        }
+        assert!((3..=5).contains(&count));
+    }
+
+    #[test]
+    fn answers_that_the_peer_reads_do_not_count_although_other_bytes_always_wait() {
+        let mut rig = Rig::new();
+        for _ in 0..400 {
+            assert!(rig.ours.write(&[7; 64 * 1024]));
+            read_key_updates(&mut rig, 30);
+            rig.on(Event::LowerDrained);
+            let half = rig.ours.pending() / 2;
+            rig.peer.give(&rig.ours.take(half));
+            rig.peer.read_all();
+            rig.on(Event::SourceReady);
+            assert_eq!(rig.splice.cleartext_end(), None);
+        }
+    }
+
+    #[test]
+    fn answers_do_not_count_if_javascript_writes_too() {
+        let mut rig = Rig::new();
+        rig.on(Event::Release(Direction::Outbound));
+        for _ in 0..10 {
+            read_key_updates(&mut rig, 1000);
+        }
+        assert_eq!(rig.splice.cleartext_end(), None);
     }
 }

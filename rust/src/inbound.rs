@@ -90,9 +90,6 @@ pub struct Inbound {
     end: Option<End>,
     /// The caller knows of `end`.
     is_end_told: bool,
-    /// Bytes that OpenSSL has written by itself, inside of `SSL_read`, and that wait for the
-    /// stream below.
-    answers: usize,
     is_stopped: bool,
 }
 
@@ -125,33 +122,14 @@ impl Inbound {
         self.is_stopped = true;
     }
 
-    /// As [`Inbound::run`], if all that is written inside of `SSL_read` are answers of
-    /// OpenSSL's ([`Writer::Splice`]). What waits of these has a bound.
-    ///
-    /// # Safety
-    /// As for [`Inbound::run`].
-    pub unsafe fn run_bounded(
-        &mut self,
-        ssl: *mut SSL,
-        cancelled: &Cell<bool>,
-        ciphertext: Ciphertext,
-        context: &mut Context,
-    ) -> InboundStep {
-        // SAFETY: by the contract above.
-        let before = unsafe { session::pending_ciphertext(ssl) };
-        self.answers = self.answers.min(before);
-        if self.end.is_none() {
-            // SAFETY: by the contract above.
-            self.end = unsafe { session::end_of_patience(ssl, self.answers) };
-        }
-        // SAFETY: passed on.
-        let step = unsafe { self.run(ssl, cancelled, ciphertext, context) };
-        if step != InboundStep::Cancelled {
-            // SAFETY: by the contract above; the call was not cancelled.
-            let after = unsafe { session::pending_ciphertext(ssl) };
-            self.answers += after.saturating_sub(before);
-        }
-        step
+    /// Decrypts nothing more, as if `SSL_read` had said so. What is held is delivered.
+    pub fn give_up(&mut self, end: End) {
+        self.end.get_or_insert(end);
+    }
+
+    /// Takes note of `n` bytes of ciphertext that were read into a lent buffer.
+    pub fn take_in(&mut self, n: usize) {
+        self.budget.take_in(n);
     }
 
     /// Decrypts what it can and delivers it.
@@ -570,7 +548,7 @@ mod tests {
     use super::*;
     use crate::budget;
     use crate::common::{connect, Tls, TLS1_3};
-    use crate::splice::{Flush, Outcome, Splice, Writer};
+    use crate::splice::{Flush, Outcome, Splice};
 
     /// The longest record, which the TLS peer has just sent.
     const SENT: usize = MAX_RECORD;
@@ -590,7 +568,7 @@ mod tests {
         let mut delivered = vec![splice.stats().bytes_in as usize];
         while outcome.step == InboundStep::Spent {
             budget::next_turn();
-            outcome = unsafe { splice.run_inbound(ours.0, &Cell::new(false), Writer::Splice) };
+            outcome = unsafe { splice.run_inbound(ours.0, &Cell::new(false)) };
             delivered.push(splice.stats().bytes_in as usize - delivered.iter().sum::<usize>());
         }
         assert_eq!(outcome.step, InboundStep::WantCiphertext);
@@ -606,7 +584,7 @@ mod tests {
     fn a_high_water_mark_of_1_ends_the_turn_after_a_few_thousand_calls() {
         let delivered = delivered_per_run(|splice, ours, ciphertext| {
             ours.give(ciphertext);
-            unsafe { splice.run_inbound(ours.0, &Cell::new(false), Writer::Splice) }
+            unsafe { splice.run_inbound(ours.0, &Cell::new(false)) }
         });
         assert_eq!(delivered, [3319, 3319, 3319, 3319, SENT - 4 * 3319]);
     }
@@ -619,48 +597,8 @@ mod tests {
                 splice.alloc()[0] = *byte;
                 splice.commit(1);
             }
-            unsafe { splice.run_inbound(ours.0, &Cell::new(false), Writer::Splice) }
+            unsafe { splice.run_inbound(ours.0, &Cell::new(false)) }
         });
         assert_eq!(delivered, [6637, 6637, SENT - 2 * 6637]);
-    }
-
-    /// Reads `bursts` times 1,000 requests for KeyUpdates, and the answers as `reader` does.
-    fn answer_key_updates(
-        bursts: usize,
-        writer: Writer,
-        reader: impl Fn(&Tls, &Tls),
-    ) -> InboundStep {
-        let (ours, peer) = connect(TLS1_3, false);
-        let (_reader, sink) = std::io::pipe().unwrap();
-        let endpoint = Endpoint::open(sink.as_raw_fd(), false, true).unwrap();
-        let mut splice = Splice::new(endpoint, Framing::Raw, 1 << 20);
-        splice.start(Direction::Inbound);
-        let mut step = InboundStep::WantCiphertext;
-        for _ in 0..bursts {
-            for _ in 0..1000 {
-                peer.update_keys(true);
-            }
-            ours.give(&peer.take(usize::MAX));
-            step = unsafe { splice.run_inbound(ours.0, &Cell::new(false), writer) }.step;
-            reader(&ours, &peer);
-        }
-        step
-    }
-
-    #[test]
-    fn answers_to_key_updates_do_not_pile_up() {
-        let reads_all = |ours: &Tls, peer: &Tls| {
-            peer.give(&ours.take(usize::MAX));
-            peer.read_all();
-        };
-        let reads_nothing = |_: &Tls, _: &Tls| {};
-        let (splice, javascript) = (Writer::Splice, Writer::JavaScript);
-        let is_over = |step| matches!(step, InboundStep::Ended { ssl_ret: -1 });
-
-        assert!(!is_over(answer_key_updates(20, splice, reads_all)));
-        assert!(!is_over(answer_key_updates(2, splice, reads_nothing)));
-        assert!(is_over(answer_key_updates(20, splice, reads_nothing)));
-        // What waits may be JavaScript's.
-        assert!(!is_over(answer_key_updates(20, javascript, reads_nothing)));
     }
 }

@@ -59,7 +59,7 @@
 
 use libc::c_int;
 
-use crate::splice::{Direction, Writer};
+use crate::splice::Direction;
 
 /// How the stream below the TLS session has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -791,13 +791,10 @@ impl Lifecycle {
             )
     }
 
-    /// Who writes to the session. A callback of OpenSSL's may call JavaScript, which may then
-    /// write.
-    pub fn writer(&self) -> Writer {
-        match self.outbound {
-            Outbound::JavaScript => Writer::JavaScript,
-            _ => Writer::Splice,
-        }
+    /// Whether a splice has the outbound direction, so that JavaScript writes nothing to the
+    /// session, also in callbacks of OpenSSL's.
+    pub fn has_outbound(&self) -> bool {
+        self.outbound != Outbound::JavaScript
     }
 
     fn waits_for_handshake(&self) -> bool {

@@ -637,23 +637,15 @@ impl Outbound {
         if !self.wants_source() {
             return &mut [];
         }
-        match context.endpoint {
-            // Of the files on an event loop, no more are read at once than threads do that.
-            Endpoint::File(_) => self.budget.go_on(),
-            _ if self.must_wait() => return &mut [],
-            _ => {}
+        if self.must_wait() {
+            return &mut [];
         }
         let room = room(context, pending, Unit::Bytes);
         if room == 0 {
             return &mut [];
         }
         self.is_transferring = true;
-        // A file is read without asking. A stream may have little left to read in this turn.
-        let limit = match context.endpoint {
-            Endpoint::File(_) => self.budget.share(),
-            _ => self.budget.left(),
-        };
-        let limit = read_limit(room).min(limit);
+        let limit = read_limit(room).min(self.budget.left());
         &mut self.held.chunk().spare()[..limit]
     }
 
@@ -672,6 +664,8 @@ impl Outbound {
             } else if self.source == Source::Open {
                 self.source = Source::Ended;
             }
+            // A file may have been read for some turns of the event loop.
+            self.budget.go_on();
             self.budget.spend(Call::System, n);
         }
         self.held.release_if_empty();

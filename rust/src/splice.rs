@@ -88,15 +88,6 @@ pub struct Outcome<Step> {
     pub flush: Flush,
 }
 
-/// Who writes cleartext to the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writer {
-    /// JavaScript does, also inside of callbacks of OpenSSL's.
-    JavaScript,
-    /// A splice does, which writes nothing inside of `SSL_read`.
-    Splice,
-}
-
 /// What to do with the write BIO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flush {
@@ -283,10 +274,9 @@ impl Splice {
         &mut self,
         ssl: *mut SSL,
         cancelled: &Cell<bool>,
-        writer: Writer,
     ) -> Outcome<InboundStep> {
         // SAFETY: passed on.
-        let step = unsafe { self.inbound_step(ssl, cancelled, writer) };
+        let step = unsafe { self.inbound_step(ssl, cancelled) };
         let mut flush = Flush::No;
         if !matches!(step, InboundStep::Stopped | InboundStep::Cancelled) {
             // What OpenSSL answered to a KeyUpdate, a renegotiation or bad records.
@@ -304,12 +294,7 @@ impl Splice {
 
     /// # Safety
     /// As for [`Splice::run_inbound`].
-    unsafe fn inbound_step(
-        &mut self,
-        ssl: *mut SSL,
-        cancelled: &Cell<bool>,
-        writer: Writer,
-    ) -> InboundStep {
+    unsafe fn inbound_step(&mut self, ssl: *mut SSL, cancelled: &Cell<bool>) -> InboundStep {
         let Some(inbound) = &mut self.inbound else {
             return InboundStep::WantCiphertext;
         };
@@ -321,18 +306,18 @@ impl Splice {
             None => Ciphertext::Unbounded,
         };
         // SAFETY: passed on.
-        let step = unsafe {
-            match writer {
-                Writer::JavaScript => inbound.run(ssl, cancelled, ciphertext, &mut self.context),
-                Writer::Splice => {
-                    inbound.run_bounded(ssl, cancelled, ciphertext, &mut self.context)
-                }
-            }
-        };
+        let step = unsafe { inbound.run(ssl, cancelled, ciphertext, &mut self.context) };
         if let InboundStep::Failed(failure) = step {
             self.failure = Some(failure);
         }
         step
+    }
+
+    /// Reads nothing more from the session, as if `SSL_read` had said so.
+    pub fn give_up(&mut self, end: session::End) {
+        if let Some(inbound) = &mut self.inbound {
+            inbound.give_up(end);
+        }
     }
 
     /// Whether the endpoint may have packets to read because it was given some, although
@@ -671,6 +656,9 @@ impl Splice {
         let Some(rbio) = &mut self.rbio else {
             return;
         };
+        if let Some(inbound) = &mut self.inbound {
+            inbound.take_in(n);
+        }
         rbio.commit(n);
         let ciphertext = rbio.pending();
         self.hold_in(ciphertext);

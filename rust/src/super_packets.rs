@@ -345,7 +345,7 @@ mod tests {
     use crate::offload::header::{ByteOrder, Gso, Joined, Layout};
     use crate::outbound::OutboundStep;
     use crate::reference::{slow_split, without_atomic_id, Script, Spec};
-    use crate::splice::{Direction, Splice, Writer};
+    use crate::splice::{Direction, Splice};
 
     /// A splice to a socket in place of a device, and what is at both ends.
     struct Rig {
@@ -388,11 +388,7 @@ mod tests {
 
         fn decrypt(&mut self) -> InboundStep {
             budget::next_turn();
-            unsafe {
-                self.splice
-                    .run_inbound(self.ours.0, &Cell::new(false), Writer::Splice)
-            }
-            .step
+            unsafe { self.splice.run_inbound(self.ours.0, &Cell::new(false)) }.step
         }
 
         fn encrypt(&mut self) -> OutboundStep {

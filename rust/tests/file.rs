@@ -60,6 +60,7 @@ impl Rig {
     }
 
     fn begin(&mut self, event: u32) -> tls_splice_transfer {
+        abi::next_turn();
         let transfer = unsafe { abi::begin_transfer(self.splice, self.ours.0, event) };
         assert!(transfer.buf.len > 0);
         transfer

@@ -23,7 +23,7 @@ use tls_splice::frame::Framing;
 use tls_splice::handle::tls_splice as Splice;
 use tls_splice::inbound::InboundStep;
 use tls_splice::outbound::OutboundStep;
-use tls_splice::splice::{Direction, Flush, Splice as RustSplice, Writer};
+use tls_splice::splice::{Direction, Flush, Splice as RustSplice};
 
 const MEGABYTE: usize = 1 << 20;
 const ERR_LIB_SSL: c_int = 20;
@@ -1602,7 +1602,7 @@ fn the_rust_api_over_pipes() {
         assert!(peer.write(&sent.take(5000)));
         ours.give(&peer.take(usize::MAX));
         abi::next_turn();
-        let step = unsafe { decrypt.run_inbound(ours.0, &cancelled, Writer::Splice) }.step;
+        let step = unsafe { decrypt.run_inbound(ours.0, &cancelled) }.step;
         assert_eq!(step, InboundStep::WantCiphertext);
         let mut buf = [0; 5000];
         sink_reader.read_exact(&mut buf).unwrap();
@@ -1628,7 +1628,7 @@ fn the_rust_api_over_pipes() {
     drop(sink_reader);
     assert!(peer.write(&[1; 10]));
     ours.give(&peer.take(usize::MAX));
-    let outcome = unsafe { decrypt.run_inbound(ours.0, &cancelled, Writer::Splice) };
+    let outcome = unsafe { decrypt.run_inbound(ours.0, &cancelled) };
     let failure = Failure::Endpoint {
         syscall: Syscall::Write,
         errno: libc::EPIPE,

@@ -194,7 +194,8 @@ for (const _writev of [null, undefined]) {
 }
 
 // A stream below that is a proxy, of which a trap throws when the splice looks for the sockets
-// that the socket runs over: start() takes nothing, and the end of a splice does not look.
+// that the socket runs over: start() takes nothing, and the end of a splice does not look. When
+// the splice looks whether one of those has failed, the exception is reported as uncaught.
 for (const trap of ['getPrototypeOf', 'isExtensible']) {
   run(async () => {
     let throws = false;
@@ -224,3 +225,28 @@ for (const trap of ['getPrototypeOf', 'isExtensible']) {
       each.destroy();
   });
 }
+
+run(async () => {
+  let throws = false;
+  const { 0: a, 1: b } = await socketPair();
+  const error = new Error('of the proxy');
+  const under = new Proxy(b, {
+    get(target, name) {
+      if (throws && name === '_handle')
+        throw error;
+      return Reflect.get(target, name);
+    },
+  });
+  const { client, server } = tlsOver(a, under);
+  await Promise.all([once(client, 'secureConnect'), once(server, 'secure')]);
+  const { 0: endpoint, 1: other } = await socketPair();
+  process.once('uncaughtException', common.mustCall((err) => assert.strictEqual(err, error)));
+  throws = true;
+  const splice = server.spliceTo({ stream: endpoint }).start();
+  throws = false;
+  client.write('bytes');
+  assert.strictEqual(`${(await once(other, 'data'))[0]}`, 'bytes');
+  assert.strictEqual((await splice.stop()).reason, 'stopped');
+  for (const each of [client, server, endpoint, other])
+    each.destroy();
+});

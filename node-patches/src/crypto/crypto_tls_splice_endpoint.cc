@@ -58,7 +58,11 @@ void FileEndpoint::Await(int events) {
 
 void FileEndpoint::BeginTransfer(int event) {
   const tls_splice_transfer transfer = splice_->BeginTransfer(event);
-  if (transfer.buf.len == 0) return;
+  if (transfer.buf.len == 0) {
+    // The splice has read enough in this turn of the event loop.
+    if (event == UV_READABLE) splice_->ScheduleTurn();
+    return;
+  }
   transfers_ |= event;
   keep_alive_.reset(splice_);
   Debug(splice_, "Transfer %d of at most %zu bytes", event, transfer.buf.len);

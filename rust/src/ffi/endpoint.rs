@@ -85,9 +85,9 @@ fn direction_with(readiness: u32) -> Result<Direction, c_int> {
 /// file begins when `tls_splice_begin_wait` has asked for it, a transfer of a stream of the
 /// caller's at any time.
 ///
-/// If `transfer->buf.len` is 0, there is nothing to do, and no transfer has begun. A stream
-/// of the caller's gets a length of 0 also once each time that it has given enough for one
-/// turn of the event loop.
+/// If `transfer->buf.len` is 0, there is nothing to do, and no transfer has begun. That is also
+/// so if the source has given enough for one turn of the event loop: a stream of the caller's
+/// is asked again when it has more, and a file in the next turn.
 ///
 /// Otherwise `tls_splice_end_transfer` must follow. Until then the memory is used for nothing
 /// else, `tls_splice_begin_wait` does not ask for a transfer of that direction, and the

@@ -110,10 +110,6 @@ fn peek_error() -> c_ulong {
 /// before the splice: SSL_R_PROTOCOL_IS_SHUTDOWN of ERR_LIB_SSL.
 const FAILED_BEFORE: c_ulong = ffi::ERR_PACK(20, 0, 207);
 
-/// How many bytes of OpenSSL's answers to KeyUpdates may wait for the stream below: the
-/// answers to some 2,400. BoringSSL allows 32 KeyUpdates in a row (kMaxKeyUpdates).
-const MOST_UNSENT_ANSWERS: usize = 64 * 1024;
-
 /// The error of a peer that asks for KeyUpdates and does not read the answers, which OpenSSL
 /// would collect without bound: SSL_R_TOO_MANY_KEY_UPDATES of ERR_LIB_SSL. OpenSSL has the
 /// text of this error, and does not raise it.
@@ -167,20 +163,21 @@ unsafe fn end_of(ssl: *mut SSL, ret: c_int) -> End {
     End { ret, cause }
 }
 
-/// How the cleartext ends if `answers` bytes of what OpenSSL has written by itself, inside of
-/// `SSL_read`, wait for the stream below: `None` if that is not too much. In TLS 1.2 only a
-/// handshake makes OpenSSL write, and the peer has to read before it can begin another one.
+/// How the cleartext ends if the peer asks for too many KeyUpdates.
+pub const TOO_MANY_ANSWERS: End = End {
+    ret: -1,
+    cause: Cause::Error(TOO_MANY_KEY_UPDATES),
+};
+
+/// Whether `SSL_read` may write one message after the other although the peer reads nothing: it
+/// answers each KeyUpdate of TLS 1.3 that asks for that. In TLS 1.2 only a handshake makes it
+/// write, and the peer has to read before it can begin another one.
 ///
 /// # Safety
 /// `ssl` must be valid.
-pub unsafe fn end_of_patience(ssl: *const SSL, answers: usize) -> Option<End> {
+pub unsafe fn answers_without_bound(ssl: *const SSL) -> bool {
     // SAFETY: by the contract above.
-    let is_too_much =
-        answers > MOST_UNSENT_ANSWERS && unsafe { ffi::SSL_version(ssl) } == ffi::TLS1_3_VERSION;
-    is_too_much.then_some(End {
-        ret: -1,
-        cause: Cause::Error(TOO_MANY_KEY_UPDATES),
-    })
+    unsafe { ffi::SSL_version(ssl) == ffi::TLS1_3_VERSION }
 }
 
 /// SSL_write(3) of `bytes`, which must not be empty. After [`Write::Want`] the

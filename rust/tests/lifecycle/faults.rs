@@ -117,8 +117,6 @@ pub type c_int = i32;
 pub mod splice {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     pub enum Direction { Inbound, Outbound }
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    pub enum Writer { JavaScript, Splice }
 }
 #[path = "FAULT"]
 pub mod lifecycle;

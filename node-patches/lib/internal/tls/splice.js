@@ -22,11 +22,10 @@
 // else is waited for; 'closed'. They are never left for an earlier one.
 
 const {
-  ArrayPrototypeForEach, ArrayPrototypeMap, ArrayPrototypePush, ArrayPrototypeSlice,
-  Float64Array, FunctionPrototypeCall, MathMax, ObjectIsExtensible, PromisePrototypeThen,
-  PromiseWithResolvers, ReflectDefineProperty, StringPrototypeSlice,
-  StringPrototypeToUpperCase, Symbol, SymbolAsyncDispose, SymbolDispose,
-  TypedArrayPrototypeSet,
+  ArrayPrototypeMap, ArrayPrototypePush, Float64Array, FunctionPrototypeCall, MathMax,
+  ObjectIsExtensible, PromisePrototypeThen, PromiseWithResolvers, ReflectDefineProperty,
+  StringPrototypeSlice, StringPrototypeToUpperCase, Symbol, SymbolAsyncDispose,
+  SymbolDispose, TypedArrayPrototypeSet,
 } = primordials;
 
 const EventEmitter = require('events');
@@ -365,7 +364,8 @@ class TLSSplice extends EventEmitter {
 
   // A socket below may be a proxy of the user's, which may throw.
   #forEachLayer(watchOrUnwatch) {
-    ArrayPrototypeForEach(this.#layers, (layer) => guarded(() => watchOrUnwatch(layer, this)));
+    for (let i = 0; i < this.#layers.length; i++)
+      guarded(() => watchOrUnwatch(this.#layers[i], this));
   }
 
   [kOnSecure](socket, isUnverified) {
@@ -399,8 +399,8 @@ class TLSSplice extends EventEmitter {
           this.#failTLS();
       });
     }
-    ArrayPrototypeForEach(ArrayPrototypeSlice(this.#layers, 1),
-                          (layer) => this.#failIfLayerFailed(layer));
+    for (let i = 1; i < this.#layers.length; i++)
+      guarded(() => this.#failIfLayerFailed(this.#layers[i]));
     // Much may have changed during the handshake.
     if (this.#directions & kIn && this.#socket.readableEncoding !== null) {
       const err = new ERR_INVALID_STATE('setEncoding() has been called on the socket');

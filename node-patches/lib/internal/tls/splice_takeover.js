@@ -194,7 +194,8 @@ class Takeover {
 
 // Whether a socket that had that handle, or none, has not been connected again since. If it
 // has, nobody waits any more for what was written before. A TLSSocket that tries several
-// addresses gets another TLSWrap for each, and one that is connected again does not use TLS.
+// addresses gets another TLSWrap for each; one that is destroyed and connected again to one
+// address does not use TLS.
 function isSameConnection(socket, handle) {
   const { _handle: now } = socket;
   return !now || now === handle || (handle instanceof TLSWrap && now instanceof TLSWrap);
