@@ -514,8 +514,8 @@ int tls_splice_push_before(struct tls_splice *splice,
 // last call, or the one before that.
 //
 // What a splice does in one turn is bounded, and depends on how many splices of the event loop
-// are busy. One that has done its share goes on in the next turn: without this call, never. To be
-// called in each turn before `tls_splice_on`, `tls_splice_alloc` and `tls_splice_begin_transfer`.
+// are busy. A splice that has done its share goes on in the next turn, and waits for ever if the
+// library is not told of that turn. To be called in each turn before `tls_splice_on`, `tls_splice_alloc` and `tls_splice_begin_transfer`.
 int tls_splice_begin_turn(uint64_t number);
 
 // Tells the splice what has happened, which is one of TLS_SPLICE_ON_*. The splice moves

@@ -9,8 +9,9 @@
 //! the pieces are, the more system calls and records they take, here and at both ends. So if there
 //! are too many directions for that they do not work in every turn. An event loop has a clock,
 //! which tells how many bytes a direction would have moved that had its fair part of each turn. A
-//! direction has a clock, too, which goes on by what it moves, and works when that is not
-//! fast. Nobody keeps a list of the busy directions: they are counted as they ask.
+//! direction has a clock, too, which goes on by what it moves, and it works while its clock is not
+//! ahead of that of the event loop. Nobody keeps a list of the busy directions: they are counted as
+//! they ask.
 //!
 //! Directions that do little, for instance those of interactive connections, and new ones, always
 //! work.
@@ -224,7 +225,7 @@ impl Budget {
         }
     }
 
-    /// The budget is a new one in each turn.
+    /// Begins a new budget if the event loop has turned since the last call.
     fn enter(&mut self) -> Loop {
         let mut now = LOOP.get();
         if self.turn == Some(now.turn) {
@@ -268,11 +269,6 @@ impl Budget {
             true => share_of(now.busy_lately()),
             false => BUSY,
         }
-    }
-
-    /// The most bytes to read with one call.
-    pub fn share(&self) -> usize {
-        self.share
     }
 
     /// Counts one call that brought `bytes` bytes into the splice.

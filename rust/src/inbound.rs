@@ -147,8 +147,8 @@ impl Inbound {
         if self.is_stopped {
             return InboundStep::Stopped;
         }
-        // Otherwise the direction goes on with what was read when it was admitted, or has nothing
-        // to do.
+        // A direction that was interrupted has to ask. Any other goes on with what was read when it
+        // was admitted, or has nothing to do.
         match std::mem::take(&mut self.is_interrupted) {
             true if self.budget.begin() == Admission::Wait => {
                 self.is_interrupted = true;

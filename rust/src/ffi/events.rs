@@ -192,8 +192,8 @@ fn actions_of(given: &Actions) -> tls_splice_actions {
 /// last call, or the one before that.
 ///
 /// What a splice does in one turn is bounded, and depends on how many splices of the event loop
-/// are busy. One that has done its share goes on in the next turn: without this call, never. To be
-/// called in each turn before `tls_splice_on`, `tls_splice_alloc` and `tls_splice_begin_transfer`.
+/// are busy. A splice that has done its share goes on in the next turn, and waits for ever if the
+/// library is not told of that turn. To be called in each turn before `tls_splice_on`, `tls_splice_alloc` and `tls_splice_begin_transfer`.
 #[no_mangle]
 pub extern "C" fn tls_splice_begin_turn(number: u64) -> c_int {
     budget::begin_turn(number);

@@ -522,7 +522,7 @@ class TLSSplice extends EventEmitter {
     if (this.#isGivenBack)
       return;
     this.#reader.giveEnd();
-    // And so may a 'readable' listener.
+    // A 'readable' listener may have destroyed the socket, too.
     if (this.#isGivenBack)
       return;
     this.#giveBackIfEnded();
