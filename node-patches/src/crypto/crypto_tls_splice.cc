@@ -3,6 +3,7 @@
 #if HAVE_TLS_SPLICE
 
 #include "async_wrap-inl.h"
+#include "crypto/crypto_bio.h"
 #include "crypto/crypto_tls_splice_endpoint.h"
 #include "crypto/crypto_util.h"
 #include "debug_utils-inl.h"
@@ -50,6 +51,9 @@ constexpr int kEBADFD = -EBADFD;
 #else
 constexpr int kEBADFD = 0;
 #endif
+
+// What libuv suggests to read from a stream at a time, in bytes.
+constexpr size_t kLibuvReadSize = 64 * 1024;
 
 // The indices of the array that readStats() fills, and the fields of
 // tls_splice_stats that are there.
@@ -969,6 +973,8 @@ void TLSSplice::Apply(const tls_splice_actions& actions) {
       other->ScheduleTurn();
     other->NotifyOfChange();
   }
+  // In the next turn the same buffers may be needed again.
+  if ((actions.orders & TLS_SPLICE_ACTION_NEXT_TURN) == 0) FreeNodeBIOs();
   NotifyOfChange();
   UpdateInterest();
   // This comes last, since a stream of JS is started by calling into JS.
@@ -1180,6 +1186,26 @@ void TLSSplice::ScheduleTurn() {
     splice->On(TLS_SPLICE_ON_TURN);
     splice->on_top_ = false;
   });
+}
+
+// While a direction is spliced, its ciphertext goes past the NodeBIO, except
+// for what a full network leaves. A NodeBIO would keep the buffers that it has
+// had: 64 KiB for reading, as a rule, which is more than all else that an idle
+// connection has. The next write to the NodeBIO allocates again.
+//
+// Nobody has a pointer into an empty NodeBIO: libuv reads into one only inside
+// of a call that gets the memory and fills it, and what libuv is writing stays
+// in the NodeBIO until it is written.
+void TLSSplice::FreeNodeBIOs() const {
+  if (spliced_ == 0 || !tls_wrap_->ssl_ || !IsDirect()) return;
+  if (IsSpliced(TLS_SPLICE_DECRYPT)) {
+    NodeBIO* enc_in = NodeBIO::FromBIO(tls_wrap_->enc_in_);
+    enc_in->FreeIfEmpty();
+    // After the splice, what libuv reads follows what the pump has given back.
+    enc_in->set_initial(kLibuvReadSize);
+  }
+  if (IsSpliced(TLS_SPLICE_ENCRYPT))
+    NodeBIO::FromBIO(tls_wrap_->enc_out_)->FreeIfEmpty();
 }
 
 int TLSSplice::ClearOut() {

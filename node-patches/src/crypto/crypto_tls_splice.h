@@ -195,6 +195,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // Lets OpenSSL write to the buffers of the pump. Only to be called at the top
   // of the stack, where OpenSSL is in no call.
   void AttachWbio();
+  // Gives back memory that the TLSWrap does not use while the splice lasts.
+  void FreeNodeBIOs() const;
   // Reads the counters of the pump, and adds what is new to those of the
   // TLSWrap.
   void CountBytes();
