@@ -14,6 +14,7 @@ const { spawn, spawnSync } = require('child_process');
 const { once } = require('events');
 const fs = require('fs');
 const tls = require('tls');
+const { ReadStream } = require('tty');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 if (spawnSync('python3', ['-c', 'import fcntl, pty, tty']).status !== 0)
@@ -28,13 +29,14 @@ const kSize = 256 * 1024 + 3;
 // Passes on what comes from the other side of the terminal, and from its
 // standard input, until that ends. Then the terminal is hung up.
 //
-// With 'slave' in front it opens one and says its name, otherwise the master is
-// its file descriptor 3.
+// With 'slave' or 'cooked' in front it opens one and says its name, otherwise the master is
+// its file descriptor 3. A 'cooked' one keeps its line discipline, in which ^D is an end.
 const holder = `
 import fcntl, os, pty, select, struct, sys, tty
-if sys.argv[1] == 'slave':
+if sys.argv[1] != 'master':
     mine, other = pty.openpty()
-    tty.setraw(other)
+    if sys.argv[1] == 'slave':
+        tty.setraw(other)
     os.write(2, os.ttyname(other).encode() + b'\\n')
     os.read(0, 1)
     os.close(other)
@@ -64,7 +66,7 @@ while True:
 
 async function terminal(side) {
   const { O_NOCTTY, O_RDWR } = fs.constants;
-  const master = side === 'slave' ? 'ignore' : fs.openSync('/dev/ptmx', O_RDWR | O_NOCTTY);
+  const master = side === 'master' ? fs.openSync('/dev/ptmx', O_RDWR | O_NOCTTY) : 'ignore';
   const child = spawn('python3', ['-c', holder, side], {
     stdio: ['pipe', 'pipe', 'pipe', master],
   });
@@ -175,6 +177,25 @@ for (const { 0: side, 1: directions } of Object.entries(endings)) {
     }
   }
 }
+
+// A terminal has an end that is followed by more. If a splice has read the end, JavaScript
+// sees it, too, and does not wait for the next one.
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const { child, fd } = await terminal('cooked');
+  const stream = new ReadStream(fd);
+  stream.on('data', common.mustNotCall());
+  const ended = once(stream, 'end');
+  const received = receive(client);
+  const splice = server.spliceTo({ stream, direction: 'out' }).start();
+  child.stdin.write('line\n\x04');
+  assert.strictEqual((await splice.finished).bytesOut, 5);
+  await ended;
+  assert.strictEqual((await received).bytes, 5);
+  stream.destroy();
+  child.stdin.end();
+  await once(child, 'exit');
+});
 
 // A terminal that is full, and what is behind it
 const kMore = 1 * MiB + 3;

@@ -1387,6 +1387,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, kCutOff);
   NODE_DEFINE_CONSTANT(constants, kTransferring);
   NODE_DEFINE_CONSTANT(constants, kEndpointClosed);
+  NODE_DEFINE_CONSTANT(constants, kEndpointEnded);
   NODE_DEFINE_CONSTANT(constants, kWriting);
   NODE_DEFINE_CONSTANT(constants, kWantsTLS);
 #define V(index, field) NODE_DEFINE_CONSTANT(constants, index);

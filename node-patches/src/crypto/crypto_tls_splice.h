@@ -61,6 +61,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
     kEndpointClosed = 1 << 18,  // The stream is gone.
     kWriting = 1 << 19,         // A file is being written.
     kCutOff = 1 << 20,          // Nothing can be sent to the peer any more.
+    kEndpointEnded = 1 << 21,   // The end of the stream was read.
   };
 
   // The following methods are for the TLSSpliceEndpoint.

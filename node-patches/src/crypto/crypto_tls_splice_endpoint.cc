@@ -157,7 +157,10 @@ void StreamEndpoint::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   // After an end or an error libuv has stopped.
   if (nread < 0) is_reading_ = false;
   if (nread == 0) nread = UV_EAGAIN;
-  if (nread == UV_EOF) nread = 0;
+  if (nread == UV_EOF) {
+    has_ended_ = true;
+    nread = 0;
+  }
   splice_->EndTransfer(UV_READABLE, nread);
   if (nread != UV_EAGAIN) splice_->OnReady(UV_READABLE);
 }
@@ -257,7 +260,10 @@ void StreamEndpoint::End() {
 }
 
 uint32_t StreamEndpoint::GetState() const {
-  return is_closed_ ? TLSSplice::kEndpointClosed : 0;
+  uint32_t state = 0;
+  if (is_closed_) state |= TLSSplice::kEndpointClosed;
+  if (has_ended_) state |= TLSSplice::kEndpointEnded;
+  return state;
 }
 
 void JoinedEndpoint::Join(JoinedEndpoint* peer) {

@@ -141,6 +141,7 @@ class StreamEndpoint final : public TLSSpliceEndpoint, public StreamListener {
   bool is_held_ = false;
   bool is_reading_ = false;
   bool is_closed_ = false;
+  bool has_ended_ = false;
   // The write of WriteByte(): `is_writing_` inside of that call, `pending_`
   // from then on until the stream has written the byte.
   bool is_writing_ = false;

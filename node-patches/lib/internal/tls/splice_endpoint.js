@@ -51,6 +51,7 @@ const {
     TLS_SPLICE_EFRAMING,
     TLS_SPLICE_EVNETHDR,
     kEBADFD,
+    kEndpointEnded,
   } = kEmptyObject,
 } = internalBinding('tls_wrap');
 const { Pipe } = internalBinding('pipe_wrap');
@@ -415,6 +416,7 @@ class SocketEndpoint extends Endpoint {
     this.#reader.isRead ||= this.isAtEnd;
     const chunks = this.chunks ?? [];
     const bytes = chunks.length > 1 ? Buffer.concat(chunks) : chunks[0];
+    this.#reader.hasReadEnd = (this.native.getState() & kEndpointEnded) !== 0;
     this.#reader.giveBack(bytes, () => {
       // The splice has reported the error of the read, so that the stream does not.
       if (this.isDead)

@@ -617,6 +617,7 @@ class Writer {
 class Reader {
   splice;
   hasTaken = false;
+  hasReadEnd = false;  // The splice has read the end of the socket from its handle.
   #socket;
   // JavaScript has read the handle, or is to see its end.
   isRead = true;
@@ -764,6 +765,11 @@ class Reader {
     const handle = socket._handle;
     if (socket.destroyed || !handle || socket.readableEnded)
       return;
+    if (this.hasReadEnd) {
+      // JavaScript would have to read the handle again to find the same end.
+      this.#holdsEnd = true;
+      return this.giveEnd();
+    }
     // This emits 'end' if nothing else is left, and reads on if there is room.
     guarded(() => socket.read(0));
     // The Readable does not ask again for what it has asked for before the splice.
