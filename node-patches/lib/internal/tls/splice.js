@@ -22,9 +22,8 @@
 // else is waited for; 'closed'. They are never left for an earlier one.
 
 const {
-  ArrayPrototypeMap, ArrayPrototypePush, Float64Array, FunctionPrototypeCall, MathMax,
-  ObjectIsExtensible, PromisePrototypeThen, PromiseWithResolvers, ReflectDefineProperty,
-  StringPrototypeSlice, StringPrototypeToUpperCase, Symbol, SymbolAsyncDispose,
+  ArrayPrototypePush, Float64Array, FunctionPrototypeCall, MathMax, ObjectIsExtensible,
+  PromisePrototypeThen, PromiseWithResolvers, ReflectDefineProperty, Symbol, SymbolAsyncDispose,
   SymbolDispose, TypedArrayPrototypeSet,
 } = primordials;
 
@@ -68,6 +67,11 @@ const {
   kInOver: kInEnded, kOutOver: kOutEnded, kInStopped, kOutStopped,
   kFailed, kTLSFailed, kTLSFailing, kEndpointClosed,
   kBusy, kCutOff, kTransferring, kWriting, kWantsTLS,
+  // The indices of the counters.
+  kBytesIn, kBytesOut, kPacketsIn, kPacketsOut, kLargestPacketIn, kLargestPacketOut,
+  kDropsIn, kDropsOut, kDropsEINVAL, kDropsEMSGSIZE, kDropsECONNREFUSED, kDropsEIO,
+  kDropsENOBUFS, kSuperPacketsIn, kSuperPacketsOut, kSuperPacketsRefused,
+  kStallsIn, kStallsOut, kPeakBufferedIn, kPeakBufferedOut,
   kCloseNotify, kLastActivity, kStatsCount,
 } = spliceConstants;
 const { UV_ETIMEDOUT } = internalBinding('uv');
@@ -77,20 +81,17 @@ const kNames = { __proto__: null, [kIn]: 'in', [kOut]: 'out', [kIn | kOut]: 'dup
 // A direction as the TLSSocket at the other end sees it.
 const kMirrored = { __proto__: null, in: 'out', out: 'in', duplex: 'duplex' };
 
-// The numbers in `stats`. The native side has a counter `kBytesIn` for `bytesIn`.
-const kStatNames = [
-  'bytesIn', 'bytesOut', 'packetsIn', 'packetsOut', 'largestPacketIn',
-  'largestPacketOut', 'dropsIn', 'dropsOut', 'dropsEINVAL', 'dropsEMSGSIZE',
-  'dropsECONNREFUSED', 'dropsEIO', 'dropsENOBUFS', 'superPacketsIn',
-  'superPacketsOut', 'superPacketsRefused', 'stallsIn', 'stallsOut',
-  'peakBufferedIn', 'peakBufferedOut',
-];
-const kStatIndices = ArrayPrototypeMap(kStatNames, (name) => spliceConstants[
-  `k${StringPrototypeToUpperCase(name[0])}${StringPrototypeSlice(name, 1)}`]);
-
 // The native side fills this when somebody asks. All splices share it, since there can
 // be thousands of which nobody asks.
 const counters = new Float64Array(kStatsCount);
+
+// An Array is cheaper to make than another typed array, whose memory is outside of the heap.
+function copyOf(numbers) {
+  const copy = [];
+  for (let i = 0; i < numbers.length; i++)
+    ArrayPrototypePush(copy, numbers[i]);
+  return copy;
+}
 
 // Only this file can make a TLSSplice.
 const kCreate = Symbol('kCreate');
@@ -277,12 +278,30 @@ class TLSSplice extends EventEmitter {
   /** @type {object} The numbers of bytes, packets, and stalls up to now, and the reason. */
   get stats() {
     const values = this.#readStats();
-    const stats = {};
-    for (let i = 0; i < kStatNames.length; i++)
-      stats[kStatNames[i]] = values[kStatIndices[i]];
-    stats.closeNotify = values[kCloseNotify] !== 0;
-    stats.reason = this.#outcome.reason;
-    return stats;
+    return {
+      bytesIn: values[kBytesIn],
+      bytesOut: values[kBytesOut],
+      packetsIn: values[kPacketsIn],
+      packetsOut: values[kPacketsOut],
+      largestPacketIn: values[kLargestPacketIn],
+      largestPacketOut: values[kLargestPacketOut],
+      dropsIn: values[kDropsIn],
+      dropsOut: values[kDropsOut],
+      dropsEINVAL: values[kDropsEINVAL],
+      dropsEMSGSIZE: values[kDropsEMSGSIZE],
+      dropsECONNREFUSED: values[kDropsECONNREFUSED],
+      dropsEIO: values[kDropsEIO],
+      dropsENOBUFS: values[kDropsENOBUFS],
+      superPacketsIn: values[kSuperPacketsIn],
+      superPacketsOut: values[kSuperPacketsOut],
+      superPacketsRefused: values[kSuperPacketsRefused],
+      stallsIn: values[kStallsIn],
+      stallsOut: values[kStallsOut],
+      peakBufferedIn: values[kPeakBufferedIn],
+      peakBufferedOut: values[kPeakBufferedOut],
+      closeNotify: values[kCloseNotify] !== 0,
+      reason: this.#outcome.reason,
+    };
   }
 
   /**
@@ -298,28 +317,34 @@ class TLSSplice extends EventEmitter {
     if (this.#state !== 'idle')
       throw new ERR_INVALID_STATE('The splice has already been stopped or closed');
     this.#check();
-    // The signal can run code of the user, which may even start or stop this splice.
-    const listener = this.#signal === undefined ? undefined :
-      addAbortListener(this.#signal, () => this.#stop('aborted'));
-    const removeAbortListener = () => guarded(() => listener?.[SymbolDispose]());
+    const aborted = this.#signal !== undefined && this.#listen();
+    if (this.#state !== 'idle')
+      return this;
+    this.#take(aborted);
+    if (this.#state === 'running')
+      this.#second?.#take(false);
+    return this;
+  }
+
+  // Listens to the signal. Returns whether that is aborted. It can run code of the user,
+  // which may even start or stop this splice.
+  #listen() {
+    const listener = addAbortListener(this.#signal, () => this.#stop('aborted'));
+    const removeAbortListener = () => guarded(() => listener[SymbolDispose]());
     let aborted;
     try {
-      aborted = this.#signal?.aborted;
+      ({ aborted } = this.#signal);
       if (this.#state === 'idle')
         this.#check();
     } catch (err) {
       removeAbortListener();
       throw err;
     }
-    if (this.#state !== 'idle') {
+    if (this.#state === 'idle')
+      this.#removeAbortListener = removeAbortListener;
+    else
       removeAbortListener();
-      return this;
-    }
-    this.#removeAbortListener = removeAbortListener;
-    this.#take(aborted);
-    if (this.#state === 'running')
-      this.#second?.#take(false);
-    return this;
+    return aborted;
   }
 
   #check() {
@@ -923,7 +948,7 @@ class TLSSplice extends EventEmitter {
     const socket = this.#socket;
     this.#state = 'returning';
     this.#outcome.set(reason, error, side);
-    this.#counters = new Float64Array(this.#readStats());
+    this.#counters = copyOf(this.#readStats());
     // This comes first: bytes that the endpoint does not write any more do not count,
     // and are given back.
     if (reason !== 'end')
@@ -1028,7 +1053,7 @@ class TLSSplice extends EventEmitter {
   }
 
   #emitClose() {
-    TypedArrayPrototypeSet(this.#counters, this.#readStats());
+    this.#counters = copyOf(this.#readStats());
     const { stats } = this;
     const { error, isAwaited } = this.#outcome;
     this.#outcome.settle(stats);

@@ -134,9 +134,11 @@ function checkDirection(stream, direction) {
     able &= ~kIn;
   if (stream._readableState.readable === false)
     able &= ~kOut;
-  const { fd } = stream._handle;
-  // A TLSSocket over a stream of JavaScript has no descriptor.
-  if (isInt32(fd) && fd >= 0) {
+  const { _handle: handle } = stream;
+  const { fd } = handle;
+  // TCP is always open both ways. A TLSSocket over a stream of JavaScript has no
+  // descriptor.
+  if (!(handle instanceof TCP) && isInt32(fd) && fd >= 0) {
     const mode = NativeSplice.accessMode(fd);
     if (mode >= 0)
       able &= mode;

@@ -10,7 +10,7 @@ const {
   ArrayPrototypeEvery, ArrayPrototypeFindIndex, ArrayPrototypePush,
   ArrayPrototypeSlice, ArrayPrototypeSome, FunctionPrototypeCall, MathMax,
   ObjectDefineProperty, ObjectGetOwnPropertyDescriptor, ObjectGetPrototypeOf,
-  ReflectApply, SafeArrayIterator, SafeSet, Symbol,
+  ReflectApply, SafeSet, Symbol,
 } = primordials;
 
 const { Writable: { prototype: { end: writableEnd, write: writableWrite } } } = require('stream');
@@ -273,10 +273,15 @@ const guardMakers = {
   },
 };
 
-// The methods of a guarded socket that had no such methods of its own.
-const guardMethods = { __proto__: null };
+function descriptorOf(method) {
+  return { __proto__: null, configurable: true, enumerable: false, value: method, writable: true };
+}
+
+// The properties of a guarded socket that had no such methods of its own. All sockets share
+// them, since they are made for each splice.
+const guardDescriptors = { __proto__: null };
 for (const name in guardMakers)
-  guardMethods[name] = guardMakers[name]();
+  guardDescriptors[name] = descriptorOf(guardMakers[name]());
 
 // Keeps JavaScript from writing to a socket while a splice does. What JavaScript has
 // written before the splice goes out before the bytes of the splice; what it writes from
@@ -305,8 +310,16 @@ class WriteGuard {
   // before that is still on its way; `onFlushed` is called when that is written.
   take(writer, onFlushed) {
     this.#writer = writer;
-    this.#hasOuter ||= this.#install('write', 'end');
-    this.#hasInner ||= this.#install('_write', '_writev');
+    if (!this.#hasOuter) {
+      this.#hasOuter = true;
+      this.#install('write');
+      this.#install('end');
+    }
+    if (!this.#hasInner) {
+      this.#hasInner = true;
+      this.#install('_write');
+      this.#install('_writev');
+    }
     const { length, corked, writing } = this.#socket._writableState;
     if (length === 0 && corked === 0 && !writing)
       return true;
@@ -517,39 +530,40 @@ class WriteGuard {
     return chunk;
   }
 
-  #install(...names) {
-    for (const name of new SafeArrayIterator(names)) {
-      const own = ObjectGetOwnPropertyDescriptor(this.#socket, name);
-      // A Writable without _writev() calls _write() for each chunk.
-      if (typeof methodBelow(this.#socket, own, name) !== 'function')
-        continue;
-      let method = guardMethods[name];
-      if (own !== undefined) {
-        if (!own.configurable)
-          continue;
-        method = guardMakers[name](own);
-        this.#replaced ??= { __proto__: null };
-        this.#replaced[name] = { own, method };
-      }
-      ObjectDefineProperty(this.#socket, name, {
-        __proto__: null, configurable: true, enumerable: false, value: method, writable: true,
-      });
+  #install(name) {
+    const own = ObjectGetOwnPropertyDescriptor(this.#socket, name);
+    // A Writable without _writev() calls _write() for each chunk.
+    if (typeof methodBelow(this.#socket, own, name) !== 'function')
+      return;
+    let descriptor = guardDescriptors[name];
+    if (own !== undefined) {
+      if (!own.configurable)
+        return;
+      const method = guardMakers[name](own);
+      this.#replaced ??= { __proto__: null };
+      this.#replaced[name] = { own, method };
+      descriptor = descriptorOf(method);
     }
-    return true;
+    ObjectDefineProperty(this.#socket, name, descriptor);
   }
 
   // Takes the methods off the socket; _write() and _writev() only when no mark is left,
-  // since marks must not reach the handle of the socket.
+  // since marks must not reach the handle of the socket. V8 makes a slow object of one
+  // that loses another property than its newest, so that the methods go in the reverse
+  // order of their coming.
   #remove() {
+    const removesInner = this.#hasInner && this.#marks === 0;
+    if (removesInner) {
+      this.#hasInner = false;
+      this.#uninstall('_writev');
+      this.#uninstall('_write');
+    }
     if (this.#hasOuter) {
       this.#hasOuter = false;
       this.#uninstall('end');
       this.#uninstall('write');
     }
-    if (this.#hasInner && this.#marks === 0) {
-      this.#hasInner = false;
-      this.#uninstall('_writev');
-      this.#uninstall('_write');
+    if (removesInner) {
       const takeover = this.#socket[kTakeover];
       takeover.guard = null;
       takeover.removeIfUnused();
@@ -558,11 +572,12 @@ class WriteGuard {
 
   #uninstall(name) {
     const replaced = this.#replaced?.[name];
-    delete this.#replaced?.[name];
+    if (replaced !== undefined)
+      delete this.#replaced[name];
     const now = ObjectGetOwnPropertyDescriptor(this.#socket, name);
     if (now === undefined || !now.configurable)
       return;
-    if (now.value !== (replaced?.method ?? guardMethods[name])) {
+    if (now.value !== (replaced?.method ?? guardDescriptors[name].value)) {
       // The user has set another method meanwhile. It stays, and does not show that
       // there was one of the guard.
       now.enumerable = replaced?.own.enumerable ?? true;
