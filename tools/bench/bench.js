@@ -113,7 +113,7 @@ async function prepare(dir, row) {
     tun: () => `tun:${deviceName()}`,
     udp: () => `udp:${plain}`,
   }[row.endpoint]();
-  return { dir, port, upstream, cert, key, delay: row.delay, node: row.gc && exactMemory };
+  return { dir, port, upstream, cert, key, connections: row.connections, delay: row.delay, node: row.gc && exactMemory };
 }
 
 // A process and its children: some leave the work to those.
@@ -218,7 +218,7 @@ async function tryToMeasure(row, name, { trace = false } = {}) {
 
 function figures(result, last, calls) {
   const { seconds, bytes, cpu, load_cpu: loadCpu, slowest, memory, idle_memory: idleMemory, peak } = result;
-  const { median, p99, each, packets } = result;
+  const { median, p99, each, trickle, burst, packets, connections } = result;
   const all = {
     // CPU-seconds per GB, MB/s, and what the load generator itself has used.
     cost: cpu / bytes * 1e9,
@@ -230,6 +230,8 @@ function figures(result, last, calls) {
     median,
     p99,
     each,
+    trickle,
+    burst,
     loop: last?.loop,
     delay: last?.delay,
     buffered: last?.buffered,
@@ -237,6 +239,10 @@ function figures(result, last, calls) {
     packetCost: cpu / packets * 1e6,
     packetRate: packets / seconds,
     packetCalls: calls / packets,
+    // CPU-milliseconds.
+    connectionCost: cpu / connections * 1e3,
+    connectionRate: connections / seconds,
+    connectionCalls: calls / connections,
   };
   return Object.fromEntries(Object.entries(all).filter(([, value]) => Number.isFinite(value)));
 }
@@ -336,8 +342,9 @@ async function main() {
   for (const { row, names } of tracing) {
     for (const name of names) {
       show(`system calls: ${row.title}, ${name}`);
-      const { calls, packetCalls } = await measure(row, name, { trace: true });
-      add(row, name, packetCalls === undefined ? { calls } : { packetCalls });
+      const { calls, packetCalls, connectionCalls } = await measure(row, name, { trace: true });
+      add(row, name, packetCalls !== undefined ? { packetCalls } :
+        connectionCalls !== undefined ? { connectionCalls } : { calls });
     }
   }
   const summary = {};

@@ -15,12 +15,14 @@ const floorTun = path.join(process.env.BENCH_NATIVE, 'floor-tun');
 const load = path.join(process.env.BENCH_NATIVE, 'load');
 
 // Given `dir` (its own folder), `port`, `upstream` ("tcp:PORT", "tls:PORT",
-// "unix:PATH", "fifo:FOLDER", "tun:NAME" or "udp:PORT"), `cert`, `key` and `node` (flags),
-// each returns a command. `version` is a command too, whose output has the version
+// "unix:PATH", "fifo:FOLDER", "tun:NAME" or "udp:PORT"), `cert`, `key`, `connections` and
+// `node` (flags), each returns a command. `version` is a command too, whose output has the version
 // in it. The others only know TCP, and some of them TLS. Of that the load generator
 // speaks but one version and cipher suite, as server and as client.
 const files = ({ cert, key }) => ['--cert', cert, '--key', key];
 const host = ({ upstream }) => upstream.replace(/^(tcp|tls):/, '127.0.0.1:');
+// How many connections a peer has to allow: a tenth more than are measured.
+const most = ({ connections }) => Math.max(4096, Math.ceil(connections * 1.1) + 100);
 const isTLS = ({ upstream }) => upstream.startsWith('tls:');
 
 function node(binary, pump, ...flags) {
@@ -51,7 +53,7 @@ const nginx = (processes) => configured('nginx.conf', (to) => `
     daemon off;
     ${processes > 1 ? `worker_processes ${processes}; ${process.getuid() === 0 ? 'user root;' : ''}` : 'master_process off;'}
     pid ${to.dir}/nginx.pid;
-    events { worker_connections 4096; }
+    events { worker_connections ${2 * most(to)}; }
     stream {
       server {
         listen 127.0.0.1:${to.port} ssl backlog=1024;
@@ -65,7 +67,7 @@ const nginx = (processes) => configured('nginx.conf', (to) => `
 const haproxy = (threads) => configured('haproxy.cfg', (to) => `
     global
       nbthread ${threads}
-      maxconn 4096
+      maxconn ${most(to)}
     defaults
       mode tcp
       timeout connect 10s

@@ -34,7 +34,9 @@ const { values: args } = parseArgs({ options: {
 
 const [kind, address] = args.upstream.split(':');
 const cert = fs.readFileSync(args.cert);
-const handles = new Set();
+// The handle of each splice, and the socket that has the other descriptor of its endpoint, if
+// there is one.
+const handles = new Map();
 let joining = 0;
 // How many of them are in use, if each connection has one.
 let fifos = 0;
@@ -57,7 +59,7 @@ const pumps = {
   },
   'splice-fd'(client, sink, source) {
     if (sink === source)
-      return splice(client, { fd: sink._handle.fd });
+      return splice(client, { fd: sink._handle.fd }, sink);
     splice(client, { fd: sink, direction: 'in' });
     splice(client, { fd: source, direction: 'out' });
   },
@@ -67,12 +69,13 @@ const pumps = {
 function ignore() {}
 
 function forget() {
+  handles.get(this)?.destroy();
   handles.delete(this);
 }
 
-function splice(client, options) {
+function splice(client, options, endpoint) {
   const handle = client.spliceTo(options);
-  handles.add(handle);
+  handles.set(handle, endpoint);
   handle.on('error', ignore);
   handle.on('close', forget);
   handle.start();
@@ -232,7 +235,7 @@ function answer() {
     // that the first one leaves to do make more of it.
     globalThis.gc?.();
     globalThis.gc?.();
-    const stats = [...handles].map((handle) => handle.stats);
+    const stats = Array.from(handles.keys(), (handle) => handle.stats);
     process.send({
       loop: performance.eventLoopUtilization(loop).utilization,
       delay: delay && delay.percentile(99) / 1e6,

@@ -17,6 +17,9 @@ const columns = [
   ['packetCost', 'CPU-s per million packets', 2],
   ['packetRate', 'packets/s', 0],
   ['packetCalls', 'system calls each', 2],
+  ['connectionCost', 'CPU-ms each', 2],
+  ['connectionRate', 'connections/s', 0],
+  ['connectionCalls', 'system calls each', 1],
   ['ends', 'CPU-s per GB, both ends', 2],
   ['sender', 'of the sender', 2],
   ['receiver', 'of the receiver', 2],
@@ -30,6 +33,8 @@ const columns = [
   ['p99', 'p99, us', 1],
   ['slowest', 'slowest to mean', 2],
   ['each', 'memory each, KiB', 1, 1 / 1024],
+  ['trickle', 'after a trickle, KiB', 1, 1 / 1024],
+  ['burst', 'after a burst, KiB', 1, 1 / 1024],
   ['held', 'memory each, KiB', 0, 1 / 1024],
   ['buffered', 'buffered at most, KiB', 0, 1 / 1024],
 ];
@@ -37,7 +42,10 @@ const columns = [
 // In these rows other figures have no meaning.
 const packets = ['packetCost', 'packetRate', 'packetCalls', 'peak', 'loop'];
 const shown = {
+  'short': ['connectionCost', 'connectionRate', 'connectionCalls'],
+  'short-resumed': ['connectionCost', 'connectionRate', 'connectionCalls'],
   'idle': ['each'],
+  'crowd': ['each', 'trickle', 'burst'],
   'stall-decrypt': ['held', 'buffered'],
   'stall-encrypt': ['held', 'buffered'],
   'ping-pong': ['median', 'p99', 'peak'],

@@ -112,8 +112,21 @@ for (const way of ways) {
 row('tunnel-busy-ping', 'one packet there and back, while the main thread computes', ['--load', 'packet-ping-pong'],
     computing, { endpoint: 'tun', quick: false, longer: 2, rounds: 3 });
 
+// One after the other, warm. What differs is the handshake.
+for (const [name, title, ...more] of [
+  ['short', 'full handshakes'],
+  ['short-resumed', 'resumed sessions', '--resume'],
+]) {
+  row(name, `short connections, ${title}`, ['--load', 'short', '--warm-up', 3000, ...more],
+      ['floor', 'splice', 'splice-fd', 'before', 'pipe', 'pipeline', 'nginx', 'haproxy'],
+      { quick: false, syscalls: true, longer: 4 });
+}
+
 row('idle', 'idle connections', ['--load', 'idle'], ['none', 'splice', 'splice-fd', 'pipe'],
     { connections: 1000, gc: true });
+// With the tenth more that is made, these are as many as 20,000 descriptors allow.
+row('crowd', '8,000 connections, at first idle', ['--load', 'traffic'],
+    ['splice', 'before', 'pipe', 'nginx', 'haproxy'], { connections: 8000, gc: true, quick: false, rounds: 1 });
 
 const stalled = 64;
 const highWaterMark = 262144;
@@ -183,10 +196,16 @@ function targets(of) {
         of('ping-pong', splice, 'median') / of('ping-pong', 'nginx', 'median'), 1.2);
     add(`idle, memory of one ${splice}`, (of('idle', splice, 'each') - of('idle', 'none', 'each')) / 1024, 4,
         { unit: ' KiB' });
+    for (const row of ['short', 'short-resumed'])
+      addRatio(`${rows[row].title}, CPU of ${splice} to pipe()'s`, 'connectionCost', row, splice, ['pipe'], 0.85);
     for (const row of ['stall-decrypt', 'stall-encrypt']) {
       add(`${rows[row].title}, memory of one ${splice}`, of(row, splice, 'held') / 1024, highWaterMark / 1024 + 128,
           { unit: ' KiB' });
     }
+  }
+  for (const [figure, when] of [['each', 'idle'], ['trickle', 'after a trickle'], ['burst', 'after a burst']]) {
+    add(`${rows.crowd.title}, memory of one splice and its socket, ${when}`,
+        of('crowd', 'splice', figure) / 1024, 45, { unit: ' KiB' });
   }
   for (const row of ['decrypt', 'encrypt', 'duplex']) {
     add(`${rows[row].title}, CPU of splice to that of splice-fd`, cost(row, 'splice') / cost(row, 'splice-fd'), 1.05);

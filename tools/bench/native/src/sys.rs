@@ -34,6 +34,12 @@ pub fn write(fd: RawFd, buf: &[u8]) -> io::Result<Option<usize>> {
     result(unsafe { libc::write(fd, buf.as_ptr().cast(), buf.len()) })
 }
 
+/// shutdown(2) of the write side.
+pub fn shutdown_write(fd: RawFd) -> io::Result<()> {
+    // SAFETY: no pointers.
+    result(unsafe { libc::shutdown(fd, libc::SHUT_WR) } as isize).map(drop)
+}
+
 /// Drops up to `len` bytes from a TCP socket without copying them out of the kernel.
 pub fn discard_tcp(fd: RawFd, len: usize) -> io::Result<Option<usize>> {
     // SAFETY: with MSG_TRUNC, TCP writes nothing to the buffer.

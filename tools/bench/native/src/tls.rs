@@ -5,12 +5,13 @@ use std::ffi::c_char;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use libc::{c_int, c_long, c_void, size_t};
 use openssl::error::ErrorStack;
 use openssl::ssl::{
-    Ssl, SslContext, SslContextBuilder, SslContextRef, SslFiletype, SslMethod, SslRef, SslVersion,
+    Ssl, SslContext, SslContextBuilder, SslContextRef, SslFiletype, SslMethod, SslRef, SslSession,
+    SslSessionCacheMode, SslVersion,
 };
 use openssl_sys as ffi;
 use openssl_sys::{BIO, BIO_METHOD};
@@ -49,6 +50,38 @@ pub fn server(cert: &str, key: &str, read_ahead: Option<usize>) -> Result<SslCon
 /// A client's context. It does not verify certificates: this is about what comes after.
 pub fn client(read_ahead: Option<usize>) -> Result<SslContext, ErrorStack> {
     Ok(context(read_ahead)?.build())
+}
+
+/// A client's context, and the newest session that a server has given to one of its connections.
+pub struct ResumingClient {
+    ctx: SslContext,
+    newest: Arc<Mutex<Option<SslSession>>>,
+}
+
+impl ResumingClient {
+    /// Without a session yet.
+    pub fn new() -> Result<Self, ErrorStack> {
+        let newest = Arc::new(Mutex::new(None));
+        let mut ctx = context(None)?;
+        ctx.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+        let given = Arc::clone(&newest);
+        ctx.set_new_session_callback(move |_, session| {
+            *given.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+        });
+        let ctx = ctx.build();
+        Ok(ResumingClient { ctx, newest })
+    }
+
+    /// Over a connected socket. It resumes the newest session, if there is one.
+    pub fn connect(&self, fd: OwnedFd) -> io::Result<Tls> {
+        let mut tls = Tls::new(&self.ctx, fd, false)?;
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = &*newest {
+            // SAFETY: the session is of a connection with the same context.
+            unsafe { tls.ssl.set_session(session) }?;
+        }
+        Ok(tls)
+    }
 }
 
 /// What the BIO works on.
@@ -145,6 +178,11 @@ impl Tls {
         }
     }
 
+    /// Whether the handshake was that of an earlier session.
+    pub fn is_resumed(&self) -> bool {
+        self.ssl.session_reused()
+    }
+
     /// The socket may have something.
     pub fn readable(&mut self) {
         self.link().drained = false;
@@ -174,6 +212,18 @@ impl Tls {
             Ok(Read::Bytes(rc as usize))
         } else {
             self.failure(rc)
+        }
+    }
+
+    /// The same, but waits until there is something.
+    pub fn read_some(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.read(buf)? {
+                Read::Bytes(n) => return Ok(n),
+                Read::End => return Ok(0),
+                Read::Blocked => sys::poll(self.fd(), libc::POLLIN)?,
+            }
+            self.readable();
         }
     }
 

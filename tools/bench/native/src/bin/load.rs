@@ -11,6 +11,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering::Relaxed};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use tls_splice_bench::flow::{self, Counters, End, Side, CHUNK, DISCARD, DRAIN, Q
 use tls_splice_bench::packets::{self, Device};
 use tls_splice_bench::process::{self, Usage};
 use tls_splice_bench::sys::{self, Endpoint, Ends, PATIENCE};
-use tls_splice_bench::tls::{self, Read, Tls};
+use tls_splice_bench::tls::{self, Read, ResumingClient, Tls};
 
 fn error<T>(text: impl Display) -> io::Result<T> {
     Err(io::Error::other(text.to_string()))
@@ -576,15 +577,15 @@ fn round_trips(
     ]))
 }
 
-/// Connections on which nothing ever moves: what each of them costs.
-fn idle(args: &Args) -> io::Result<String> {
+/// Connections that do nothing at first, a tenth more than are asked for, and what each of them
+/// takes in memory: what the first ones bring into memory is not theirs alone.
+fn crowd(args: &Args) -> io::Result<(Vec<(Tls, End)>, f64)> {
     let upstream = Upstream::listen(args)?;
     let (port, pid) = (args.need("--port"), args.need("--pid"));
     let connections: usize = args.need("--connections");
     let ctx = tls::client(None)?;
     let mut ends = Vec::new();
     let mut memory = Vec::new();
-    // What the first ones bring into memory is not theirs alone.
     for count in [connections / 10, connections] {
         for _ in 0..count {
             ends.push(join(&ctx, port, &upstream)?);
@@ -592,8 +593,171 @@ fn idle(args: &Args) -> io::Result<String> {
         mark()?;
         memory.push(process::usage(pid)?.memory as f64);
     }
-    let each = (memory[1] - memory[0]) / connections as f64;
+    Ok((ends, (memory[1] - memory[0]) / connections as f64))
+}
+
+/// Connections on which nothing ever moves: what each of them costs.
+fn idle(args: &Args) -> io::Result<String> {
+    let (_ends, each) = crowd(args)?;
     Ok(json(&[("each", each)]))
+}
+
+/// Sends so many bytes each way on one connection after the other, and compares them.
+fn pass_round(ends: &mut [(Tls, End)], len: usize) -> io::Result<()> {
+    for (tls, end) in ends {
+        let End::Plain(_, ends) = end else {
+            return error("only cleartext is compared");
+        };
+        let content = flow::pattern(0, len);
+        tls.write(content)?;
+        let mut received = 0;
+        let mut buf = vec![0; len];
+        while received < len {
+            tls.writable();
+            tls.flush()?;
+            sys::poll(ends.source(), libc::POLLIN)?;
+            received += sys::read(ends.source(), &mut buf[received..])?.unwrap_or(0);
+        }
+        if buf != content {
+            return error("wrong content at the plain side");
+        }
+        let (mut sent, mut received) = (0, 0);
+        buf.fill(0);
+        while received < len {
+            sent += sys::write(ends.sink(), &content[sent..])?.unwrap_or(0);
+            received += match tls.read_some(&mut buf[received..])? {
+                0 => return error("the forwarder has closed a connection"),
+                n => n,
+            };
+        }
+        if buf != content {
+            return error("wrong content at the TLS side");
+        }
+    }
+    Ok(())
+}
+
+/// Connections that are idle, then have a byte each way now and then, and then much at once: what
+/// each of them costs after that.
+fn traffic(args: &Args) -> io::Result<String> {
+    let pid = args.need("--pid");
+    let (mut ends, each) = crowd(args)?;
+    let idle = process::usage(pid)?.memory as f64;
+    let count = ends.len() as f64;
+    let mut after = |rounds: usize, len| -> io::Result<f64> {
+        for _ in 0..rounds {
+            pass_round(&mut ends, len)?;
+        }
+        mark()?;
+        Ok(each + (process::usage(pid)?.memory as f64 - idle) / count)
+    };
+    let (trickle, burst) = (after(10, 1)?, after(1, CHUNK)?);
+    Ok(json(&[
+        ("each", each),
+        ("trickle", trickle),
+        ("burst", burst),
+    ]))
+}
+
+/// What is asked on a short connection.
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+/// Bytes of the answer.
+const ANSWER: usize = 1024;
+
+/// Answers one request on each connection, and ends that then; counts the connections that are
+/// over.
+fn answer(upstream: &Upstream, over: &AtomicU64) -> io::Result<()> {
+    loop {
+        let End::Plain(_, ends) = upstream.accept()? else {
+            return error("only cleartext is answered");
+        };
+        let mut buf = [0; ANSWER];
+        let mut received = 0;
+        while !buf[..received].ends_with(b"\r\n\r\n") {
+            sys::poll(ends.source(), libc::POLLIN)?;
+            match sys::read(ends.source(), &mut buf[received..])? {
+                Some(0) => return error("a connection ends before it is answered"),
+                n => received += n.unwrap_or(0),
+            }
+        }
+        if buf[..received] != *REQUEST {
+            return error("another request");
+        }
+        sys::write(ends.sink(), flow::pattern(0, ANSWER))?;
+        sys::shutdown_write(ends.sink())?;
+        sys::poll(ends.source(), libc::POLLIN)?;
+        if sys::read(ends.source(), &mut buf)? != Some(0) {
+            return error("a connection goes on after its end");
+        }
+        over.fetch_add(1, Relaxed);
+    }
+}
+
+/// Short connections, one after the other: a handshake, which is that of an earlier session or
+/// not, one request, one answer, and the end.
+fn short(args: &Args) -> io::Result<String> {
+    let resumes = args.has("--resume");
+    let (port, pid) = (args.need("--port"), args.need("--pid"));
+    let upstream = Upstream::listen(args)?;
+    let over = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&over);
+    thread::spawn(move || {
+        if let Err(err) = answer(&upstream, &count) {
+            eprintln!("{err}");
+            std::process::exit(1);
+        }
+    });
+    let client = ResumingClient::new()?;
+    let full = tls::client(None)?;
+    let one = |is_first: bool| -> io::Result<()> {
+        let stream = connect(port)?;
+        sys::set_nonblocking(stream.as_raw_fd())?;
+        let mut tls = match resumes {
+            true => client.connect(stream.into())?,
+            false => Tls::new(&full, stream.into(), false)?,
+        };
+        tls.handshake()?;
+        if tls.is_resumed() != (resumes && !is_first) {
+            return error("the handshake is of the other kind");
+        }
+        tls.write(REQUEST)?;
+        tls.flush_all()?;
+        let mut buf = [0; ANSWER + 1];
+        let mut received = 0;
+        while let n @ 1.. = tls.read_some(&mut buf[received..])? {
+            received += n;
+        }
+        if buf[..received] != *flow::pattern(0, ANSWER) {
+            return error("another answer");
+        }
+        tls.shutdown();
+        tls.flush_all()
+    };
+    let mut made = 0;
+    let mut run = |time: Duration| -> io::Result<u64> {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            one(made == 0)?;
+            made += 1;
+        }
+        until("not all connections are over", || {
+            over.load(Relaxed) == made
+        })?;
+        Ok(made)
+    };
+    let moment = |made| Moment::now(pid, [vec![made], vec![]]);
+    let made = run(Duration::from_millis(args.need("--warm-up")))?;
+    mark()?;
+    let first = moment(made)?;
+    let last = moment(run(Duration::from_millis(args.need("--ms")))?)?;
+    mark()?;
+    Ok(json(&[
+        ("seconds", (last.time - first.time).as_secs_f64()),
+        ("connections", (last.moved[0][0] - first.moved[0][0]) as f64),
+        ("cpu", (last.usage.cpu - first.usage.cpu) as f64 / 1e9),
+        ("load_cpu", (last.own_cpu - first.own_cpu) as f64 / 1e9),
+        ("peak", last.usage.peak as f64),
+    ]))
 }
 
 fn main() -> ExitCode {
@@ -605,6 +769,8 @@ fn main() -> ExitCode {
         "ping-pong" => ping_pong(&args),
         "packet-ping-pong" => packet_ping_pong(&args),
         "idle" => idle(&args),
+        "traffic" => traffic(&args),
+        "short" => short(&args),
         load => error(format!("no load is named {load}")),
     };
     match line {
