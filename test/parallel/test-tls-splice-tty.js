@@ -179,23 +179,26 @@ for (const { 0: side, 1: directions } of Object.entries(endings)) {
 }
 
 // A terminal has an end that is followed by more. If a splice has read the end, JavaScript
-// sees it, too, and does not wait for the next one.
-run(async () => {
-  const { client, server } = await tlsPair({ allowHalfOpen: true });
-  const { child, fd } = await terminal('cooked');
-  const stream = new ReadStream(fd);
-  stream.on('data', common.mustNotCall());
-  const ended = once(stream, 'end');
-  const received = receive(client);
-  const splice = server.spliceTo({ stream, direction: 'out' }).start();
-  child.stdin.write('line\n\x04');
-  assert.strictEqual((await splice.finished).bytesOut, 5);
-  await ended;
-  assert.strictEqual((await received).bytes, 5);
-  stream.destroy();
-  child.stdin.end();
-  await once(child, 'exit');
-});
+// sees it, too, and does not wait for the next one, whether it reads the terminal or not.
+for (const isReading of [true, false]) {
+  run(async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const { child, fd } = await terminal('cooked');
+    const stream = new ReadStream(fd);
+    const ended = once(stream, 'end');
+    if (isReading)
+      stream.on('data', common.mustNotCall());
+    const received = receive(client);
+    const splice = server.spliceTo({ stream, direction: 'out' }).start();
+    child.stdin.write('line\n\x04');
+    assert.strictEqual((await splice.finished).bytesOut, 5);
+    assert.strictEqual((await received).bytes, 5);
+    await ended;
+    stream.destroy();
+    child.stdin.end();
+    await once(child, 'exit');
+  });
+}
 
 // A terminal that is full, and what is behind it
 const kMore = 1 * MiB + 3;

@@ -737,7 +737,13 @@ class Reader {
       guarded(() => socket.push(bytes));
     this.giveEnd();
     beforeReading();
-    if (reading && !socket[kTakeover]?.reader?.hasTaken)
+    if (socket[kTakeover]?.reader?.hasTaken)
+      return;
+    // The handle need not be read again for an end that the splice has read, and a terminal
+    // gives it only once. JavaScript that does not read sees the end when it does.
+    if (this.hasReadEnd)
+      guarded(() => socket.push(null));
+    if (reading)
       this.#resume();
   }
 
@@ -780,11 +786,6 @@ class Reader {
     const handle = socket._handle;
     if (socket.destroyed || !handle || socket.readableEnded)
       return;
-    if (this.hasReadEnd) {
-      // JavaScript would have to read the handle again to find the same end.
-      this.#holdsEnd = true;
-      return this.giveEnd();
-    }
     // This emits 'end' if nothing else is left, and reads on if there is room.
     guarded(() => socket.read(0));
     // The Readable does not ask again for what it has asked for before the splice.
