@@ -266,6 +266,15 @@ function medians(results) {
     [name, median(results.map((result) => result[name]).filter((value) => value !== undefined))]));
 }
 
+// How far results are apart: the largest less the smallest, as a part of the median. Nothing is said of a figure that was
+// measured only once.
+function spreads(results) {
+  return Object.fromEntries(Object.entries(medians(results)).flatMap(([name, middle]) => {
+    const values = results.map((result) => result[name]).filter((value) => value !== undefined);
+    return values.length < 2 ? [] : [[name, (Math.max(...values) - Math.min(...values)) / middle]];
+  }));
+}
+
 function progress(total) {
   const begin = Date.now();
   let shown = 0;
@@ -347,22 +356,20 @@ async function main() {
         connectionCalls !== undefined ? { connectionCalls } : { calls });
     }
   }
-  const summary = {};
-  for (const [row, list] of Object.entries(results)) {
-    summary[row] = Object.fromEntries(Object.entries(list).map(([name, list]) => [name, medians(undisturbed(list))]));
-  }
-  const of = (row, name, figure) => summary[row]?.[name]?.[figure] ?? NaN;
-  const outcome = targets(of);
-  console.log(report.markdown(about, summary, outcome));
+  // Of each contender of each row.
+  const summarize = (summary) => Object.fromEntries(Object.entries(results).map(([row, list]) =>
+    [row, Object.fromEntries(Object.entries(list).map(([name, list]) => [name, summary(undisturbed(list))]))]));
+  const run = { about, medians: summarize(medians), spreads: summarize(spreads), results };
+  run.targets = targets((row, name, figure) => run.medians[row]?.[name]?.[figure] ?? NaN);
+  console.log(report.markdown(run));
   if (args.save) {
     const dir = path.join(repo, 'tools/bench/results');
     fs.mkdirSync(dir, { recursive: true });
-    const run = { about, medians: summary, targets: outcome, results };
     report.save(dir, run);
     for (const file of ['README.md', 'node-patches/PROPOSAL.md'])
       report.writeBrief(path.join(repo, file), run);
   }
-  if (args.check && outcome.some(({ binding, met }) => binding && !met))
+  if (args.check && run.targets.some(({ binding, met }) => binding && !met))
     process.exitCode = 1;
 }
 

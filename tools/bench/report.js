@@ -92,10 +92,12 @@ function verdict({ met, binding, floor }, unit) {
 const inBrief = ['decrypt', 'encrypt', 'small', 'duplex', 'tls-to-tls'];
 const inBriefOf = ['splice', 'pipe', 'floor', 'nginx', 'haproxy', 'hitch', 'socat', 'stunnel'];
 
-function brief({ machine, versions, rounds }, medians) {
+function brief({ about: { machine, versions, rounds }, medians, spreads }) {
   const cost = (row, name) => number(medians[row]?.[name]?.cost, 2);
+  const spread = Math.max(0, ...inBrief.flatMap((row) => inBriefOf.map((name) => spreads[row]?.[name]?.cost ?? 0)));
   return [
-    `CPU-seconds of the forwarding process per GB, medians of ${rounds}: ${machine.cpus} CPUs (${machine.cpu}), ` +
+    `CPU-seconds of the forwarding process per GB, medians of ${rounds} results that are at most ` +
+    `${number(spread * 100, 0)} % apart, on one machine: ${machine.cpus} CPUs (${machine.cpu}), ` +
     `Linux ${machine.kernel}, node ${versions.node.replace(/^v/, '')}, openssl ${versions.openssl}, ` +
     `nginx ${versions.nginx}, TLS 1.3, loopback.`,
     table(['', ...inBriefOf.map((name) => ({ splice: '**spliced**', pipe: '`pipe()`' })[name] ?? name)],
@@ -110,22 +112,32 @@ function writeBrief(file, run) {
   const [begin, end] = ['<!-- tools/bench/run --save -->', '<!-- end -->'];
   const old = fs.readFileSync(file, 'utf8');
   const from = old.indexOf(begin) + begin.length;
-  fs.writeFileSync(file, `${old.slice(0, from)}\n${brief(run.about, run.medians)}\n${old.slice(old.indexOf(end, from))}`);
+  fs.writeFileSync(file, `${old.slice(0, from)}\n${brief(run)}\n${old.slice(old.indexOf(end, from))}`);
 }
 
-function markdown({ machine, versions, date, rounds, millis }, medians, targets) {
+// Behind the first figure of a row is how far the results are apart, see spreads() in bench.js.
+function markdown({ about: { machine, versions, date, rounds, millis }, medians, spreads, targets }) {
   const parts = [
-    `${date}, ${machine.cpus} CPUs (${machine.cpu}), ${machine.memory}, Linux ${machine.kernel}, ${machine.system}, ` +
+    `${date}, one machine: ${machine.cpus} CPUs (${machine.cpu}), ${machine.memory}, Linux ${machine.kernel}, ${machine.system}, ` +
     `load average before ${machine.load}; ` +
     Object.entries(versions).map(([name, version]) => `${name} ${version.replace(/^v/, '')}`).join(', ') +
     `; TLS 1.3, TLS_AES_256_GCM_SHA384, loopback; medians of ${rounds}, ${millis / 1000} s each.`,
   ];
   for (const [name, results] of Object.entries(medians)) {
     const list = columnsOf(name, results);
-    parts.push(`### ${rows[name].title} (\`${name}\`)`, table(
-      ['', ...list.map(([, title]) => title)],
-      Object.entries(results).map(([contender, figures]) => [contender, ...list.map(([name, , digits, scale = 1]) =>
-        number(figures[name] === undefined ? undefined : figures[name] * scale, digits))])));
+    const [first] = list[0];
+    const spread = (contender) => spreads[name][contender][first];
+    const head = ['', ...list.map(([, title]) => title)];
+    const body = Object.entries(results).map(([contender, figures]) => [
+      contender, ...list.map(([name, , digits, scale = 1]) =>
+        number(figures[name] === undefined ? undefined : figures[name] * scale, digits)),
+    ]);
+    if (Object.keys(results).some((contender) => spread(contender) !== undefined)) {
+      head.splice(2, 0, 'spread, %');
+      for (const line of body)
+        line.splice(2, 0, spread(line[0]) === undefined ? '' : number(spread(line[0]) * 100, 0));
+    }
+    parts.push(`### ${rows[name].title} (\`${name}\`)`, table(head, body));
   }
   if (targets.length) {
     parts.push('### Targets', table(['', 'measured', 'target', ''], targets.map(
