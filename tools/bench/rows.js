@@ -122,7 +122,7 @@ for (const [name, title, ...more] of [
       { quick: false, syscalls: true, longer: 4 });
 }
 
-row('idle', 'idle connections', ['--load', 'idle'], ['none', 'splice', 'splice-fd', 'pipe'],
+row('idle', 'idle connections', ['--load', 'idle'], ['none', 'splice', 'splice-fd', 'before', 'pipe'],
     { connections: 1000, gc: true });
 // With the tenth more that is made, these are as many as 20,000 descriptors allow.
 row('crowd', '8,000 connections, at first idle', ['--load', 'traffic'],
