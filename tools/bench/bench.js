@@ -113,7 +113,8 @@ async function prepare(dir, row) {
     tun: () => `tun:${deviceName()}`,
     udp: () => `udp:${plain}`,
   }[row.endpoint]();
-  return { dir, port, upstream, cert, key, connections: row.connections, delay: row.delay, node: row.gc && exactMemory };
+  const { connections, delay, gc } = row;
+  return { dir, port, upstream, cert, key, connections, delay, node: gc && exactMemory };
 }
 
 // A process and its children: some leave the work to those.
@@ -266,8 +267,8 @@ function medians(results) {
     [name, median(results.map((result) => result[name]).filter((value) => value !== undefined))]));
 }
 
-// How far results are apart: the largest less the smallest, as a part of the median. Nothing is said of a figure that was
-// measured only once.
+// How far results are apart: the largest less the smallest, as a part of the median. Nothing is said of a figure that
+// was measured only once.
 function spreads(results) {
   return Object.fromEntries(Object.entries(medians(results)).flatMap(([name, middle]) => {
     const values = results.map((result) => result[name]).filter((value) => value !== undefined);
