@@ -1188,14 +1188,15 @@ void TLSSplice::ScheduleTurn() {
   });
 }
 
-// While a direction is spliced, its ciphertext goes past the NodeBIO, except
-// for what a full network leaves. A NodeBIO would keep the buffers that it has
-// had: 64 KiB for reading, as a rule, which is more than all else that an idle
-// connection has. The next write to the NodeBIO allocates again.
+// While a direction is spliced, and the stream below is one of libuv, the
+// ciphertext of the direction goes past the NodeBIO, except for what a full
+// network leaves. The NodeBIO would keep the buffers that it has had: 64 KiB
+// for reading, as a rule, which is more than all else that an idle connection
+// has. The next write to the NodeBIO allocates again.
 //
-// Nobody has a pointer into an empty NodeBIO: libuv reads into one only inside
-// of a call that gets the memory and fills it, and what libuv is writing stays
-// in the NodeBIO until it is written.
+// Nobody has a pointer into an empty NodeBIO. libuv asks for memory of a
+// NodeBIO and reads into that memory without calling anybody in between, and
+// ciphertext that libuv is writing stays in the NodeBIO until it is written.
 void TLSSplice::FreeNodeBIOs() const {
   if (spliced_ == 0 || !tls_wrap_->ssl_ || !IsDirect()) return;
   if (IsSpliced(TLS_SPLICE_DECRYPT)) {

@@ -326,8 +326,8 @@ class TLSSplice extends EventEmitter {
     return this;
   }
 
-  // Listens to the signal. Returns whether that is aborted. It can run code of the user,
-  // which may even start or stop this splice.
+  // Listens to the signal, and returns whether the signal is aborted. A signal can run code
+  // of the user, which may even start or stop this splice.
   #listen() {
     const listener = addAbortListener(this.#signal, () => this.#stop('aborted'));
     const removeAbortListener = () => guarded(() => listener[SymbolDispose]());

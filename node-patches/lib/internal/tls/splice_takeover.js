@@ -277,8 +277,8 @@ function descriptorOf(method) {
   return { __proto__: null, configurable: true, enumerable: false, value: method, writable: true };
 }
 
-// The properties of a guarded socket that had no such methods of its own. All sockets share
-// them, since they are made for each splice.
+// The properties that a guard gives to a socket that has no such methods of its own. They are
+// the same for all sockets, so that a splice does not have to make them.
 const guardDescriptors = { __proto__: null };
 for (const name in guardMakers)
   guardDescriptors[name] = descriptorOf(guardMakers[name]());
@@ -737,10 +737,10 @@ class Reader {
       guarded(() => socket.push(bytes));
     this.giveEnd();
     beforeReading();
-    if (socket[kTakeover]?.reader?.hasTaken)
+    if (socket.destroyed || socket[kTakeover]?.reader?.hasTaken)
       return;
     // The handle need not be read again for an end that the splice has read, and a terminal
-    // gives it only once. JavaScript that does not read sees the end when it does.
+    // gives an end only once. JavaScript that does not read now sees the end when it reads.
     if (this.hasReadEnd)
       guarded(() => socket.push(null));
     if (reading)
