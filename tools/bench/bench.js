@@ -318,6 +318,13 @@ function isWanted(name) {
   return !args.only.length || args.only.includes(name);
 }
 
+// In a random order, so that no contender always comes right after the same other one, which may leave the machine in a
+// state that is good or bad for the next.
+function shuffled(names) {
+  const places = new Map(names.map((name) => [name, Math.random()]));
+  return names.toSorted((a, b) => places.get(a) - places.get(b));
+}
+
 async function main() {
   if (args.list) {
     for (const { name, title } of Object.values(rows))
@@ -341,9 +348,7 @@ async function main() {
     for (const { row, names, rounds } of plan) {
       if (round >= rounds)
         continue;
-      // Nobody is always the one after the same other one.
-      const turn = round % names.length;
-      for (const name of [...names.slice(turn), ...names.slice(0, turn)]) {
+      for (const name of shuffled(names)) {
         show(`round ${round + 1}: ${row.title}, ${name}`);
         add(row, name, await measure(row, name));
       }
