@@ -973,7 +973,7 @@ void TLSSplice::Apply(const tls_splice_actions& actions) {
       other->ScheduleTurn();
     other->NotifyOfChange();
   }
-  // In the next turn the same buffers may be needed again.
+  // If another turn is ordered, that turn may need the buffers again.
   if ((actions.orders & TLS_SPLICE_ACTION_NEXT_TURN) == 0) FreeNodeBIOs();
   NotifyOfChange();
   UpdateInterest();

@@ -215,7 +215,7 @@ impl Tls {
         }
     }
 
-    /// The same, but waits until there is something.
+    /// As [`Tls::read`], but waits until there is something to read.
     pub fn read_some(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.read(buf)? {

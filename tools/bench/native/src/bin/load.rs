@@ -664,8 +664,8 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\
 /// Bytes of the answer.
 const ANSWER: usize = 1024;
 
-/// Answers one request on each connection, and ends that then; counts the connections that are
-/// over.
+/// Answers one request on each connection, and then ends the connection; counts the connections
+/// that are over.
 fn answer(upstream: &Upstream, over: &AtomicU64) -> io::Result<()> {
     loop {
         let End::Plain(_, ends) = upstream.accept()? else {
