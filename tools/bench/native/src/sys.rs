@@ -207,6 +207,8 @@ pub struct Event {
     pub readable: bool,
     /// There may be room to write.
     pub writable: bool,
+    /// The peer has ended: behind all bytes, a read finds the end, of which epoll does not tell again.
+    pub ended: bool,
 }
 
 impl Epoll {
@@ -275,11 +277,13 @@ impl Epoll {
         };
         Ok(self.events[..n].iter().map(|event| {
             let flags = event.events as c_int;
-            let end = libc::EPOLLERR | libc::EPOLLHUP;
+            let over = libc::EPOLLERR | libc::EPOLLHUP;
+            let ended = libc::EPOLLRDHUP | over;
             Event {
                 token: event.u64,
-                readable: flags & (libc::EPOLLIN | libc::EPOLLRDHUP | end) != 0,
-                writable: flags & (libc::EPOLLOUT | end) != 0,
+                readable: flags & (libc::EPOLLIN | ended) != 0,
+                writable: flags & (libc::EPOLLOUT | over) != 0,
+                ended: flags & ended != 0,
             }
         }))
     }

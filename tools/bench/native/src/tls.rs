@@ -55,7 +55,8 @@ pub fn client(read_ahead: Option<usize>) -> Result<SslContext, ErrorStack> {
 /// A client's context, and the newest session that a server has given to one of its connections.
 pub struct ResumingClient {
     ctx: SslContext,
-    newest: Arc<Mutex<Option<SslSession>>>,
+    /// As DER.
+    newest: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
 impl ResumingClient {
@@ -65,8 +66,10 @@ impl ResumingClient {
         let mut ctx = context(None)?;
         ctx.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
         let given = Arc::clone(&newest);
+        // A connection has the session, too, and may mark it as not resumable later: only a copy
+        // is sure to stay as it is.
         ctx.set_new_session_callback(move |_, session| {
-            *given.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+            *given.lock().unwrap_or_else(PoisonError::into_inner) = session.to_der().ok();
         });
         let ctx = ctx.build();
         Ok(ResumingClient { ctx, newest })
@@ -77,8 +80,9 @@ impl ResumingClient {
         let mut tls = Tls::new(&self.ctx, fd, false)?;
         let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(session) = &*newest {
+            let session = SslSession::from_der(session)?;
             // SAFETY: the session is of a connection with the same context.
-            unsafe { tls.ssl.set_session(session) }?;
+            unsafe { tls.ssl.set_session(&session) }?;
         }
         Ok(tls)
     }

@@ -44,6 +44,8 @@ struct Terminator {
     tls: Tls,
     ends: Ends,
     source_drained: bool,
+    /// The source has ended, and may have bytes before its end.
+    source_ended: bool,
     sink_full: bool,
     /// Cleartext that the sink has not taken.
     held: Vec<u8>,
@@ -99,7 +101,7 @@ impl Terminator {
                 self.tls.shutdown();
             }
             Some(n) => {
-                self.source_drained = n < scratch.len();
+                self.source_drained = n < scratch.len() && !self.source_ended;
                 self.tls.write(&scratch[..n])?;
             }
         }
@@ -170,6 +172,7 @@ impl Pair {
             (Pair::Terminator(relay), 0) => &mut relay.tls,
             (Pair::Terminator(relay), _) => {
                 relay.source_drained &= !event.readable;
+                relay.source_ended |= event.ended;
                 relay.sink_full &= !event.writable;
                 return;
             }
@@ -229,16 +232,15 @@ fn accept(listener: &TcpListener, ctx: &Contexts, upstream: &Endpoint) -> io::Re
             tls,
             ends,
             source_drained: false,
+            source_ended: false,
             sink_full: false,
             held: Vec::new(),
             decrypt_ended: false,
             encrypt_ended: false,
         })
     };
-    Ok(Relay {
-        pair,
-        queued: false,
-    })
+    // OpenSSL may have read more than the handshake, of which epoll says nothing.
+    Ok(Relay { pair, queued: true })
 }
 
 fn main() -> io::Result<()> {
@@ -284,6 +286,7 @@ fn main() -> io::Result<()> {
             match accept(&listener, &ctx, &upstream) {
                 Ok(mut relay) => {
                     relay.pair.register(&epoll, (relays.len() as u64) << 1)?;
+                    queue.push_back(relays.len());
                     relays.push(Some(relay));
                 }
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => accepting = false,
