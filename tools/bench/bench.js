@@ -342,8 +342,10 @@ async function main() {
   const about = { date: new Date().toISOString().slice(0, 10), rounds: args.rounds, millis, machine: machine(),
                   versions: versions([...new Set(plan.flatMap(({ names }) => names))]) };
 
-  const results = {};
-  const add = (row, name, figures) => ((results[row.name] ??= {})[name] ??= []).push(figures);
+  // In the order of rows.js, which is that of the tables.
+  const results = Object.fromEntries(plan.map(({ row, names }) =>
+    [row.name, Object.fromEntries(names.map((name) => [name, []]))]));
+  const add = (row, name, figures) => results[row.name][name].push(figures);
   for (let round = 0; round < args.rounds; round++) {
     for (const { row, names, rounds } of plan) {
       if (round >= rounds)
