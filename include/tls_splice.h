@@ -87,6 +87,10 @@
 // Result: nothing is there of what the call gives or moves. This is no error.
 #define TLS_SPLICE_NOTHING 10
 
+// Result of `tls_splice_new`: there is a largest size for packets, but the TLS stream has no
+// packets.
+#define TLS_SPLICE_ENOPACKETS 11
+
 // Version of this ABI. A caller checks at its start that `tls_splice_abi_version` returns
 // the value that the caller was compiled with. The version goes up whenever a call, a
 // value or a field changes its meaning. A field that is added at the end of a struct does
@@ -116,6 +120,12 @@
 // Framing: the TLS stream is a sequence of IPv4 (RFC 791) and IPv6 (RFC 8200) packets,
 // back to back. Their own length fields tell them apart.
 #define TLS_SPLICE_FRAMING_IP 2
+
+// Framing: as TLS_SPLICE_FRAMING_IP, but IPv4 packets only.
+#define TLS_SPLICE_FRAMING_IPV4 4
+
+// Framing: as TLS_SPLICE_FRAMING_IP, but IPv6 packets only.
+#define TLS_SPLICE_FRAMING_IPV6 5
 
 // Framing: in the TLS stream, the length of each packet in bytes comes before the packet,
 // as two bytes, the high byte first.
@@ -287,6 +297,10 @@ struct tls_splice_config {
   // One of the values TLS_SPLICE_FRAMING_*. TLS_SPLICE_FRAMING_AUTO if the field lies
   // behind `struct_size`.
   uint32_t framing;
+  // The longest packet in bytes, without the framing before it: what is longer is no
+  // packet. 0, or a field that lies behind `struct_size`, is whatever the framing allows.
+  // Another value without packets is TLS_SPLICE_ENOPACKETS.
+  size_t max_packet_size;
 };
 
 // What the caller has to do after an event.

@@ -35,6 +35,9 @@ pub const TLS_SPLICE_EFRAMING: c_int = 8;
 pub const TLS_SPLICE_EVNETHDR: c_int = 9;
 /// Result: nothing is there of what the call gives or moves. This is no error.
 pub const TLS_SPLICE_NOTHING: c_int = 10;
+/// Result of `tls_splice_new`: there is a largest size for packets, but the TLS stream has no
+/// packets.
+pub const TLS_SPLICE_ENOPACKETS: c_int = 11;
 
 /// Why [`crate::endpoint::Endpoint::open`] refuses an fd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -520,7 +520,7 @@ mod tests {
             let mut rig = Rig {
                 ours,
                 peer,
-                splice: Splice::new(endpoint, Framing::Ip, 1 << 20),
+                splice: Splice::new(endpoint, Framing::Ip.into(), 1 << 20),
                 connection: Connection::default(),
                 far,
             };

@@ -23,8 +23,38 @@ pub enum Framing {
     Raw,
     /// IPv4 and IPv6 packets, back to back (RFC 791, RFC 8200).
     Ip,
+    /// IPv4 packets, back to back.
+    Ipv4,
+    /// IPv6 packets, back to back.
+    Ipv6,
     /// A length of two bytes, big-endian, before each packet.
     U16be,
+}
+
+impl Framing {
+    /// The framing that allows every version of IP, if this one allows one version; otherwise
+    /// this one.
+    pub fn with_any_version(self) -> Framing {
+        match self {
+            Framing::Ipv4 | Framing::Ipv6 => Framing::Ip,
+            Framing::Raw | Framing::Ip | Framing::U16be => self,
+        }
+    }
+}
+
+/// What the packets of a stream are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketFormat {
+    framing: Framing,
+    /// Length of the longest packet in bytes, without its framing.
+    max_len: usize,
+}
+
+/// Packets of any length that the framing can express.
+impl From<Framing> for PacketFormat {
+    fn from(framing: Framing) -> PacketFormat {
+        PacketFormat::new(framing, usize::MAX)
+    }
 }
 
 /// A packet at the start of a stream.
@@ -47,44 +77,55 @@ impl Packet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Desync;
 
-impl Framing {
+impl PacketFormat {
+    /// Packets of at most `max_len` bytes each, framing not included.
+    pub fn new(framing: Framing, max_len: usize) -> PacketFormat {
+        PacketFormat { framing, max_len }
+    }
+
+    /// Whether the stream has packets.
+    pub fn has_packets(self) -> bool {
+        self.framing != Framing::Raw
+    }
+
     /// The packet at the start of `stream`. The end of the packet may be missing. `None` if
     /// so little of it is there that its length is not known, and always for
     /// [`Framing::Raw`].
     pub fn parse(self, stream: &[u8]) -> Result<Option<Packet>, Desync> {
-        match self {
-            Framing::Raw => Ok(None),
-            Framing::Ip => parse_ip(stream),
-            Framing::U16be => Ok(be16(stream, 0).map(|len| Packet {
+        let packet = match self.framing {
+            Framing::Raw => None,
+            Framing::Ip | Framing::Ipv4 | Framing::Ipv6 => parse_ip(self.framing, stream)?,
+            Framing::U16be => be16(stream, 0).map(|len| Packet {
                 prefix: LENGTH_FIELD,
                 len,
-            })),
+            }),
+        };
+        match packet {
+            Some(packet) if packet.len > self.max_len => Err(Desync),
+            packet => Ok(packet),
         }
     }
 
     /// Length in bytes of the framing before each packet.
     pub fn prefix(self) -> usize {
-        match self {
-            Framing::Raw | Framing::Ip => 0,
+        match self.framing {
+            Framing::Raw | Framing::Ip | Framing::Ipv4 | Framing::Ipv6 => 0,
             Framing::U16be => LENGTH_FIELD,
         }
     }
 
-    /// Writes the framing of a packet. `stream` is the [`Framing::prefix`] bytes for the
-    /// framing, and the packet behind them. An error says that the framing cannot express
-    /// the packet: the peer would not find its end.
+    /// Writes the framing of a packet. `stream` is the [`PacketFormat::prefix`] bytes for the
+    /// framing, and the packet behind them. An error says that the format does not allow the
+    /// packet: the peer would not take it for one, or not find its end.
     pub fn frame(self, stream: &mut [u8]) -> Result<(), Desync> {
-        match self {
-            Framing::Raw => Ok(()),
-            Framing::Ip => match parse_ip(stream)? {
-                Some(packet) if packet.len == stream.len() => Ok(()),
-                _ => Err(Desync),
-            },
-            Framing::U16be => {
-                let len = u16::try_from(stream.len() - LENGTH_FIELD).map_err(|_| Desync)?;
-                stream[..LENGTH_FIELD].copy_from_slice(&len.to_be_bytes());
-                Ok(())
-            }
+        if self.framing == Framing::U16be {
+            let len = u16::try_from(stream.len() - LENGTH_FIELD).map_err(|_| Desync)?;
+            stream[..LENGTH_FIELD].copy_from_slice(&len.to_be_bytes());
+        }
+        match self.parse(stream)? {
+            Some(packet) if packet.total() != stream.len() => Err(Desync),
+            None if self.has_packets() => Err(Desync),
+            _ => Ok(()),
         }
     }
 }
@@ -94,12 +135,12 @@ fn be16(bytes: &[u8], at: usize) -> Option<usize> {
     Some(u16::from_be_bytes([field[0], field[1]]).into())
 }
 
-fn parse_ip(stream: &[u8]) -> Result<Option<Packet>, Desync> {
+fn parse_ip(framing: Framing, stream: &[u8]) -> Result<Option<Packet>, Desync> {
     let Some(&first) = stream.first() else {
         return Ok(None);
     };
-    let len = match first >> 4 {
-        4 => {
+    let len = match (framing, first >> 4) {
+        (Framing::Ip | Framing::Ipv4, 4) => {
             let header = usize::from(first & 15) * 4;
             if header < IPV4_HEADER {
                 return Err(Desync);
@@ -109,7 +150,7 @@ fn parse_ip(stream: &[u8]) -> Result<Option<Packet>, Desync> {
                 total => total,
             }
         }
-        6 => match (be16(stream, 4), stream.get(6)) {
+        (Framing::Ip | Framing::Ipv6, 6) => match (be16(stream, 4), stream.get(6)) {
             // A jumbogram (RFC 2675), which has its length in a hop-by-hop option.
             (Some(0), Some(&0)) => return Err(Desync),
             (Some(payload), Some(_)) => Some(IPV6_HEADER + payload),
@@ -221,7 +262,7 @@ impl Follower {
     /// that were taken in before.
     pub fn follow(
         &mut self,
-        framing: Framing,
+        format: PacketFormat,
         bytes: &[u8],
         mut on_packet: impl FnMut(Packet),
     ) -> Result<(), isize> {
@@ -238,7 +279,7 @@ impl Follower {
             }
             self.head[self.head_len] = bytes[at];
             self.head_len += 1;
-            match framing.parse(&self.head[..self.head_len]) {
+            match format.parse(&self.head[..self.head_len]) {
                 Err(Desync) => return Err(at as isize + 1 - self.head_len as isize),
                 Ok(None) => at += 1,
                 Ok(Some(packet)) => {

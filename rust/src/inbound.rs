@@ -9,7 +9,7 @@ use crate::budget::{Admission, Budget, Call};
 use crate::buf::{Chunk, Held, Size};
 use crate::endpoint::{Endpoint, Io, Stream};
 use crate::error::{Failure, Syscall};
-use crate::frame::Framing;
+use crate::frame::PacketFormat;
 use crate::packets::{self, Delivery, Track, Unit};
 use crate::splice::{Context, Direction, MAX_RECORD};
 use crate::ssl::session::{self, Cause, End};
@@ -296,7 +296,7 @@ impl Inbound {
         }
         let Context {
             endpoint,
-            framing,
+            format,
             stats,
             ..
         } = context;
@@ -306,7 +306,7 @@ impl Inbound {
                 &mut self.track,
                 &mut self.budget,
                 endpoint,
-                *framing,
+                *format,
                 stats,
             ),
             Endpoint::Vnet(device) => super_packets::deliver(
@@ -314,12 +314,12 @@ impl Inbound {
                 &mut self.track,
                 &mut self.budget,
                 device,
-                *framing,
+                *format,
                 stats,
             ),
-            Endpoint::Stream(stream) => self.deliver_bytes(stream, *framing, stats),
+            Endpoint::Stream(stream) => self.deliver_bytes(stream, *format, stats),
             Endpoint::File(_) | Endpoint::Caller(_) => {
-                match self.track.good(*framing, self.held.front()) {
+                match self.track.good(*format, self.held.front()) {
                     0 => Delivery::OutOfStep,
                     _ => Delivery::Transfer,
                 }
@@ -338,16 +338,21 @@ impl Inbound {
         delivery
     }
 
-    fn deliver_bytes(&mut self, stream: &Stream, framing: Framing, stats: &mut Stats) -> Delivery {
+    fn deliver_bytes(
+        &mut self,
+        stream: &Stream,
+        format: PacketFormat,
+        stats: &mut Stats,
+    ) -> Delivery {
         while !self.held.is_empty() {
-            let wanted = self.track.good(framing, self.held.front());
+            let wanted = self.track.good(format, self.held.front());
             if wanted == 0 {
                 return Delivery::OutOfStep;
             }
             let io = stream.write(&self.held.front()[..wanted]);
             if let Io::Bytes(n) = io {
                 self.budget.spend_again(Call::System, n);
-                self.delivered(n, framing, stats);
+                self.delivered(n, format, stats);
             }
             match io {
                 Io::Bytes(n) if n == wanted => {}
@@ -361,10 +366,10 @@ impl Inbound {
     }
 
     /// Takes note that the endpoint has taken `n` bytes of the front.
-    fn delivered(&mut self, n: usize, framing: Framing, stats: &mut Stats) {
+    fn delivered(&mut self, n: usize, format: PacketFormat, stats: &mut Stats) {
         let bytes = &self.held.front()[..n];
         self.track
-            .pass(framing, bytes, |packet| stats.count_in(packet.len));
+            .pass(format, bytes, |packet| stats.count_in(packet.len));
         self.held.consume(n);
         self.is_stall_counted &= !self.held.is_empty();
         stats.bytes_in += n as u64;
@@ -373,11 +378,11 @@ impl Inbound {
     /// Begins a transfer to the endpoint: the bytes to write, which stay where they are
     /// until [`Inbound::end_transfer`]. Empty if there is nothing to write, or another
     /// transfer is under way; then there is no end.
-    pub fn begin_transfer(&mut self, framing: Framing) -> &[u8] {
+    pub fn begin_transfer(&mut self, format: PacketFormat) -> &[u8] {
         if self.is_transferring {
             return &[];
         }
-        let n = self.track.good(framing, self.held.front());
+        let n = self.track.good(format, self.held.front());
         self.is_transferring = n > 0;
         &self.held.front()[..n]
     }
@@ -394,7 +399,7 @@ impl Inbound {
             Err(errno) => Some(errno),
         };
         if let Ok(Some(n)) = result {
-            self.delivered(n, context.framing, &mut context.stats);
+            self.delivered(n, context.format, &mut context.stats);
         }
     }
 
@@ -408,22 +413,20 @@ impl Inbound {
     /// is no packet stays.
     pub fn pass(&mut self, limit: usize, context: &mut Context) -> Held {
         let stats = &mut context.stats;
-        let n = match context.framing {
-            Framing::Raw => {
-                let n = match self.held.len() {
-                    all if all <= limit => all,
-                    _ => self.held.front().len().min(limit),
-                };
-                self.track.skip(n);
-                n
-            }
-            framing => {
-                let n = self.track.good(framing, self.held.front()).min(limit);
-                let bytes = &self.held.front()[..n];
-                self.track
-                    .pass(framing, bytes, |packet| stats.count_in(packet.len));
-                n
-            }
+        let n = if context.format.has_packets() {
+            let n = self.track.good(context.format, self.held.front());
+            let n = n.min(limit);
+            let bytes = &self.held.front()[..n];
+            self.track
+                .pass(context.format, bytes, |packet| stats.count_in(packet.len));
+            n
+        } else {
+            let n = match self.held.len() {
+                all if all <= limit => all,
+                _ => self.held.front().len().min(limit),
+            };
+            self.track.skip(n);
+            n
         };
         stats.bytes_in += n as u64;
         let passed = self.held.take(n);
@@ -548,6 +551,7 @@ mod tests {
     use super::*;
     use crate::budget;
     use crate::common::{connect, Tls, TLS1_3};
+    use crate::frame::Framing;
     use crate::splice::{Flush, Outcome, Splice};
 
     /// The longest record, which the TLS peer has just sent.
@@ -561,7 +565,7 @@ mod tests {
         let (ours, peer) = connect(TLS1_3, false);
         let (mut reader, writer) = std::io::pipe().unwrap();
         let endpoint = Endpoint::open(writer.as_raw_fd(), false, true).unwrap();
-        let mut splice = Splice::new(endpoint, Framing::Raw, 1);
+        let mut splice = Splice::new(endpoint, Framing::Raw.into(), 1);
         splice.start(Direction::Inbound);
         assert!(peer.write(&[7; SENT]));
         let mut outcome = receive(&mut splice, &ours, &peer.take(usize::MAX));

@@ -9,7 +9,7 @@ use crate::budget::{Admission, Budget, Call};
 use crate::buf::{Held, Size, CHUNK_SIZE, LARGE_CHUNK_SIZE};
 use crate::endpoint::{Endpoint, Packets, Resume, Stream, StreamRead, VnetDevice};
 use crate::error::{Failure, Syscall};
-use crate::frame::{Framing, MAX_PACKET, MAX_PREFIX};
+use crate::frame::{PacketFormat, MAX_PACKET, MAX_PREFIX};
 use crate::packets::{self, Batch, BatchEnd, Track, Unit};
 use crate::splice::{Context, Direction};
 use crate::ssl::session;
@@ -362,9 +362,9 @@ impl Outbound {
                 return Some(OutboundStep::AfterDrain);
             }
             let n = match intake {
-                Intake::Open => self.next_write(unit, read_limit(room), context.framing),
+                Intake::Open => self.next_write(unit, read_limit(room), context.format),
                 // What was read before the splice can be more than there is room for.
-                Intake::Shut => self.next_write(unit, usize::MAX, context.framing),
+                Intake::Shut => self.next_write(unit, usize::MAX, context.format),
             };
             if n == 0 {
                 self.held.replace(Held::default());
@@ -410,7 +410,7 @@ impl Outbound {
     /// Length of the next SSL_write: of the batch of packets, or of at most `limit`
     /// bytes of a stream; the same as before for one that has begun. 0 if what is next
     /// is no packet.
-    fn next_write(&mut self, unit: Unit, limit: usize, framing: Framing) -> usize {
+    fn next_write(&mut self, unit: Unit, limit: usize, format: PacketFormat) -> usize {
         match (self.begun, unit) {
             (0, Unit::Packets) => {
                 if self.batch == 0 {
@@ -418,7 +418,7 @@ impl Outbound {
                 }
                 self.batch
             }
-            (0, Unit::Bytes) => self.track.good(framing, self.held.front()).min(limit),
+            (0, Unit::Bytes) => self.track.good(format, self.held.front()).min(limit),
             (begun, _) => begun,
         }
     }
@@ -430,7 +430,7 @@ impl Outbound {
         let stats = &mut context.stats;
         match unit {
             Unit::Packets => self.track.skip(n),
-            Unit::Bytes => self.track.pass(context.framing, bytes, |packet| {
+            Unit::Bytes => self.track.pass(context.format, bytes, |packet| {
                 stats.count_out(packet.len);
             }),
         }
@@ -470,13 +470,13 @@ impl Outbound {
     fn read(&mut self, run: &mut Run, room: usize, context: &mut Context) -> Read {
         let Context {
             endpoint,
-            framing,
+            format,
             stats,
             ..
         } = context;
         match endpoint {
-            Endpoint::Packets(packets) => self.read_packets(run, room, packets, *framing, stats),
-            Endpoint::Vnet(device) => self.read_super_packet(run, room, device, *framing, stats),
+            Endpoint::Packets(packets) => self.read_packets(run, room, packets, *format, stats),
+            Endpoint::Vnet(device) => self.read_super_packet(run, room, device, *format, stats),
             Endpoint::Stream(stream) => self.read_bytes(run, room, stream),
             Endpoint::File(_) | Endpoint::Caller(_) => Read::WouldBlock,
         }
@@ -508,7 +508,7 @@ impl Outbound {
         run: &mut Run,
         room: usize,
         endpoint: &mut Packets,
-        framing: Framing,
+        format: PacketFormat,
         stats: &mut Stats,
     ) -> Read {
         // The check is a system call: once for all records of a run.
@@ -519,7 +519,7 @@ impl Outbound {
         }
         let chunk = self.held.chunk();
         let Batch { len, end } =
-            packets::read_batch(chunk, room, &mut self.budget, endpoint, framing, stats);
+            packets::read_batch(chunk, room, &mut self.budget, endpoint, format, stats);
         self.batch = len;
         match end {
             BatchEnd::Full => Read::Done,
@@ -537,14 +537,14 @@ impl Outbound {
     fn read_received(&mut self, context: &mut Context) -> bool {
         let Context {
             endpoint: Endpoint::Packets(endpoint),
-            framing,
+            format,
             stats,
             ..
         } = context
         else {
             return false;
         };
-        packets::read_received(self.held.chunk(), endpoint, *framing, stats);
+        packets::read_received(self.held.chunk(), endpoint, *format, stats);
         self.batch = self.held.len();
         self.held.release_if_empty();
         self.batch > 0
@@ -555,7 +555,7 @@ impl Outbound {
         run: &mut Run,
         room: usize,
         device: &VnetDevice,
-        framing: Framing,
+        format: PacketFormat,
         stats: &mut Stats,
     ) -> Read {
         if !std::mem::replace(&mut run.is_checked, true) {
@@ -564,7 +564,7 @@ impl Outbound {
             }
         }
         let chunk = self.held.chunk();
-        let reading = super_packets::read(chunk, room, &mut self.budget, device, framing, stats);
+        let reading = super_packets::read(chunk, room, &mut self.budget, device, format, stats);
         self.batch = chunk.len();
         match reading {
             Reading::Super(rest) => {
@@ -591,7 +591,7 @@ impl Outbound {
             return;
         };
         let chunk = self.held.chunk();
-        let is_split = rest.split(chunk, room, context.framing, &mut context.stats);
+        let is_split = rest.split(chunk, room, context.format, &mut context.stats);
         self.batch = super_packets::whole_records(chunk.len());
         if is_split {
             self.rest = None;

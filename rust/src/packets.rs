@@ -12,7 +12,7 @@ use libc::c_int;
 use crate::budget::{Budget, Call};
 use crate::buf::{Chunk, Held};
 use crate::endpoint::{PacketIo, Packets, WrittenEnd, MOST_WRITTEN};
-use crate::frame::{Desync, Follower, Framing, Packet};
+use crate::frame::{Desync, Follower, Packet, PacketFormat};
 use crate::splice::MAX_RECORD;
 use crate::stats::Stats;
 
@@ -51,9 +51,9 @@ impl Track {
     /// How many bytes at the start of `next` are packets, or the beginning of one.
     /// `next` is what is held: the same bytes as at the last call, but for those that
     /// have left since then, and more.
-    pub fn good(&mut self, framing: Framing, next: &[u8]) -> usize {
-        if framing != Framing::Raw && self.seen < next.len() && self.desync.is_none() {
-            if let Err(at) = self.ahead.follow(framing, &next[self.seen..], |_| {}) {
+    pub fn good(&mut self, format: PacketFormat, next: &[u8]) -> usize {
+        if format.has_packets() && self.seen < next.len() && self.desync.is_none() {
+            if let Err(at) = self.ahead.follow(format, &next[self.seen..], |_| {}) {
                 let seen = self.offset + self.seen as u64;
                 self.desync = Some(seen.saturating_add_signed(at as i64));
             }
@@ -79,10 +79,10 @@ impl Track {
 
     /// Takes note that `bytes`, which are good ones, have left. `on_packet` is called
     /// for each packet whose last byte is among them.
-    pub fn pass(&mut self, framing: Framing, bytes: &[u8], on_packet: impl FnMut(Packet)) {
-        if framing != Framing::Raw {
+    pub fn pass(&mut self, format: PacketFormat, bytes: &[u8], on_packet: impl FnMut(Packet)) {
+        if format.has_packets() {
             // There is no error in bytes that `good` has approved of.
-            let _ = self.gone.follow(framing, bytes, on_packet);
+            let _ = self.gone.follow(format, bytes, on_packet);
         }
         self.skip(bytes.len());
     }
@@ -117,7 +117,7 @@ pub fn deliver_packets(
     track: &mut Track,
     budget: &mut Budget,
     endpoint: &mut Packets,
-    framing: Framing,
+    format: PacketFormat,
     stats: &mut Stats,
 ) -> Delivery {
     if let Err(errno) = endpoint.prepare() {
@@ -126,7 +126,7 @@ pub fn deliver_packets(
     while !held.is_empty() {
         let front = held.front();
         let mut packets = [IoSlice::new(&[]); MOST_WRITTEN];
-        let Ok(count) = whole_packets(front, framing, budget.clone(), &mut packets) else {
+        let Ok(count) = whole_packets(front, format, budget.clone(), &mut packets) else {
             return Delivery::OutOfStep;
         };
         if count == 0 {
@@ -143,7 +143,7 @@ pub fn deliver_packets(
         let (mut done, mut outcome) = (written.packets, None);
         for packet in &packets[..done] {
             stats.count_in(packet.len());
-            stats.bytes_in += (framing.prefix() + packet.len()) as u64;
+            stats.bytes_in += (format.prefix() + packet.len()) as u64;
         }
         match written.end {
             WrittenEnd::All => {}
@@ -157,7 +157,7 @@ pub fn deliver_packets(
         }
         let mut total = 0;
         for packet in &packets[..done] {
-            let len = framing.prefix() + packet.len();
+            let len = format.prefix() + packet.len();
             total += len;
             budget.spend_again(Call::System, len);
         }
@@ -181,7 +181,7 @@ pub fn deliver_packets(
 /// starts with these bytes.
 fn whole_packets<'a>(
     stream: &'a [u8],
-    framing: Framing,
+    format: PacketFormat,
     mut budget: Budget,
     packets: &mut [IoSlice<'a>],
 ) -> Result<usize, Desync> {
@@ -191,7 +191,7 @@ fn whole_packets<'a>(
         if count > 0 && budget.is_spent() {
             return Ok(count);
         }
-        match framing.parse(rest) {
+        match format.parse(rest) {
             Ok(Some(packet)) if packet.total() <= rest.len() => {
                 *slice = IoSlice::new(&rest[packet.prefix..packet.total()]);
                 budget.spend_again(Call::System, packet.total());
@@ -226,17 +226,17 @@ pub enum BatchEnd {
 }
 
 /// Reads packets that are there now from a packet endpoint to `chunk`, until they fill
-/// a record or `limit` bytes, and puts the framing before each. Packets that the framing
-/// cannot express are dropped and counted.
+/// a record or `limit` bytes, and puts the framing before each. Packets that the format does
+/// not allow are dropped and counted.
 pub fn read_batch(
     chunk: &mut Chunk,
     limit: usize,
     budget: &mut Budget,
     endpoint: &mut Packets,
-    framing: Framing,
+    format: PacketFormat,
     stats: &mut Stats,
 ) -> Batch {
-    let prefix = framing.prefix();
+    let prefix = format.prefix();
     chunk.compact();
     let mut is_first = true;
     loop {
@@ -254,7 +254,7 @@ pub fn read_batch(
         };
         match read {
             PacketIo::Packet(n) | PacketIo::Last(n) => {
-                take_in(chunk, n, framing, stats);
+                take_in(chunk, n, format, stats);
                 budget.spend(Call::System, n);
             }
             PacketIo::Truncated => {
@@ -288,15 +288,15 @@ pub fn read_batch(
 pub fn read_received(
     chunk: &mut Chunk,
     endpoint: &mut Packets,
-    framing: Framing,
+    format: PacketFormat,
     stats: &mut Stats,
 ) {
-    let prefix = framing.prefix();
+    let prefix = format.prefix();
     chunk.compact();
     while chunk.len() < MAX_RECORD {
         let spare = &mut chunk.spare_for(Unit::Packets)[prefix..];
         match endpoint.read_received(spare) {
-            Some(PacketIo::Packet(n) | PacketIo::Last(n)) => take_in(chunk, n, framing, stats),
+            Some(PacketIo::Packet(n) | PacketIo::Last(n)) => take_in(chunk, n, format, stats),
             Some(_) => stats.drops_out += 1,
             None => return,
         }
@@ -305,10 +305,10 @@ pub fn read_received(
 
 /// Takes in a packet of `n` bytes, which was read to the room at the end of `chunk`, behind
 /// room for the framing.
-fn take_in(chunk: &mut Chunk, n: usize, framing: Framing, stats: &mut Stats) {
-    let prefix = framing.prefix();
+fn take_in(chunk: &mut Chunk, n: usize, format: PacketFormat, stats: &mut Stats) {
+    let prefix = format.prefix();
     let framed = &mut chunk.spare_for(Unit::Packets)[..prefix + n];
-    match framing.frame(framed) {
+    match format.frame(framed) {
         Ok(()) => {
             chunk.commit(prefix + n);
             stats.count_out(n);

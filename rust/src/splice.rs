@@ -15,7 +15,7 @@ use openssl_sys::SSL;
 use crate::buf::{Size, CHUNK_SIZE};
 use crate::endpoint::{Adopted, Endpoint, READABLE, WRITABLE};
 use crate::error::Failure;
-use crate::frame::Framing;
+use crate::frame::PacketFormat;
 use crate::inbound::{Ciphertext, Inbound, InboundStep};
 use crate::outbound::{self, Intake, Outbound, OutboundStep};
 use crate::packets::Unit;
@@ -40,8 +40,8 @@ pub enum Direction {
 pub struct Context {
     /// The endpoint.
     pub endpoint: Endpoint,
-    /// How packets are told apart in the TLS stream.
-    pub framing: Framing,
+    /// What the packets in the TLS stream are like.
+    pub format: PacketFormat,
     /// What the endpoint takes and gives at a time.
     pub unit: Unit,
     /// Bytes to hold per direction at most, but never less than one packet.
@@ -124,12 +124,12 @@ pub struct Splice {
 
 impl Splice {
     /// A splice that holds at most `high_water_mark` bytes per direction.
-    pub fn new(endpoint: Endpoint, framing: Framing, high_water_mark: usize) -> Splice {
+    pub fn new(endpoint: Endpoint, format: PacketFormat, high_water_mark: usize) -> Splice {
         Splice {
             context: Context {
                 unit: endpoint.unit(),
                 endpoint,
-                framing,
+                format,
                 high_water_mark,
                 stats: Stats::default(),
             },
@@ -479,7 +479,7 @@ impl Splice {
         };
         match (direction, &mut self.inbound, &mut self.outbound) {
             (Direction::Inbound, Some(inbound), _) => {
-                let bytes = inbound.begin_transfer(self.context.framing);
+                let bytes = inbound.begin_transfer(self.context.format);
                 // Only read from: the caller passes it to write(2).
                 transfer.base = bytes.as_ptr().cast_mut();
                 transfer.len = bytes.len();

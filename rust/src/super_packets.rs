@@ -9,7 +9,7 @@ use libc::c_int;
 use crate::budget::{Budget, Call};
 use crate::buf::{Chunk, Held, Size, CHUNK_SIZE};
 use crate::endpoint::{Io, VnetDevice};
-use crate::frame::Framing;
+use crate::frame::PacketFormat;
 use crate::offload::header::MAX_HEADER;
 use crate::offload::join::{Group, Plan, Super, WINDOW};
 use crate::offload::split::{self, Content, Split};
@@ -29,7 +29,7 @@ pub fn deliver(
     track: &mut Track,
     budget: &mut Budget,
     device: &VnetDevice,
-    framing: Framing,
+    format: PacketFormat,
     stats: &mut Stats,
 ) -> Delivery {
     if let Err(errno) = device.prepare() {
@@ -37,9 +37,9 @@ pub fn deliver(
     }
     while !held.is_empty() {
         let front = held.front();
-        let plan = plan(front, device, framing);
+        let plan = plan(front, device, format);
         if plan.is_empty() {
-            if framing.parse(front).is_err() {
+            if format.parse(front).is_err() {
                 return Delivery::OutOfStep;
             }
             // The rest of the packet may be in another buffer, or needs room in this one.
@@ -79,11 +79,11 @@ pub fn deliver(
 }
 
 /// A plan of the whole packets at the start of `stream`, or of as many as a plan takes.
-fn plan(stream: &[u8], device: &VnetDevice, framing: Framing) -> Plan {
-    let mut plan = Plan::new(device.joinable(), framing.prefix());
+fn plan(stream: &[u8], device: &VnetDevice, format: PacketFormat) -> Plan {
+    let mut plan = Plan::new(device.joinable(), format.prefix());
     while !plan.is_full() {
         let rest = &stream[plan.len()..];
-        match framing.parse(rest) {
+        match format.parse(rest) {
             Ok(Some(packet)) if packet.total() <= rest.len() => plan.add(stream, packet.total()),
             _ => break,
         }
@@ -220,7 +220,7 @@ pub enum Reading {
 
 /// Reads packets that are there now from the device to `chunk`, until they come to `limit`
 /// bytes, with the framing before each. Ends with the first super-packet, of which nothing
-/// goes to `chunk` yet. What is no packet, or does not fit the framing, is dropped and
+/// goes to `chunk` yet. What is no packet, or does not fit the format, is dropped and
 /// counted.
 ///
 /// Each read goes to a buffer of its own, so that no super-packet is copied as a whole before
@@ -230,7 +230,7 @@ pub fn read(
     limit: usize,
     budget: &mut Budget,
     device: &VnetDevice,
-    framing: Framing,
+    format: PacketFormat,
     stats: &mut Stats,
 ) -> Reading {
     let mut read = Chunk::lend(Size::Small);
@@ -249,7 +249,7 @@ pub fn read(
         let (header, packet) = bytes[..n].split_at_mut(header_len);
         let header = device.layout().decode(header);
         match header.and_then(|header| split::open(&header, packet)) {
-            Ok(Content::Packet) => append(chunk, framing, stats, packet.len(), |out| {
+            Ok(Content::Packet) => append(chunk, format, stats, packet.len(), |out| {
                 out.copy_from_slice(packet);
             }),
             Ok(Content::Super(split)) => {
@@ -270,18 +270,18 @@ pub fn read(
 /// Appends a packet of `len` bytes, which `fill` writes, and the framing before it.
 fn append(
     chunk: &mut Chunk,
-    framing: Framing,
+    format: PacketFormat,
     stats: &mut Stats,
     len: usize,
     fill: impl FnOnce(&mut [u8]),
 ) {
-    let total = framing.prefix() + len;
+    let total = format.prefix() + len;
     if chunk.spare_for(Unit::Packets).len() < total {
         chunk.compact();
     }
     let out = &mut chunk.spare_for(Unit::Packets)[..total];
-    fill(&mut out[framing.prefix()..]);
-    match framing.frame(out) {
+    fill(&mut out[format.prefix()..]);
+    match format.frame(out) {
         Ok(()) => {
             chunk.commit(total);
             stats.count_out(len);
@@ -297,7 +297,7 @@ impl Rest {
         &mut self,
         chunk: &mut Chunk,
         limit: usize,
-        framing: Framing,
+        format: PacketFormat,
         stats: &mut Stats,
     ) -> bool {
         chunk.compact();
@@ -306,7 +306,7 @@ impl Rest {
             if chunk.len() >= limit.min(GATHERED) {
                 return false;
             }
-            append(chunk, framing, stats, len, |out| {
+            append(chunk, format, stats, len, |out| {
                 self.split.make_next(packet, out);
             });
         }
@@ -339,6 +339,7 @@ mod tests {
 
     use super::*;
     use crate::budget;
+    use crate::frame::Framing;
     use crate::common::{connect, Tls, TLS1_3};
     use crate::endpoint::{Endpoint, Writev};
     use crate::inbound::InboundStep;
@@ -375,7 +376,7 @@ mod tests {
             far.set_nonblocking(true).unwrap();
             let endpoint = Endpoint::Vnet(adapt(VnetDevice::over(near.into(), layout())));
             let (ours, peer) = connect(TLS1_3, true);
-            let mut splice = Splice::new(endpoint, framing, high_water_mark);
+            let mut splice = Splice::new(endpoint, framing.into(), high_water_mark);
             splice.start(Direction::Inbound);
             splice.start(Direction::Outbound);
             Rig {
@@ -513,7 +514,7 @@ mod tests {
     /// Packets from a script that the framing can express.
     fn packets_from(script: &[u8], most: usize, framing: Framing) -> Vec<Vec<u8>> {
         let fits = |packet: &Vec<u8>| match framing {
-            Framing::Ip => Framing::Ip.frame(&mut packet.clone()).is_ok(),
+            Framing::Ip => PacketFormat::from(framing).frame(&mut packet.clone()).is_ok(),
             _ => true,
         };
         let packets = Script(script).packets(most);
@@ -522,10 +523,11 @@ mod tests {
 
     /// Takes the packets off the start of a stream. Nothing else may be left.
     fn unframed(mut stream: &[u8], framing: Framing) -> Vec<Vec<u8>> {
+        let format = PacketFormat::from(framing);
         let mut packets = Vec::new();
-        while let Ok(Some(packet)) = framing.parse(stream) {
+        while let Ok(Some(packet)) = format.parse(stream) {
             let (first, rest) = stream.split_at(packet.total());
-            packets.push(first[framing.prefix()..].to_vec());
+            packets.push(first[format.prefix()..].to_vec());
             stream = rest;
         }
         assert!(stream.is_empty());
@@ -819,10 +821,10 @@ mod tests {
                 GATHERED,
                 &mut budget,
                 &device,
-                Framing::Ip,
+                Framing::Ip.into(),
                 &mut stats,
             ) {
-                while !rest.split(&mut chunk, GATHERED, Framing::Ip, &mut stats) {
+                while !rest.split(&mut chunk, GATHERED, Framing::Ip.into(), &mut stats) {
                     chunk.consume(whole_records(chunk.len()));
                 }
                 end_of_chunk = end_of_chunk.max(size - chunk.spare_for(Unit::Packets).len());

@@ -163,7 +163,7 @@ fn udp(high_water_mark: usize) -> (Rig, UdpSocket) {
         socket.set_nonblocking(true).unwrap();
         set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, 1 << 20);
     }
-    (Rig::with(near.into(), U16BE, high_water_mark), far)
+    (Rig::with(near.into(), U16BE, high_water_mark, 0), far)
 }
 
 fn all_from(far: &UdpSocket) -> Vec<Vec<u8>> {

@@ -377,13 +377,17 @@ fn a_framing_that_does_not_fit_is_refused() {
     for fd in [&stream as &dyn AsRawFd, &null] {
         assert_eq!(framing(fd, None), Ok(Framing::Raw));
         assert_eq!(framing(fd, Some(Framing::Raw)), Ok(Framing::Raw));
-        assert_eq!(framing(fd, Some(Framing::Ip)), Ok(Framing::Ip));
+        for ip in [Framing::Ip, Framing::Ipv4, Framing::Ipv6] {
+            assert_eq!(framing(fd, Some(ip)), Ok(ip));
+        }
         assert_eq!(framing(fd, Some(Framing::U16be)), Err(OpenError::Framing));
     }
     for fd in [&dgram as &dyn AsRawFd, &udp] {
         assert_eq!(framing(fd, None), Ok(Framing::U16be));
         assert_eq!(framing(fd, Some(Framing::U16be)), Ok(Framing::U16be));
-        assert_eq!(framing(fd, Some(Framing::Ip)), Ok(Framing::Ip));
+        for ip in [Framing::Ip, Framing::Ipv4, Framing::Ipv6] {
+            assert_eq!(framing(fd, Some(ip)), Ok(ip));
+        }
         assert_eq!(framing(fd, Some(Framing::Raw)), Err(OpenError::Framing));
     }
 }

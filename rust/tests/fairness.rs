@@ -91,7 +91,7 @@ impl Busy {
         let is_inbound = direction == Direction::Inbound;
         let endpoint = Endpoint::open(near.as_raw_fd(), !is_inbound, is_inbound).unwrap();
         let framing = endpoint.framing(None).unwrap();
-        let mut splice = Splice::new(endpoint, framing, HIGH_WATER_MARK);
+        let mut splice = Splice::new(endpoint, framing.into(), HIGH_WATER_MARK);
         splice.start(direction);
         if is_inbound {
             assert!(unsafe { splice.attach(direction, ours.0) });

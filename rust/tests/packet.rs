@@ -60,7 +60,7 @@ fn ip_packet(len: usize, seed: u8) -> Vec<u8> {
 
 /// The whole packets at the start of a stream, by a parser that is as simple as can
 /// be; and where the first comes that is none.
-fn reference(framing: Framing, stream: &[u8]) -> (Vec<Vec<u8>>, Option<usize>) {
+fn reference(framing: Framing, max_len: usize, stream: &[u8]) -> (Vec<Vec<u8>>, Option<usize>) {
     let mut packets = Vec::new();
     let mut at = 0;
     loop {
@@ -70,16 +70,16 @@ fn reference(framing: Framing, stream: &[u8]) -> (Vec<Vec<u8>>, Option<usize>) {
         let (prefix, len) = match framing {
             Framing::Raw => unreachable!(),
             Framing::U16be => (2, number(0).map(|n| n + 2)),
-            Framing::Ip => match byte(0).map(|b| b / 16) {
+            Framing::Ip | Framing::Ipv4 | Framing::Ipv6 => match byte(0).map(|b| b / 16) {
                 None => (0, None),
-                Some(4) => {
+                Some(4) if framing != Framing::Ipv6 => {
                     let header = (rest[0] % 16) as usize * 4;
                     if header < 20 || number(2).is_some_and(|n| n < header) {
                         return (packets, Some(at));
                     }
                     (0, number(2))
                 }
-                Some(6) => {
+                Some(6) if framing != Framing::Ipv4 => {
                     if byte(6) == Some(0) && number(4) == Some(0) {
                         return (packets, Some(at));
                     }
@@ -89,6 +89,7 @@ fn reference(framing: Framing, stream: &[u8]) -> (Vec<Vec<u8>>, Option<usize>) {
             },
         };
         match len {
+            Some(len) if len - prefix > max_len => return (packets, Some(at)),
             Some(len) if len <= rest.len() => {
                 packets.push(rest[prefix..len].to_vec());
                 at += len;
@@ -98,11 +99,11 @@ fn reference(framing: Framing, stream: &[u8]) -> (Vec<Vec<u8>>, Option<usize>) {
     }
 }
 
-fn by_parse(framing: Framing, stream: &[u8]) -> (Vec<Vec<u8>>, Option<usize>) {
+fn by_parse(format: PacketFormat, stream: &[u8]) -> (Vec<Vec<u8>>, Option<usize>) {
     let mut packets = Vec::new();
     let mut at = 0;
     loop {
-        match framing.parse(&stream[at..]) {
+        match format.parse(&stream[at..]) {
             Err(Desync) => return (packets, Some(at)),
             Ok(Some(packet)) if packet.total() <= stream.len() - at => {
                 packets.push(stream[at + packet.prefix..at + packet.total()].to_vec());
@@ -114,7 +115,7 @@ fn by_parse(framing: Framing, stream: &[u8]) -> (Vec<Vec<u8>>, Option<usize>) {
 }
 
 /// The same from pieces. The lengths only: a follower holds nothing.
-fn by_follower(framing: Framing, stream: &[u8], cuts: &[usize]) -> (Vec<usize>, Option<usize>) {
+fn by_follower(format: PacketFormat, stream: &[u8], cuts: &[usize]) -> (Vec<usize>, Option<usize>) {
     let mut follower = Follower::default();
     let mut lens = Vec::new();
     let mut at = 0;
@@ -122,7 +123,7 @@ fn by_follower(framing: Framing, stream: &[u8], cuts: &[usize]) -> (Vec<usize>, 
     while at < stream.len() {
         let n = (*cuts.next().unwrap()).clamp(1, stream.len() - at);
         let piece = &stream[at..at + n];
-        if let Err(bad) = follower.follow(framing, piece, |packet| lens.push(packet.len)) {
+        if let Err(bad) = follower.follow(format, piece, |packet| lens.push(packet.len)) {
             return (lens, Some(at.checked_add_signed(bad).unwrap()));
         }
         at += n;
@@ -131,22 +132,31 @@ fn by_follower(framing: Framing, stream: &[u8], cuts: &[usize]) -> (Vec<usize>, 
 }
 
 fn framings() -> impl Strategy<Value = Framing> {
-    prop_oneof![Just(Framing::Ip), Just(Framing::U16be)]
+    prop_oneof![
+        Just(Framing::Ip),
+        Just(Framing::Ipv4),
+        Just(Framing::Ipv6),
+        Just(Framing::U16be)
+    ]
 }
 
 /// Packets with garbage behind or between them, or garbage alone.
 fn streams(framing: Framing) -> impl Strategy<Value = Vec<u8>> {
     let packet = (0usize..3000, any::<u8>()).prop_map(move |(len, seed)| {
-        let mut bytes = vec![0; framing.prefix()];
+        let format = PacketFormat::from(framing);
+        let mut bytes = vec![0; format.prefix()];
         bytes.extend(match framing {
             Framing::Ip => ip_packet(len.max(20), seed),
+            Framing::Ipv4 => ip_packet(len.max(20), seed & !1),
+            Framing::Ipv6 => ip_packet(len.max(40), seed | 1),
             _ => vec![seed; len],
         });
-        framing.frame(&mut bytes).unwrap();
+        format.frame(&mut bytes).unwrap();
         bytes
     });
     let garbage = prop::collection::vec(any::<u8>(), 0..60);
-    let piece = prop_oneof![20 => packet, 1 => garbage];
+    let other_version = (40usize..60, any::<u8>()).prop_map(|(len, seed)| ip_packet(len, seed));
+    let piece = prop_oneof![20 => packet, 1 => garbage, 1 => other_version];
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
@@ -154,11 +164,13 @@ proptest! {
     #[test]
     fn parsing_agrees_with_the_reference(
         (framing, stream) in framings().prop_flat_map(|f| (Just(f), streams(f))),
+        max_len in prop_oneof![Just(usize::MAX), 1usize..3000],
         cuts in prop::collection::vec(1usize..2000, 1..8),
     ) {
-        let expected = reference(framing, &stream);
-        prop_assert_eq!(&by_parse(framing, &stream), &expected);
-        let (lens, bad) = by_follower(framing, &stream, &cuts);
+        let format = PacketFormat::new(framing, max_len);
+        let expected = reference(framing, max_len, &stream);
+        prop_assert_eq!(&by_parse(format, &stream), &expected);
+        let (lens, bad) = by_follower(format, &stream, &cuts);
         prop_assert_eq!(bad, expected.1);
         let whole: Vec<usize> = expected.0.iter().map(Vec::len).collect();
         prop_assert_eq!(lens, whole);
@@ -167,6 +179,7 @@ proptest! {
 
 #[test]
 fn what_cannot_be_a_packet_is_refused() {
+    let ip = PacketFormat::from(Framing::Ip);
     for (bytes, why) in [
         (&[0x00][..], "version 0"),
         (&[0x55], "version 5"),
@@ -176,16 +189,52 @@ fn what_cannot_be_a_packet_is_refused() {
         (&[0x45, 0, 0, 0], "of no length, as with TSO"),
         (&[0x60, 0, 0, 0, 0, 0, 0], "a jumbogram"),
     ] {
-        assert_eq!(Framing::Ip.parse(bytes), Err(Desync), "{why}");
+        assert_eq!(ip.parse(bytes), Err(Desync), "{why}");
     }
     for bytes in [&[][..], &[0x45], &[0x45, 0, 5], &[0x60, 0, 0, 0, 0, 0]] {
-        assert_eq!(Framing::Ip.parse(bytes), Ok(None));
+        assert_eq!(ip.parse(bytes), Ok(None));
     }
     let longest = [0x6f, 0, 0, 0, 0xff, 0xff, 6];
-    let packet = Framing::Ip.parse(&longest).unwrap().unwrap();
+    let packet = ip.parse(&longest).unwrap().unwrap();
     assert_eq!(packet.total(), MAX_PACKET);
-    let empty = Framing::U16be.parse(&[0, 0]).unwrap().unwrap();
+    let u16be = PacketFormat::from(Framing::U16be);
+    let empty = u16be.parse(&[0, 0]).unwrap().unwrap();
     assert_eq!((empty.prefix, empty.len), (2, 0));
+}
+
+#[test]
+fn another_version_of_ip_is_refused_at_its_first_byte() {
+    for (framing, good, bad) in [(Framing::Ipv4, 0x45, 0x60), (Framing::Ipv6, 0x60, 0x45)] {
+        let format = PacketFormat::from(framing);
+        assert_eq!(format.parse(&[good]), Ok(None));
+        assert_eq!(format.parse(&[bad]), Err(Desync));
+        assert_eq!(PacketFormat::from(Framing::Ip).parse(&[bad]), Ok(None));
+    }
+}
+
+#[test]
+fn a_packet_that_is_too_long_is_refused_when_its_length_is_known() {
+    let v4 = |len: u16| [&[0x45, 0][..], &len.to_be_bytes()].concat();
+    let v6 = |len: u16| [&[0x60, 0, 0, 0][..], &(len - 40).to_be_bytes(), &[17]].concat();
+    let u16be = |len: u16| len.to_be_bytes().to_vec();
+    type Beginning = fn(u16) -> Vec<u8>;
+    let cases: [(Framing, Beginning); 5] = [
+        (Framing::Ip, v4),
+        (Framing::Ipv4, v4),
+        (Framing::Ip, v6),
+        (Framing::Ipv6, v6),
+        (Framing::U16be, u16be),
+    ];
+    for (framing, beginning) in cases {
+        let format = PacketFormat::new(framing, 1280);
+        let packet = format.parse(&beginning(1280)).unwrap().unwrap();
+        assert_eq!(packet.len, 1280);
+        assert_eq!(format.parse(&beginning(1281)), Err(Desync));
+        let mut follower = Follower::default();
+        let stream = beginning(1281);
+        let bad = follower.follow(format, &stream, |_| unreachable!());
+        assert_eq!(bad, Err(0));
+    }
 }
 
 #[test]
@@ -308,7 +357,7 @@ fn the_high_water_mark_leaves_room_for_one_packet() {
         let (near, far) = UnixDatagram::pair().unwrap();
         near.set_nonblocking(true).unwrap();
         far.set_nonblocking(true).unwrap();
-        let mut rig = Rig::with(near.into(), TLS_SPLICE_FRAMING_IP, high_water_mark);
+        let mut rig = Rig::with(near.into(), TLS_SPLICE_FRAMING_IP, high_water_mark, 0);
         let mut sent = packets.iter().peekable();
         let mut got = Vec::new();
         while got.len() < 200 * 1400 {
@@ -343,6 +392,78 @@ fn what_does_not_fit_is_dropped_and_counted() {
     let stats = rig.stats();
     assert_eq!((stats.drops_in, stats.drops_econnrefused), (1, 1));
     assert_eq!(stats.packets_in, 0);
+}
+
+/// A stream of packets that has lost its step: a packet of another version, or of a length
+/// that no packet here can have.
+#[test]
+fn a_format_that_allows_less_finds_garbage_at_once() {
+    let v6 = |len| ip_packet(len, 1);
+    for (framing, garbage) in [
+        (TLS_SPLICE_FRAMING_IPV6, ip_packet(60, 0)),
+        (TLS_SPLICE_FRAMING_IPV6, v6(1281)[..7].to_vec()),
+        (TLS_SPLICE_FRAMING_IP, v6(1281)[..7].to_vec()),
+        (TLS_SPLICE_FRAMING_IPV4, ip_packet(1281, 0)[..4].to_vec()),
+        (TLS_SPLICE_FRAMING_IPV4, v6(60)),
+    ] {
+        let first = ip_packet(1280, u8::from(framing == TLS_SPLICE_FRAMING_IPV6));
+        let stream = [&first[..], &garbage].concat();
+
+        // To packets
+        let (near, far) = UnixDatagram::pair().unwrap();
+        far.set_nonblocking(true).unwrap();
+        let mut rig = Rig::with(near.into(), framing, 256 * 1024, 1280);
+        let run = rig.peer_sends(&stream, 16_384);
+        assert!(run.has_failed());
+        assert_eq!(rig.desync(), Some((TLS_SPLICE_DECRYPT, 1280)));
+        assert_eq!(received(&far), std::slice::from_ref(&first));
+        assert_eq!(rig.undelivered(), garbage);
+
+        // To a stream
+        let (near, far) = nonblocking_pair();
+        let mut rig = Rig::with(near, framing, 256 * 1024, 1280);
+        let run = rig.peer_sends(&stream, 16_384);
+        assert!(run.has_failed());
+        assert_eq!(rig.desync(), Some((TLS_SPLICE_DECRYPT, 1280)));
+        assert_eq!(read_some(&far), first);
+
+        // From a stream
+        let (near, far) = nonblocking_pair();
+        let mut rig = Rig::with(near, framing, 256 * 1024, 1280);
+        std::io::Write::write_all(&mut &far, &stream).unwrap();
+        let (run, records) = rig.encrypt();
+        assert!(run.has_failed());
+        assert_eq!(rig.desync(), Some((TLS_SPLICE_ENCRYPT, 1280)));
+        assert_eq!(records.concat(), first);
+    }
+}
+
+#[test]
+fn what_the_format_does_not_allow_is_dropped_and_counted() {
+    for framing in [
+        TLS_SPLICE_FRAMING_IPV4,
+        TLS_SPLICE_FRAMING_IPV6,
+        TLS_SPLICE_FRAMING_U16BE,
+    ] {
+        let (near, far) = UnixDatagram::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let mut rig = Rig::with(near.into(), framing, 256 * 1024, 1280);
+        let good = ip_packet(1280, u8::from(framing == TLS_SPLICE_FRAMING_IPV6));
+        let long = ip_packet(1281, u8::from(framing == TLS_SPLICE_FRAMING_IPV6));
+        let other = ip_packet(100, u8::from(framing != TLS_SPLICE_FRAMING_IPV6));
+        far.send(&long).unwrap();
+        far.send(&good).unwrap();
+        far.send(&other).unwrap();
+        let mut expected = vec![good];
+        if framing == TLS_SPLICE_FRAMING_U16BE {
+            expected.push(other);
+        }
+        assert_eq!(rig.encrypt().1, [framed(framing, &expected)]);
+        let stats = rig.stats();
+        assert_eq!(stats.packets_out, expected.len() as u64);
+        assert_eq!(stats.drops_out, 3 - expected.len() as u64);
+        assert_eq!(stats.largest_packet_out, 1280);
+    }
 }
 
 #[test]

@@ -1213,6 +1213,7 @@ fn bad_configs_are_refused() {
         directions: DUPLEX,
         high_water_mark: 1,
         framing: TLS_SPLICE_FRAMING_AUTO,
+        max_packet_size: 0,
     };
     let try_new = |config: tls_splice_config| {
         let mut out = ptr::null_mut();
@@ -1238,11 +1239,20 @@ fn bad_configs_are_refused() {
     );
     assert_eq!(
         try_new(tls_splice_config {
-            framing: 4,
+            framing: 6,
             ..good()
         }),
         TLS_SPLICE_EARG
     );
+    // A stream of bytes has no packets.
+    for framing in [TLS_SPLICE_FRAMING_AUTO, TLS_SPLICE_FRAMING_RAW] {
+        let config = tls_splice_config {
+            framing,
+            max_packet_size: 1500,
+            ..good()
+        };
+        assert_eq!(try_new(config), TLS_SPLICE_ENOPACKETS);
+    }
     let size = std::mem::size_of::<tls_splice_config>();
     for struct_size in [0, 8, size - 1, size + 1, size + 8] {
         let config = tls_splice_config {
@@ -1270,6 +1280,7 @@ fn a_struct_may_be_that_of_an_older_caller() {
         high_water_mark: 1000,
         // What is behind the caller's struct.
         framing: u32::MAX,
+        max_packet_size: 1500,
     };
     let mut splice = ptr::null_mut();
     unsafe {
@@ -1283,7 +1294,13 @@ fn a_struct_may_be_that_of_an_older_caller() {
         assert_eq!(tls_splice_get_stats(splice, &mut stats), TLS_SPLICE_OK);
         assert_eq!((stats.bytes_in, stats.packets_in), (0, 77));
         abi::free(splice);
+        // A caller that knows `framing`.
+        config.struct_size = std::mem::offset_of!(tls_splice_config, max_packet_size);
+        config.framing = TLS_SPLICE_FRAMING_AUTO;
+        assert_eq!(tls_splice_new(&config, &mut splice), TLS_SPLICE_OK);
+        abi::free(splice);
     }
+    config.framing = u32::MAX;
     config.struct_size = std::mem::size_of::<tls_splice_config>();
     splice = ptr::null_mut();
     let code = unsafe { tls_splice_new(&config, &mut splice) };
@@ -1584,12 +1601,12 @@ fn the_rust_api_over_pipes() {
     let (source, mut source_writer) = std::io::pipe().unwrap();
     let mut decrypt = RustSplice::new(
         Endpoint::open(sink.as_raw_fd(), false, true).unwrap(),
-        Framing::Raw,
+        Framing::Raw.into(),
         1 << 16,
     );
     let mut encrypt = RustSplice::new(
         Endpoint::open(source.as_raw_fd(), true, false).unwrap(),
-        Framing::Raw,
+        Framing::Raw.into(),
         1 << 16,
     );
     drop((sink, source));

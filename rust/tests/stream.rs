@@ -29,6 +29,7 @@ impl End {
             directions,
             high_water_mark,
             framing,
+            max_packet_size: 0,
         };
         let mut splice = std::ptr::null_mut();
         unsafe {
@@ -305,6 +306,7 @@ fn an_end_before_the_start_is_kept() {
         directions: DUPLEX,
         high_water_mark: 1000,
         framing: TLS_SPLICE_FRAMING_AUTO,
+        max_packet_size: 0,
     };
     unsafe {
         let mut splice = std::ptr::null_mut();

@@ -658,7 +658,7 @@ static void test_bad_arguments(void) {
   CHECK(tls_splice_new(&bad, &splice) == TLS_SPLICE_ENOTSUP);
   close(bad.fd);
   bad = good;
-  bad.framing = 4;
+  bad.framing = 6;
   CHECK(tls_splice_new(&bad, &splice) == TLS_SPLICE_EARG);
   bad.framing = TLS_SPLICE_FRAMING_U16BE;
   CHECK(tls_splice_new(&bad, &splice) == TLS_SPLICE_EFRAMING);
@@ -666,6 +666,9 @@ static void test_bad_arguments(void) {
   bad.fd = socket(AF_UNIX, SOCK_DGRAM, 0);
   CHECK(tls_splice_new(&bad, &splice) == TLS_SPLICE_EFRAMING);
   close(bad.fd);
+  bad = good;
+  bad.max_packet_size = 1500;
+  CHECK(tls_splice_new(&bad, &splice) == TLS_SPLICE_ENOPACKETS);
   int pipes[2];
   CHECK(pipe(pipes) == 0);
   bad.fd = pipes[0];
@@ -677,7 +680,7 @@ static void test_bad_arguments(void) {
   /* The struct of a caller that knows no framing; what is behind it is not read. */
   bad = good;
   bad.struct_size = offsetof(struct tls_splice_config, framing);
-  bad.framing = 4;
+  bad.framing = 6;
   OK(tls_splice_new(&bad, &splice));
   struct tls_splice_stats old = {.struct_size = offsetof(struct tls_splice_stats, packets_in), .bytes_in = 7, .packets_in = 7};
   OK(tls_splice_get_stats(splice, &old));

@@ -107,6 +107,10 @@ run(async () => {
     bad({ fd, direction, framing }, type);
   for (const framing of ['', 'u32be', 'RAW', 'toString'])
     bad({ fd, direction, framing }, value);
+  for (const maxPacketSize of [null, '1', true, {}, [], 1n])
+    bad({ fd, direction, framing: 'ip', maxPacketSize }, type);
+  for (const maxPacketSize of [0, -1, 1.5, NaN, Infinity, 2 ** 53])
+    bad({ fd, direction, framing: 'ip', maxPacketSize }, range);
   for (const highWaterMark of [null, '1', true, {}, [], 1n])
     bad({ fd, direction, highWaterMark }, type);
   for (const highWaterMark of [0, -1, 1.5, NaN, Infinity, 2 ** 53])
@@ -117,6 +121,11 @@ run(async () => {
   // Framing that does not fit
   bad({ fd, direction, framing: 'u16be' }, value);
   bad({ stream: endpoint, framing: 'u16be' }, value);
+  const noPackets = { ...value, message: /options\.maxPacketSize.* needs a framing that has packets/ };
+  for (const framing of [undefined, 'auto', 'raw']) {
+    bad({ fd, direction, framing, maxPacketSize: 1500 }, noPackets);
+    bad({ stream: endpoint, framing, maxPacketSize: 1500 }, noPackets);
+  }
 
   // The endpoint's access mode
   for (const direction of ['in', 'duplex'])

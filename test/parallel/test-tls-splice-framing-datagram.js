@@ -155,6 +155,38 @@ run(async () => {
   far.close();
 });
 
+// What the framing or the largest size does not allow is dropped if it comes from the
+// endpoint. From the peer it is no packet.
+for (const [options, good, bad] of [
+  [{ framing: 'ipv6' }, ipv6(60), ipv4(60)],
+  [{ framing: 'ipv4' }, ipv4(60), ipv6(60)],
+  [{ framing: 'ipv6', maxPacketSize: 1280 }, ipv6(1280), ipv6(1281)],
+  [{ maxPacketSize: 1280 }, ipv4(1280), ipv4(1281)],
+]) {
+  run(async () => {
+    const { client, server } = await tlsPair();
+    const { near, far, fd } = await datagrams();
+    const splice = server.spliceTo({ fd, ...options }).start();
+    const bytes = options.framing ? Buffer.concat([good, good]) : framed(good, good);
+    const atClient = read(client, bytes.length);
+    for (const packet of [bad, good, bad, bad, good])
+      far.send(packet);
+    assert.deepStrictEqual(await atClient, bytes);
+    assert.strictEqual(splice.stats.dropsOut, 3);
+    assert.strictEqual(splice.stats.packetsOut, 2);
+
+    const atFar = readDatagrams(far, 1);
+    client.write(options.framing ? Buffer.concat([good, bad]) : framed(good, bad));
+    const { 0: err } = await once(splice, 'error');
+    assert.strictEqual(err.code, 'ERR_TLS_SPLICE_FRAMING');
+    assert.strictEqual(err.offset, bytes.length / 2);
+    assert.deepStrictEqual(await atFar, [good]);
+    assert.strictEqual(splice.stats.packetsIn, 1);
+    near.close();
+    far.close();
+  });
+}
+
 // A receiver that has gone: its packets are lost, as on any link, and another
 // one may come.
 run(async () => {

@@ -16,7 +16,7 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  closing, ipv4, ipv6, receive, run, settled, socketPair, tlsPair, turns,
+  Receiver, closing, ipv4, ipv6, receive, run, settled, socketPair, tlsPair, turns,
 } = require('../common/tls-splice');
 const tmpdir = require('../common/tmpdir');
 tmpdir.refresh();
@@ -110,6 +110,44 @@ for (const name of Object.keys(garbage)) {
       near.end();
       const receiver = await receive(far);
       assert.strictEqual(receiver.bytes, good.length);
+    });
+  }
+}
+
+// A format that allows less finds at once what 'ip' would take for a packet, or the
+// beginning of one: it does not wait for the rest.
+const shorter = Buffer.alloc(7);
+ipv6(1281).copy(shorter);
+for (const [options, first, bad] of [
+  [{ framing: 'ipv6' }, ipv6(1280), ipv4(60)],
+  [{ framing: 'ipv6' }, ipv6(65575), Buffer.from([0x45])],
+  [{ framing: 'ipv4' }, ipv4(1280), ipv6(60)],
+  [{ framing: 'ipv4' }, ipv4(65535), Buffer.from([0x60])],
+  [{ framing: 'ipv6', maxPacketSize: 1280 }, ipv6(1280), shorter],
+  [{ framing: 'ip', maxPacketSize: 1280 }, ipv6(1280), shorter],
+  [{ framing: 'ip', maxPacketSize: 1280 }, ipv4(1280), ipv4(1281).subarray(0, 4)],
+  [{ framing: 'ipv4', maxPacketSize: 1280 }, ipv4(1280), ipv4(1281).subarray(0, 4)],
+  [{ framing: 'ip', maxPacketSize: Number.MAX_SAFE_INTEGER }, ipv6(65575), jumbogram],
+]) {
+  for (const direction of ['in', 'out']) {
+    run(async () => {
+      const { client, server } = await tlsPair();
+      const { 0: near, 1: far } = await socketPair();
+      const { 0: from, 1: to } = direction === 'in' ? [client, far] : [far, client];
+      const receiver = new Receiver();
+      to.on('data', (chunk) => receiver.update(chunk));
+      const splice = server.spliceTo({ stream: near, direction, ...options }).start();
+      const failed = Promise.all([once(splice, 'error'), closing(splice)]);
+      // Its other side stays open, and sends nothing more.
+      from.write(Buffer.concat([first, bad]));
+      const { 0: { 0: err }, 1: stats } = await failed;
+      assert.strictEqual(err.code, 'ERR_TLS_SPLICE_FRAMING');
+      assert.strictEqual(err.direction, direction);
+      assert.strictEqual(err.offset, first.length);
+      assert.strictEqual(err.side, direction === 'in' ? 'tls' : 'endpoint');
+      assert.strictEqual(direction === 'in' ? stats.packetsIn : stats.packetsOut, 1);
+      await receiver.reached(first.length);
+      assert.strictEqual(receiver.bytes, first.length);
     });
   }
 }

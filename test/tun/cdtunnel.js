@@ -224,6 +224,17 @@ module.exports = function(test, work) {
     assert.match(client.output, /^The device does not speak CDTunnel$/m);
   });
 
+  for (const [name, garbage] of [
+    ['an IPv4 packet', Buffer.from([0x45, 0, 0, 60])],
+    ['a packet that is longer than its mtu', Buffer.from([0x60, 0, 0, 0, 0x05, 0xb5, 17])],
+  ]) {
+    test(`CDTunnel with ${name} in the tunnel`, async () => {
+      const { client } = await connect(ways['TLS-PSK'], { mtu: 1500, early: [garbage], pieces: [1 << 14] });
+      assert.strictEqual(await client.exited, 1);
+      assert.match(client.output, /^The data at byte 0 of direction 'in' is not a complete packet$/m);
+    });
+  }
+
   test('CDTunnel until SIGTERM', async () => {
     const { device, client } = await connect(ways['TLS-PSK'], { mtu: 1500, early: [], pieces: [100] });
     await client.next(/->/);

@@ -85,7 +85,12 @@ async function main(host, port) {
   const { clientParameters, serverAddress } = await readMessage(socket);
   configure(TUN_NAME, clientParameters, serverAddress);
 
-  const tunnel = socket.spliceTo({ fd: Number(TUN_FD) }).start();
+  // Whatever else the device sends is no packet, and ends the tunnel at once.
+  const tunnel = socket.spliceTo({
+    fd: Number(TUN_FD),
+    framing: 'ipv6',
+    maxPacketSize: clientParameters.mtu,
+  }).start();
   process.once('SIGINT', () => tunnel.stop());
   process.once('SIGTERM', () => tunnel.stop());
   console.log(`${clientParameters.address} -> ${serverAddress}, MTU ${clientParameters.mtu}`);

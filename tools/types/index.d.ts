@@ -31,7 +31,7 @@ declare module 'tls' {
 
     /** `'in'` is what the TLS peer sends, `'out'` what is sent to it. */
     type TLSSpliceDirection = 'in' | 'out' | 'duplex';
-    type TLSSpliceFraming = 'auto' | 'raw' | 'ip' | 'u16be';
+    type TLSSpliceFraming = 'auto' | 'raw' | 'ip' | 'ipv4' | 'ipv6' | 'u16be';
     type TLSSpliceState = 'idle' | 'running' | 'stopping' | 'closed';
     type TLSSpliceReason = 'end' | 'stopped' | 'aborted' | 'destroyed' | 'error';
 
@@ -59,6 +59,10 @@ declare module 'tls' {
          * @default 'auto'
          */
         framing?: TLSSpliceFraming | undefined;
+        /**
+         * The size of the longest packet in bytes: what is longer is no packet. By default whatever the framing allows.
+         */
+        maxPacketSize?: number | undefined;
         /**
          * The most bytes to hold in each direction while the receiving side is slower.
          * @default 262144

@@ -47,8 +47,12 @@ async function all(socket: tls.TLSSocket, stream: net.Socket, signal: AbortSigna
   socket.spliceTo({ fd: 3, autoClose: 1 });
   // @ts-expect-error
   socket.spliceTo({ fd: 3, end: 'no' });
+  socket.spliceTo({ fd: 3, framing: 'ipv6', maxPacketSize: 1280 });
+  socket.spliceTo({ fd: 3, framing: 'ipv4', maxPacketSize: undefined });
   // @ts-expect-error
-  socket.spliceTo({ fd: 3, framing: 'ipv6' });
+  socket.spliceTo({ fd: 3, framing: 'ipv5' });
+  // @ts-expect-error
+  socket.spliceTo({ fd: 3, maxPacketSize: '1280' });
   // @ts-expect-error
   socket.spliceTo({ fd: 3, highWaterMark: 65536n });
   // @ts-expect-error

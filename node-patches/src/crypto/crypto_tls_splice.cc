@@ -105,6 +105,14 @@ bool IsLibuvStream(StreamBase* stream) {
   }
 }
 
+// A limit from JS may be larger than size_t, and is none then.
+size_t LimitOf(Local<Value> value) {
+  CHECK(value->IsNumber());
+  return static_cast<size_t>(
+      std::min(value.As<Number>()->Value(),
+               static_cast<double>(std::numeric_limits<size_t>::max())));
+}
+
 // Finds the listener of a stream, which only the next listener knows.
 class ListenerProbe : public StreamListener {
  public:
@@ -205,29 +213,26 @@ void TLSSplice::New(const FunctionCallbackInfo<Value>& args) {
   new TLSSplice(env, args.This());
 }
 
-// open(fd, directions, highWaterMark, framing, autoClose): 0, a libuv error
-// code, or one of TLS_SPLICE_E*. `fd` can be TLS_SPLICE_FD_NONE.
+// open(fd, directions, highWaterMark, framing, maxPacketSize, autoClose): 0, a
+// libuv error code, or one of TLS_SPLICE_E*. `fd` can be TLS_SPLICE_FD_NONE. A
+// `maxPacketSize` of 0 is whatever the framing allows.
 void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   CHECK_NULL(splice->pump_);
   CHECK(args[0]->IsInt32());
   CHECK(args[1]->IsUint32());
-  CHECK(args[2]->IsNumber());
   CHECK(args[3]->IsUint32());
-  CHECK(args[4]->IsBoolean());
+  CHECK(args[5]->IsBoolean());
 
   const int fd = args[0].As<v8::Int32>()->Value();
-  // A limit may be larger than size_t, and is none then.
-  const double high_water_mark =
-      std::min(args[2].As<Number>()->Value(),
-               static_cast<double>(std::numeric_limits<size_t>::max()));
   tls_splice_config config{
       .struct_size = sizeof(config),
       .fd = fd,
       .directions = args[1].As<Uint32>()->Value(),
-      .high_water_mark = static_cast<size_t>(high_water_mark),
+      .high_water_mark = LimitOf(args[2]),
       .framing = args[3].As<Uint32>()->Value(),
+      .max_packet_size = LimitOf(args[4]),
   };
   int err = tls_splice_new(&config, &splice->pump_);
   if (err != TLS_SPLICE_OK) return args.GetReturnValue().Set(err);
@@ -248,7 +253,7 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
     return args.GetReturnValue().Set(err);
   }
   splice->MarkAsInitialized();
-  if (args[4]->IsTrue()) {
+  if (args[5]->IsTrue()) {
     // Otherwise a Worker would close the descriptor, too, when it exits. This
     // may emit a warning, which the user may have made to throw: then the
     // descriptor stays the user's.
@@ -1372,9 +1377,12 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_ENOTSUP);
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_EFRAMING);
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_EVNETHDR);
+  NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_ENOPACKETS);
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_FRAMING_AUTO);
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_FRAMING_RAW);
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_FRAMING_IP);
+  NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_FRAMING_IPV4);
+  NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_FRAMING_IPV6);
   NODE_DEFINE_CONSTANT(constants, TLS_SPLICE_FRAMING_U16BE);
   NODE_DEFINE_CONSTANT(constants, kEBADFD);
   NODE_DEFINE_CONSTANT(constants, kInOver);

@@ -134,7 +134,9 @@ impl Endpoint {
     }
 
     /// What `new` answers to a config that is in order.
-    fn answer(&self, directions: u32, framing: u32) -> c_int {
+    fn answer(&self, directions: u32, framing: u32, max_packet_size: usize) -> c_int {
+        const AUTO: u32 = TLS_SPLICE_FRAMING_AUTO;
+        const RAW: u32 = TLS_SPLICE_FRAMING_RAW;
         let encrypts = directions & TLS_SPLICE_ENCRYPT != 0;
         let decrypts = directions & TLS_SPLICE_DECRYPT != 0;
         match self.kind {
@@ -144,9 +146,10 @@ impl Endpoint {
             // A folder can only be opened for reading.
             Kind::Invalid(libc::EISDIR) if decrypts => TLS_SPLICE_EACCMODE,
             Kind::Invalid(errno) => -errno,
-            Kind::Datagrams if framing == TLS_SPLICE_FRAMING_RAW => TLS_SPLICE_EFRAMING,
+            Kind::Datagrams if framing == RAW => TLS_SPLICE_EFRAMING,
             Kind::Datagrams => TLS_SPLICE_OK,
             _ if framing == TLS_SPLICE_FRAMING_U16BE => TLS_SPLICE_EFRAMING,
+            _ if max_packet_size != 0 && matches!(framing, AUTO | RAW) => TLS_SPLICE_ENOPACKETS,
             _ => TLS_SPLICE_OK,
         }
     }
@@ -253,13 +256,16 @@ impl World {
     fn create(&mut self, i: usize, input: &mut Input) {
         let directions = input.pick(&[DUPLEX, TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT, 0, 4, 7]);
         let high_water_mark = input.pick(&[1 << 18, 1, 37, 5000, 65_536, 0, usize::MAX]);
-        let framing = input.pick(&[0, 0, 0, 1, 2, 3, 4u32]);
+        let framing = input.pick(&[0, 0, 0, 1, 2, 3, 4, 5, 6u32]);
+        let max_packet_size = input.pick(&[0, 0, 0, 1, 1280, usize::MAX]);
         let right = size_of::<tls_splice_config>();
-        // Without framing.
-        let older = offset_of!(tls_splice_config, framing);
+        // Without framing, and without a largest packet.
+        let oldest = offset_of!(tls_splice_config, framing);
+        let older = offset_of!(tls_splice_config, max_packet_size);
         let struct_size = match input.byte() {
             n @ 1..=7 => [0, size_of::<usize>(), right - 1, right + 1][usize::from(n) % 4],
-            8 => older,
+            8 => oldest,
+            9 => older,
             _ => right,
         };
         // As large as it says and no larger, as from another version's header; the
@@ -278,19 +284,24 @@ impl World {
             &high_water_mark.to_ne_bytes(),
         );
         put(offset_of!(tls_splice_config, framing), &framing.to_ne_bytes());
+        put(
+            offset_of!(tls_splice_config, max_packet_size),
+            &max_packet_size.to_ne_bytes(),
+        );
         let config: *const tls_splice_config = config.as_ptr().cast();
         let mut splice = ptr::null_mut();
         unsafe {
             assert_eq!(tls_splice_new(ptr::null(), &mut splice), TLS_SPLICE_EARG);
             assert_eq!(tls_splice_new(config, ptr::null_mut()), TLS_SPLICE_EARG);
         }
-        let framing = if struct_size == older { 0 } else { framing };
-        let expected = if struct_size != right && struct_size != older {
+        let framing = if struct_size == oldest { 0 } else { framing };
+        let max_packet_size = if struct_size == right { max_packet_size } else { 0 };
+        let expected = if ![oldest, older, right].contains(&struct_size) {
             TLS_SPLICE_EABI
-        } else if directions == 0 || directions > DUPLEX || high_water_mark == 0 || framing > 3 {
+        } else if directions == 0 || directions > DUPLEX || high_water_mark == 0 || framing > 5 {
             TLS_SPLICE_EARG
         } else {
-            self.endpoint.answer(directions, framing)
+            self.endpoint.answer(directions, framing, max_packet_size)
         };
         assert_eq!(unsafe { tls_splice_new(config, &mut splice) }, expected);
         assert_eq!(splice.is_null(), expected != TLS_SPLICE_OK);

@@ -4,14 +4,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tls_splice::frame::{Desync, Follower, Framing};
+use tls_splice::frame::{Desync, Follower, Framing, PacketFormat};
 use tls_splice_fuzz::{Counter, Input};
 
 /// The packets in a stream as (where, length of the framing, length of the packet),
 /// the last of which may not be there whole; and where one begins that is none.
 type Packets = (Vec<(usize, usize, usize)>, Option<usize>);
 
-fn reference(framing: Framing, stream: &[u8]) -> Packets {
+fn reference(framing: Framing, max_len: usize, stream: &[u8]) -> Packets {
     let mut packets = Vec::new();
     let mut at = 0;
     while at < stream.len() {
@@ -21,23 +21,26 @@ fn reference(framing: Framing, stream: &[u8]) -> Packets {
         let (prefix, len) = match (framing, first / 16) {
             (Framing::Raw, _) => unreachable!(),
             (Framing::U16be, _) => (2, number(0)),
-            (Framing::Ip, 4) => {
+            (Framing::Ip | Framing::Ipv4, 4) => {
                 let header = first % 16 * 4;
                 if header < 20 || number(2).is_some_and(|len| len < header) {
                     return (packets, Some(at));
                 }
                 (0, number(2))
             }
-            (Framing::Ip, 6) => {
+            (Framing::Ip | Framing::Ipv6, 6) => {
                 let payload = byte(6).and(number(4));
                 if payload == Some(0) && byte(6) == Some(0) {
                     return (packets, Some(at));
                 }
                 (0, payload.map(|len| len + 40))
             }
-            (Framing::Ip, _) => return (packets, Some(at)),
+            (Framing::Ip | Framing::Ipv4 | Framing::Ipv6, _) => return (packets, Some(at)),
         };
         let Some(len) = len else { break };
+        if len > max_len {
+            return (packets, Some(at));
+        }
         packets.push((at, prefix, len));
         at += prefix + len;
     }
@@ -45,11 +48,11 @@ fn reference(framing: Framing, stream: &[u8]) -> Packets {
 }
 
 /// Packet by packet, as a sink of packets is served.
-fn by_parse(framing: Framing, stream: &[u8]) -> Packets {
+fn by_parse(format: PacketFormat, stream: &[u8]) -> Packets {
     let mut packets = Vec::new();
     let mut at = 0;
     while at < stream.len() {
-        match framing.parse(&stream[at..]) {
+        match format.parse(&stream[at..]) {
             Err(Desync) => return (packets, Some(at)),
             Ok(None) => break,
             Ok(Some(packet)) => {
@@ -63,7 +66,9 @@ fn by_parse(framing: Framing, stream: &[u8]) -> Packets {
 
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
-    let framing = input.pick(&[Framing::Ip, Framing::U16be]);
+    let framing = input.pick(&[Framing::Ip, Framing::U16be, Framing::Ipv4, Framing::Ipv6]);
+    let max_len = input.pick(&[usize::MAX, 1280, 65_535, 1]);
+    let format = PacketFormat::new(framing, max_len);
     let counter = Counter::default();
     let mut stream = Vec::new();
     let mut cuts = Vec::new();
@@ -72,15 +77,15 @@ fuzz_target!(|bytes: &[u8]| {
             0 => stream.extend(input.bytes(40)),
             1 => {
                 // What `frame` makes is one packet again, or is refused.
-                let n = framing.prefix() + input.size(66_000);
+                let n = format.prefix() + input.size(66_000);
                 let mut packet = counter.take(n);
                 let head = input.bytes(8);
-                let to = framing.prefix();
+                let to = format.prefix();
                 let len = head.len().min(n - to);
                 packet[to..to + len].copy_from_slice(&head[..len]);
-                if framing.frame(&mut packet).is_ok() {
+                if format.frame(&mut packet).is_ok() {
                     let expected = (vec![(0, to, n - to)], None);
-                    assert_eq!(reference(framing, &packet), expected);
+                    assert_eq!(reference(framing, max_len, &packet), expected);
                     stream.extend(packet);
                 }
             }
@@ -103,8 +108,8 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
 
-    let expected = reference(framing, &stream);
-    assert_eq!(by_parse(framing, &stream), expected);
+    let expected = reference(framing, max_len, &stream);
+    assert_eq!(by_parse(format, &stream), expected);
 
     // In pieces, of which it keeps nothing.
     let mut follower = Follower::default();
@@ -115,7 +120,7 @@ fuzz_target!(|bytes: &[u8]| {
         let n = cuts.next().unwrap_or(stream.len()).min(stream.len() - at);
         let piece = &stream[at..at + n];
         let on_packet = |packet: tls_splice::frame::Packet| lens.push((packet.prefix, packet.len));
-        if let Err(bad) = follower.follow(framing, piece, on_packet) {
+        if let Err(bad) = follower.follow(format, piece, on_packet) {
             assert_eq!(at.checked_add_signed(bad), expected.1);
             break;
         }

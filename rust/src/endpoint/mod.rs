@@ -301,11 +301,16 @@ impl Endpoint {
 }
 
 /// `wanted` if it is `own` or one of the `others`, which are the framings that fit the
-/// endpoint; `own` if nothing is wanted.
+/// endpoint; `own` if nothing is wanted. One version of IP fits wherever both versions do.
 fn choose(wanted: Option<Framing>, own: Framing, others: &[Framing]) -> Result<Framing, OpenError> {
     match wanted {
         None => Ok(own),
-        Some(framing) if framing == own || others.contains(&framing) => Ok(framing),
-        Some(_) => Err(OpenError::Framing),
+        Some(framing) => {
+            let kind = framing.with_any_version();
+            match kind == own || others.contains(&kind) {
+                true => Ok(framing),
+                false => Err(OpenError::Framing),
+            }
+        }
     }
 }

@@ -5,8 +5,10 @@ use libc::{c_int, size_t};
 use super::types::{self, direction_of};
 use super::*;
 use crate::endpoint::Endpoint;
-use crate::error::{OpenError, TLS_SPLICE_EARG, TLS_SPLICE_EPANIC, TLS_SPLICE_OK};
-use crate::frame::Framing;
+use crate::error::{
+    OpenError, TLS_SPLICE_EARG, TLS_SPLICE_ENOPACKETS, TLS_SPLICE_EPANIC, TLS_SPLICE_OK,
+};
+use crate::frame::{Framing, PacketFormat};
 use crate::handle::tls_splice;
 use crate::panic::guard;
 use crate::splice::Splice;
@@ -65,6 +67,8 @@ fn splice_of(config: &tls_splice_config) -> Result<Splice, c_int> {
         TLS_SPLICE_FRAMING_AUTO => None,
         TLS_SPLICE_FRAMING_RAW => Some(Framing::Raw),
         TLS_SPLICE_FRAMING_IP => Some(Framing::Ip),
+        TLS_SPLICE_FRAMING_IPV4 => Some(Framing::Ipv4),
+        TLS_SPLICE_FRAMING_IPV6 => Some(Framing::Ipv6),
         TLS_SPLICE_FRAMING_U16BE => Some(Framing::U16be),
         _ => return Err(TLS_SPLICE_EARG),
     };
@@ -74,7 +78,14 @@ fn splice_of(config: &tls_splice_config) -> Result<Splice, c_int> {
     }
     .map_err(OpenError::code)?;
     let framing = endpoint.framing(framing).map_err(OpenError::code)?;
-    Ok(Splice::new(endpoint, framing, config.high_water_mark))
+    let format = match config.max_packet_size {
+        0 => framing.into(),
+        max_len => PacketFormat::new(framing, max_len),
+    };
+    if config.max_packet_size != 0 && !format.has_packets() {
+        return Err(TLS_SPLICE_ENOPACKETS);
+    }
+    Ok(Splice::new(endpoint, format, config.high_water_mark))
 }
 
 /// Frees a splice and closes its file descriptors. This is also allowed after a panic. With

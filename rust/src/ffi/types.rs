@@ -34,6 +34,10 @@ pub const TLS_SPLICE_FRAMING_RAW: u32 = 1;
 /// Framing: the TLS stream is a sequence of IPv4 (RFC 791) and IPv6 (RFC 8200) packets,
 /// back to back. Their own length fields tell them apart.
 pub const TLS_SPLICE_FRAMING_IP: u32 = 2;
+/// Framing: as TLS_SPLICE_FRAMING_IP, but IPv4 packets only.
+pub const TLS_SPLICE_FRAMING_IPV4: u32 = 4;
+/// Framing: as TLS_SPLICE_FRAMING_IP, but IPv6 packets only.
+pub const TLS_SPLICE_FRAMING_IPV6: u32 = 5;
 /// Framing: in the TLS stream, the length of each packet in bytes comes before the packet,
 /// as two bytes, the high byte first.
 pub const TLS_SPLICE_FRAMING_U16BE: u32 = 3;
@@ -68,6 +72,10 @@ pub struct tls_splice_config {
     /// One of the values TLS_SPLICE_FRAMING_*. TLS_SPLICE_FRAMING_AUTO if the field lies
     /// behind `struct_size`.
     pub framing: u32,
+    /// The longest packet in bytes, without the framing before it: what is longer is no
+    /// packet. 0, or a field that lies behind `struct_size`, is whatever the framing allows.
+    /// Another value without packets is TLS_SPLICE_ENOPACKETS.
+    pub max_packet_size: size_t,
 }
 
 /// Some bytes in memory that belongs to the splice. Like `struct iovec` of readv(2) this
@@ -190,6 +198,8 @@ unsafe impl Grows for tls_splice_config {
     const SIZES: &'static [size_t] = &[
         // A version without `framing`.
         std::mem::offset_of!(tls_splice_config, framing),
+        // A version without `max_packet_size`.
+        std::mem::offset_of!(tls_splice_config, max_packet_size),
         size_of::<tls_splice_config>(),
     ];
 }

@@ -328,6 +328,7 @@ pub fn new_splice(
         directions,
         high_water_mark,
         framing: TLS_SPLICE_FRAMING_AUTO,
+        max_packet_size: 0,
     };
     let mut splice = ptr::null_mut();
     match unsafe { tls_splice_new(&config, &mut splice) } {

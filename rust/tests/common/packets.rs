@@ -21,10 +21,15 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(near: OwnedFd, framing: u32) -> Rig {
-        Rig::with(near, framing, 256 * 1024)
+        Rig::with(near, framing, 256 * 1024, 0)
     }
 
-    pub fn with(near: OwnedFd, framing: u32, high_water_mark: usize) -> Rig {
+    pub fn with(
+        near: OwnedFd,
+        framing: u32,
+        high_water_mark: usize,
+        max_packet_size: usize,
+    ) -> Rig {
         let (ours, peer) = connect(TLS1_3, true);
         let config = tls_splice_config {
             struct_size: std::mem::size_of::<tls_splice_config>(),
@@ -32,6 +37,7 @@ impl Rig {
             directions: DUPLEX,
             high_water_mark,
             framing,
+            max_packet_size,
         };
         let mut splice = std::ptr::null_mut();
         assert_eq!(unsafe { tls_splice_new(&config, &mut splice) }, 0);

@@ -228,7 +228,9 @@ class TLSSplice extends EventEmitter {
     const { stream } = options;
     if (stream?.encrypted) {
       const direction = kMirrored[options.direction];
-      const mirrored = { ...options, direction, framing: 'raw', autoClose: false };
+      const mirrored = {
+        ...options, direction, framing: 'raw', maxPacketSize: undefined, autoClose: false,
+      };
       this.#second = new TLSSplice(kCreate, stream, openNative(mirrored), {
         ...mirrored, stream: undefined, signal: undefined,
       });

@@ -6,7 +6,8 @@
 // internal/tls/splice.
 
 const {
-  Error, ObjectAssign, ObjectIsExtensible, PromiseWithResolvers, SafeWeakSet, Symbol,
+  Error, ObjectAssign, ObjectIsExtensible, ObjectKeys, PromiseWithResolvers, SafeWeakSet,
+  Symbol,
 } = primordials;
 
 const { closeSync } = require('fs');
@@ -44,12 +45,15 @@ const {
     TLS_SPLICE_FRAMING_AUTO: auto,
     TLS_SPLICE_FRAMING_RAW: raw,
     TLS_SPLICE_FRAMING_IP: ip,
+    TLS_SPLICE_FRAMING_IPV4: ipv4,
+    TLS_SPLICE_FRAMING_IPV6: ipv6,
     TLS_SPLICE_FRAMING_U16BE: u16be,
     TLS_SPLICE_FD_NONE,
     TLS_SPLICE_EACCMODE,
     TLS_SPLICE_ENOTSUP,
     TLS_SPLICE_EFRAMING,
     TLS_SPLICE_EVNETHDR,
+    TLS_SPLICE_ENOPACKETS,
     kEBADFD,
     kEndpointEnded,
   } = kEmptyObject,
@@ -59,7 +63,7 @@ const { TCP } = internalBinding('tcp_wrap');
 const { TTY } = internalBinding('tty_wrap');
 
 const kDirections = { __proto__: null, in: kIn, out: kOut, duplex: kIn | kOut };
-const kFramings = { __proto__: null, auto, raw, ip, u16be };
+const kFramings = { __proto__: null, auto, raw, ip, ipv4, ipv6, u16be };
 const kDefaultHighWaterMark = 256 * 1024;
 
 // How long to wait for what may never come, in milliseconds.
@@ -179,6 +183,7 @@ function validateOptions(socket, options) {
     autoClose = false,
     end = true,
     framing = 'auto',
+    maxPacketSize,
     highWaterMark = kDefaultHighWaterMark,
     signal,
   } = options;
@@ -187,7 +192,9 @@ function validateOptions(socket, options) {
   validateBoolean(autoClose, 'options.autoClose');
   validateBoolean(end, 'options.end');
   validateString(framing, 'options.framing');
-  validateOneOf(framing, 'options.framing', ['auto', 'raw', 'ip', 'u16be']);
+  validateOneOf(framing, 'options.framing', ObjectKeys(kFramings));
+  if (maxPacketSize !== undefined)
+    validateInteger(maxPacketSize, 'options.maxPacketSize', 1);
   validateInteger(highWaterMark, 'options.highWaterMark', 1);
   if (signal !== undefined)
     validateAbortSignal(signal, 'options.signal');
@@ -201,7 +208,7 @@ function validateOptions(socket, options) {
       new ERR_INVALID_ARG_TYPE('options.stream', 'net.Socket', stream);
   }
   const validated = {
-    fd, stream, direction, autoClose, end, framing, highWaterMark, signal,
+    fd, stream, direction, autoClose, end, framing, maxPacketSize, highWaterMark, signal,
   };
   if (socket._handle)
     checkIsOther(socket, validated);
@@ -218,17 +225,24 @@ function validateOptions(socket, options) {
 
 // Opens the native side of a splice, which owns a duplicate of the descriptor, and with
 // `autoClose` the descriptor itself.
-function openNative({ fd, stream, direction, framing, highWaterMark, autoClose }) {
+function openNative({
+  fd, stream, direction, framing, maxPacketSize, highWaterMark, autoClose,
+}) {
   const isStream = stream !== undefined;
   const native = new NativeSplice();
   const err = native.open(isStream ? TLS_SPLICE_FD_NONE : fd, kDirections[direction],
-                          highWaterMark, kFramings[framing], !isStream && autoClose);
+                          highWaterMark, kFramings[framing], maxPacketSize ?? 0,
+                          !isStream && autoClose);
   if (err === 0)
     return native;
   if (err < 0)
     throw errorOf(err, 'open');
   if (err === TLS_SPLICE_EFRAMING)
     throw new ERR_INVALID_ARG_VALUE('options.framing', framing, 'does not fit the endpoint');
+  if (err === TLS_SPLICE_ENOPACKETS) {
+    throw new ERR_INVALID_ARG_VALUE('options.maxPacketSize', maxPacketSize,
+                                    'needs a framing that has packets');
+  }
   const reason = {
     __proto__: null,
     [TLS_SPLICE_EACCMODE]: isNotOpenFor(direction),
