@@ -1290,7 +1290,11 @@ class World {
         // It has destroyed the socket, and does not tell how far it has come.
         if (!this.#socket.destroyed)
           fail('pipeToNative() has failed, and the socket is not destroyed');
-        if (!this.#tlsFault && !this.#endpointMayFail() && !this.#isForEnded({ options }, error) && !this.#isEndedEarly(error))
+        if (error.name === 'AbortError')
+          this.#checkAbort(splice, error);
+        // A socket that has ended both ways destroys itself.
+        const isLate = splice.late && error.code === 'ERR_STREAM_PREMATURE_CLOSE';
+        if (!isLate && !this.#tlsFault && !this.#endpointMayFail() && !this.#isForEnded({ options }, error) && !this.#isEndedEarly(error))
           fail(`pipeToNative() fails: ${error.stack}`);
         this.#checkError(splice, error);
         this.#tlsFault = true;
@@ -1310,6 +1314,12 @@ class World {
         // It destroys the socket on its own.
         closed(null, error);
       }));
+  }
+
+  #checkAbort(splice, { cause, stats }) {
+    const { signal } = splice.controller;
+    if (!splice.aborted || cause !== signal.reason || stats.reason !== 'aborted')
+      fail(`pipeToNative() is aborted with ${cause} and ${JSON.stringify(stats)}`);
   }
 
   // 'error' at most once, then 'close' once, and the promise says the same.
@@ -1687,10 +1697,16 @@ class World {
   #abort(number) {
     const able = this.#splices.filter(({ state, controller }) => state !== 'closed' && controller !== null);
     const splice = able[number % able.length];
-    if (splice !== undefined) {
-      splice.aborted = true;
-      splice.controller.abort();
-    }
+    if (splice !== undefined)
+      this.#abortSplice(splice);
+  }
+
+  // pipeToNative() destroys the socket.
+  #abortSplice(splice) {
+    splice.aborted = true;
+    if (splice.handle === null)
+      this.#isDestroyed = this.#tlsFault = true;
+    splice.controller.abort();
   }
 
   #closeFds() {
@@ -1993,7 +2009,7 @@ class World {
         if (splice.handle)
           splice.stop ??= splice.handle.stop();
         else if (splice.controller)
-          splice.controller.abort(splice.aborted = true);
+          this.#abortSplice(splice);
       }
       await this.#until('all are stopped', () =>
         this.#splices.every(({ state, stop, aborted }) => state === 'closed' || !(stop || aborted)));

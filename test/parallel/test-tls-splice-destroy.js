@@ -64,7 +64,8 @@ run(async () => {
   const { 0: endpoint } = await socketPair();
   const done = server.pipeToNative(endpoint);
   server.destroy();
-  assert.strictEqual((await done).reason, 'destroyed');
+  await assert.rejects(done, { code: 'ERR_STREAM_PREMATURE_CLOSE', side: 'tls' });
+  assert.strictEqual(endpoint.destroyed, false);
 });
 
 run(async () => {

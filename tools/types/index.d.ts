@@ -13,9 +13,12 @@ declare module 'tls' {
          */
         spliceTo(options: TLSSpliceOptions): TLSSplice;
         /**
-         * Splices the socket to a file descriptor or stream until both sides have ended. If the splice fails, the
-         * promise is rejected and the socket is destroyed. If the splice cannot be started, the promise is rejected and
-         * the socket is left as it is. With `autoClose` the target is closed when the promise is settled.
+         * Splices the socket to a file descriptor or stream until both sides have ended. In any other case the promise is
+         * rejected and the socket is destroyed, as `stream.pipeline()` does: with the error of the splice, with a
+         * {@link TLSSpliceAbortError} if the `signal` is aborted, and with `ERR_STREAM_PREMATURE_CLOSE` if the socket is
+         * destroyed without an error. Meanwhile nobody has to listen to `'error'`. If the splice cannot be started, the
+         * promise is rejected and the socket is left as it is. With `autoClose` the target is closed when the promise is
+         * settled.
          */
         pipeToNative(target: number | Socket, options?: TLSSpliceCommonOptions): Promise<TLSSpliceStats>;
     }
@@ -68,7 +71,10 @@ declare module 'tls' {
          * @default 262144
          */
         highWaterMark?: number | undefined;
-        /** Aborting it is the same as calling {@link TLSSplice.stop}, except for the `reason`. */
+        /**
+         * Aborting it is the same as calling {@link TLSSplice.stop}, except for the `reason`. With `pipeToNative()` it
+         * also destroys the socket.
+         */
         signal?: AbortSignal | undefined;
     }
 
@@ -136,6 +142,15 @@ declare module 'tls' {
          * passed to `destroy()` does not have this property.
          */
         side?: 'tls' | 'endpoint' | undefined;
+    }
+
+    /** The error of `pipeToNative()` after its `signal` was aborted. */
+    interface TLSSpliceAbortError extends Error {
+        name: 'AbortError';
+        code: 'ABORT_ERR';
+        /** The `reason` of the signal. */
+        cause: unknown;
+        stats: TLSSpliceStats;
     }
 
     interface TLSSpliceEventMap {

@@ -3,7 +3,7 @@
 import net = require('node:net');
 import tls = require('node:tls');
 import { TLSSplice } from 'tls';
-import type { TLSSpliceFramingError, TLSSpliceOptions, TLSSpliceStats } from 'node:tls';
+import type { TLSSpliceAbortError, TLSSpliceFramingError, TLSSpliceOptions, TLSSpliceStats } from 'node:tls';
 
 // Fails to compile if the two are not the same type.
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true : false;
@@ -65,6 +65,10 @@ async function all(socket: tls.TLSSocket, stream: net.Socket, signal: AbortSigna
   same<typeof stats, TLSSpliceStats>(true);
   await socket.pipeToNative(3, { direction: 'out', signal });
   await socket.pipeToNative(socket, {});
+  await socket.pipeToNative(stream, { signal }).catch((err: TLSSpliceAbortError) => {
+    same<typeof err.stats, TLSSpliceStats>(true);
+    return err.cause;
+  });
   // @ts-expect-error
   await socket.pipeToNative();
   // @ts-expect-error

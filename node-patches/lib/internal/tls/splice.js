@@ -22,9 +22,9 @@
 // else is waited for; 'closed'. They are never left for an earlier one.
 
 const {
-  ArrayPrototypePush, Float64Array, FunctionPrototypeCall, MathMax, ObjectIsExtensible,
-  PromisePrototypeThen, PromiseWithResolvers, ReflectDefineProperty, Symbol, SymbolAsyncDispose,
-  SymbolDispose, TypedArrayPrototypeSet,
+  ArrayPrototypePush, Float64Array, FunctionPrototypeCall, MathMax, ObjectAssign,
+  ObjectIsExtensible, PromisePrototypeThen, PromiseWithResolvers, ReflectDefineProperty, Symbol,
+  SymbolAsyncDispose, SymbolDispose, TypedArrayPrototypeSet,
 } = primordials;
 
 const EventEmitter = require('events');
@@ -48,6 +48,7 @@ const {
   kDirections, kOnEndpointClose, kStopTimeout, openNative, validateOptions,
 } = require('internal/tls/splice_endpoint');
 const {
+  AbortError,
   ConnResetException,
   ErrnoException,
   codes: {
@@ -1114,16 +1115,51 @@ function spliceTo(options) {
   return new TLSSplice(kCreate, this, openNative(validated), validated);
 }
 
+function ignoreError() {}
+
+// Resolves with the stats of a splice that has started when both sides have ended. In any
+// other case, destroys the socket and rejects, as stream.pipeline() does. The promise
+// reports the errors of the sockets, so nobody else has to listen to 'error' meanwhile.
+async function runToEnd(splice, socket, { stream, signal }) {
+  const destroyIfAborted = () => {
+    // A splice that has ended may still wait for its endpoint to close.
+    if (splice.stats.reason === 'aborted')
+      socket.destroy();
+  };
+  let listener;
+  socket.on('error', ignoreError);
+  stream?.on('error', ignoreError);
+  try {
+    listener = signal && addAbortListener(signal, destroyIfAborted);
+    const stats = await splice.finished;
+    if (stats.reason === 'aborted')
+      throw ObjectAssign(new AbortError(undefined, { cause: signal.reason }), { stats });
+    if (stats.reason === 'destroyed')
+      throw ObjectAssign(new ERR_STREAM_PREMATURE_CLOSE(), { side: 'tls' });
+    return stats;
+  } catch (err) {
+    socket.destroy();
+    throw err;
+  } finally {
+    listener?.[SymbolDispose]();
+    socket.removeListener('error', ignoreError);
+    stream?.removeListener('error', ignoreError);
+  }
+}
+
 /**
  * Splices this TLSSocket to an endpoint until both have ended. With `autoClose` the
  * endpoint is closed in any case.
  * @param {number|net.Socket} target The `fd` or the `stream` option of spliceTo().
  * @param {object} [options] The other options.
- * @returns {Promise<object>} The stats. Rejects with what spliceTo() and start()
- *   throw, and with the error of the splice, after which the socket is destroyed.
+ * @returns {Promise<object>} The stats. Rejects with what spliceTo() and start() throw.
+ *   Destroys the socket and rejects with the error of the splice, with an AbortError, which
+ *   has the stats, or with ERR_STREAM_PREMATURE_CLOSE if the socket was destroyed without an
+ *   error.
  */
 async function pipeToNative(target, options = kEmptyObject) {
   let splice;
+  let all;
   let autoClose = false;
   try {
     // Before any other option can be found to be wrong.
@@ -1132,7 +1168,8 @@ async function pipeToNative(target, options = kEmptyObject) {
     const endpoint = typeof target === 'number' ? { fd: target } : { stream: target };
     if (target === null || (typeof target !== 'number' && typeof target !== 'object'))
       throw new ERR_INVALID_ARG_TYPE('target', ['number', 'net.Socket'], target);
-    splice = FunctionPrototypeCall(spliceTo, this, { ...options, ...endpoint });
+    all = { ...options, ...endpoint };
+    splice = FunctionPrototypeCall(spliceTo, this, all);
   } catch (err) {
     if (autoClose)
       await closeTarget(this, target);
@@ -1145,13 +1182,7 @@ async function pipeToNative(target, options = kEmptyObject) {
     await splice.stop();
     throw err;
   }
-  try {
-    return await splice.finished;
-  } catch (err) {
-    // The promise reports the error, so the socket does not.
-    this.destroy();
-    throw err;
-  }
+  return runToEnd(splice, this, all);
 }
 
 module.exports = { TLSSplice, afterWrap, beforeWrap, pipeToNative, spliceTo };

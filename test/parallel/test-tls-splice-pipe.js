@@ -1,0 +1,237 @@
+'use strict';
+
+// pipeToNative() follows stream.pipeline(): whatever keeps it from running to the end
+// rejects the promise and destroys the socket, and nobody has to listen to 'error'.
+
+const common = require('../common');
+if (!common.hasCrypto)
+  common.skip('missing crypto');
+if (common.isWindows)
+  common.skip('no FIFOs on Windows');
+
+const assert = require('assert');
+const { getEventListeners, once } = require('events');
+const fs = require('fs');
+const tls = require('tls');
+if (tls.TLSSplice === undefined)
+  common.skip('built without TLSSplice');
+
+const {
+  MiB, fifo, run, send, settled, socketPair, tlsOver, tlsPair,
+} = require('../common/tls-splice');
+
+const badRecord = Buffer.from('ff030300050000000000', 'hex');
+
+const endpoints = {
+  async stream() {
+    const { 0: endpoint, 1: other } = await socketPair('unix');
+    return { target: endpoint, endpoint, other };
+  },
+  async tls() {
+    const { client: other, server: endpoint } = await tlsPair({ allowHalfOpen: true });
+    return { target: endpoint, endpoint, other };
+  },
+  async fd() {
+    const { 0: other, 1: owner } = await socketPair('unix', { pauseOnConnect: true });
+    return { target: owner._handle.fd, other };
+  },
+};
+
+// The listeners of both sockets, by the names of their events.
+function listeners(...sockets) {
+  return sockets.map((socket) => socket && Object.fromEntries(
+    socket.eventNames().map((name) => [String(name), socket.listenerCount(name)])));
+}
+
+// An end of both sides leaves no listeners behind.
+for (const open of Object.values(endpoints)) {
+  run(async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const { target, endpoint, other } = await open();
+    const { signal } = new AbortController();
+    const before = listeners(server, endpoint);
+    const done = server.pipeToNative(target, { signal });
+    client.resume().end('there');
+    other.resume().end('back');
+    const stats = await done;
+    assert.strictEqual(stats.reason, 'end');
+    assert.strictEqual(stats.bytesIn, 5);
+    assert.strictEqual(stats.bytesOut, 4);
+    assert.deepStrictEqual(listeners(server, endpoint), before);
+    assert.strictEqual(getEventListeners(signal, 'abort').length, 0);
+  });
+}
+
+// An abort, at any time, whatever the peer and the endpoint do: here neither of them reads.
+const reason = new Error('the reason');
+for (const { 0: kind, 1: open } of Object.entries(endpoints)) {
+  for (const when of ['before', 'at once', 'later']) {
+    for (const autoClose of [false, true]) {
+      if (kind === 'fd' && autoClose)
+        continue;
+      run(async () => {
+        const { client, server } = await tlsPair({ allowHalfOpen: true });
+        client.on('error', () => {});
+        const { target, endpoint, other } = await open();
+        other.on('error', () => {});
+        const controller = new AbortController();
+        const { signal } = controller;
+        const before = listeners(server, endpoint);
+        server.on('data', common.mustNotCall());
+        server.pause();
+        other.pause();
+        client.pause();
+        if (when === 'before')
+          controller.abort(reason);
+        const done = server.pipeToNative(target, { autoClose, signal });
+        if (when === 'later') {
+          send(client, 16 * MiB).catch(() => {});
+          send(other, 16 * MiB).catch(() => {});
+          await settled(() => server.bytesRead + server.bytesWritten);
+        }
+        if (when !== 'before') {
+          controller.abort(reason);
+          assert.strictEqual(server.destroyed, true);
+        }
+        await assert.rejects(done, (err) => {
+          assert.strictEqual(err.name, 'AbortError');
+          assert.strictEqual(err.code, 'ABORT_ERR');
+          assert.strictEqual(err.cause, reason);
+          assert.strictEqual(err.stats.reason, 'aborted');
+          assert.strictEqual(err.stats.bytesIn > 0, when === 'later');
+          return true;
+        });
+        assert.strictEqual(server.destroyed, true);
+        server.removeAllListeners('data');
+        assert.deepStrictEqual(listeners(server)[0].error, before[0].error);
+        assert.strictEqual(getEventListeners(signal, 'abort').length, 0);
+        if (endpoint) {
+          assert.strictEqual(endpoint.listenerCount('error'), before[1].error ?? 0);
+          assert.strictEqual(endpoint.destroyed, autoClose);
+        }
+        if (!server.closed)
+          await once(server, 'close');
+      });
+    }
+  }
+}
+
+// The reason of a signal is the one that it has by itself, too.
+run(async () => {
+  const { server } = await tlsPair();
+  const { 0: endpoint } = await socketPair();
+  await assert.rejects(
+    server.pipeToNative(endpoint, { signal: AbortSignal.timeout(1) }),
+    ({ name, cause }) => name === 'AbortError' && cause.name === 'TimeoutError');
+});
+
+// With autoClose, an abort cuts short what comes after the end of both sides, which stays
+// an end.
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const { 0: endpoint, 1: other } = await socketPair();
+  const controller = new AbortController();
+  other.pause();
+  endpoint.write(Buffer.alloc(16 * MiB));
+  const done = server.pipeToNative(endpoint, {
+    direction: 'out', autoClose: true, signal: controller.signal,
+  });
+  other.end('x');
+  client.resume();
+  await once(client, 'end');
+  await settled(() => endpoint.writableLength);
+  controller.abort();
+  assert.strictEqual((await done).reason, 'end');
+  assert.strictEqual(server.destroyed, false);
+  assert.strictEqual(endpoint.destroyed, true);
+});
+
+// What destroys the socket in the middle. Nobody listens to 'error', which is emitted all
+// the same.
+const mine = new Error('mine');
+const failures = {
+  'destroy()': {
+    fail: ({ server }) => server.destroy(),
+    error: { code: 'ERR_STREAM_PREMATURE_CLOSE', side: 'tls' },
+  },
+  'destroy(error)': {
+    fail: ({ server }) => server.destroy(mine),
+    error: mine,
+  },
+  'a bad record': {
+    fail: ({ raw }) => raw.write(badRecord),
+    error: { code: /^ERR_SSL_/, side: 'tls' },
+  },
+  'a reset': {
+    fail: ({ raw }) => raw.resetAndDestroy(),
+    error: { code: 'ECONNRESET', side: 'tls' },
+  },
+  'the endpoint': {
+    fail: ({ endpoint }) => endpoint.destroy(mine),
+    error: { side: 'endpoint' },
+  },
+};
+for (const connect of [endpoints.stream, endpoints.tls]) {
+  for (const { fail, error } of Object.values(failures)) {
+    run(async () => {
+      const { client, server, raw } = await tlsPair({ raw: true, allowHalfOpen: true });
+      const { endpoint, other } = await connect();
+      for (const socket of [client, raw, other])
+        socket.on('error', () => {});
+      // A tls.Server listens to its sockets.
+      for (const socket of [server, endpoint])
+        socket.removeAllListeners('error');
+      const done = server.pipeToNative(endpoint);
+      client.write('x');
+      await settled(() => server.bytesRead);
+      fail({ server, endpoint, raw });
+      await assert.rejects(done, error);
+      assert.strictEqual(server.destroyed, true);
+      assert.strictEqual(server.listenerCount('error'), 0);
+      assert.strictEqual(endpoint.listenerCount('error'), 0);
+    });
+  }
+}
+
+// A listener of the user is called as ever.
+run(async () => {
+  const { client, server } = await tlsPair();
+  client.on('error', () => {});
+  const { 0: endpoint } = await socketPair();
+  server.on('error', common.mustCall((err) => assert.strictEqual(err, mine)));
+  const done = server.pipeToNative(endpoint);
+  server.destroy(mine);
+  await assert.rejects(done, mine);
+});
+
+// In the handshake: nobody is told but the promise.
+run(async () => {
+  const { 0: endpoint } = await socketPair();
+  const { 0: a, 1: b } = await socketPair();
+  const { client, server } = tlsOver(a, b, {
+    client: { maxVersion: 'TLSv1.2' }, server: { minVersion: 'TLSv1.3' },
+  });
+  server.on('error', () => {});
+  await assert.rejects(client.pipeToNative(endpoint), { code: /^ERR_SSL_/, side: 'tls' });
+  assert.strictEqual(client.destroyed, true);
+});
+
+// The two directions by a promise each
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  client.on('error', () => {});
+  const { reader, writer } = fifo();
+  const { reader: source, writer: other } = fifo();
+  server.removeAllListeners('error');
+  const done = [
+    server.pipeToNative(writer, { direction: 'in' }),
+    server.pipeToNative(source, { direction: 'out' }),
+  ];
+  assert.strictEqual(server.listenerCount('error'), 2);
+  server.destroy(mine);
+  for (const each of done)
+    await assert.rejects(each, mine);
+  assert.strictEqual(server.listenerCount('error'), 0);
+  for (const fd of [reader, writer, source, other])
+    fs.closeSync(fd);
+});
