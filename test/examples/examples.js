@@ -6,6 +6,8 @@ const assert = require('assert');
 const { createHash, randomBytes } = require('crypto');
 const { once } = require('events');
 const fs = require('fs');
+const https = require('https');
+const net = require('net');
 const os = require('os');
 const path = require('path');
 const tls = require('tls');
@@ -464,6 +466,47 @@ test('dns-over-tls: a server that comes and goes', async () => {
   assert.notStrictEqual((await shell(inVain)).code, 0);
   await dnsmasq();
   assert.strictEqual(await kdig(port, '+short', 'a.example'), '192.0.2.7\n');
+});
+
+// --- undici ---------------------------------------------------------------------------------------------------------
+
+// The sockets that a Client hands over after an Upgrade and a CONNECT. What the server has sent with its answer has
+// been unshifted by undici.
+test('undici: the sockets of upgrade() and connect()', async () => {
+  const { Client } = require('/usr/share/nodejs/undici');
+  for (const [event, answer, request] of [
+    ['upgrade', '101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo',
+     (client) => client.upgrade({ path: '/', protocol: 'echo' })],
+    ['connect', '200 Connection established', (client) => client.connect({ path: 'example.com:443' })],
+  ]) {
+    const server = https.createServer({
+      key: fs.readFileSync('front/localhost.key'), cert: fs.readFileSync('front/localhost.pem'), allowHalfOpen: true,
+    });
+    server.on(event, (_, socket) => {
+      socket.write(`HTTP/1.1 ${answer}\r\n\r\nearly `);
+      socket.pipe(socket);
+    });
+    server.listen(0);
+    await once(server, 'listening');
+    const { port } = server.address();
+    const client = new Client(`https://localhost:${port}`, { connect: { ca: fs.readFileSync('front.pem') } });
+    const { socket } = await request(client);
+    const listener = net.createServer({ allowHalfOpen: true }).listen(0);
+    await once(listener, 'listening');
+    const accepted = once(listener, 'connection');
+    const endpoint = net.connect({ port: listener.address().port, allowHalfOpen: true });
+    const done = socket.pipeToNative(endpoint);
+    const [far] = await accepted;
+    far.end(fs.readFileSync('random'));
+    const received = Buffer.concat(await far.toArray());
+    assert.strictEqual(`${received.subarray(0, 6)}`, 'early ');
+    assert.strictEqual(sha(received.subarray(6)), shaOf('random'));
+    const { reason, bytesIn, bytesOut } = await done;
+    assert.deepStrictEqual([reason, bytesIn, bytesOut], ['end', kSize + 6, kSize]);
+    await client.close();
+    listener.close();
+    server.close();
+  }
 });
 
 // --- All of them ----------------------------------------------------------------------------------------------------

@@ -111,6 +111,10 @@ run(async () => {
     bad({ fd, direction, framing: 'ip', maxPacketSize }, type);
   for (const maxPacketSize of [0, -1, 1.5, NaN, Infinity, 2 ** 53])
     bad({ fd, direction, framing: 'ip', maxPacketSize }, range);
+  for (const head of [null, 1, 'head', true, {}, [], new ArrayBuffer(1)])
+    bad({ fd, direction, head }, type);
+  for (const head of [Buffer.alloc(1), Buffer.alloc(0)])
+    bad({ fd: reader, direction: 'out', head }, value);
   for (const highWaterMark of [null, '1', true, {}, [], 1n])
     bad({ fd, direction, highWaterMark }, type);
   for (const highWaterMark of [0, -1, 1.5, NaN, Infinity, 2 ** 53])
@@ -160,12 +164,60 @@ run(async () => {
     bad({ stream: fresh }, invalid);
     fresh.destroy();
     bad({ stream: fresh }, closed);
+    // One that is connecting is no error, unless it has been destroyed.
     const server = net.createServer().listen(0);
     await once(server, 'listening');
     const connecting = net.connect(server.address().port);
-    bad({ stream: connecting }, invalid);
+    await socket.spliceTo({ stream: connecting }).stop();
     connecting.destroy();
+    bad({ stream: connecting }, closed);
     server.close();
+  }
+
+  // Messages name what the caller has passed.
+  for (const [options, message] of [
+    [{ fd: 'x' }, /"options\.fd" property must be of type number or an instance of FileHandle\./],
+    [{ fd: -1 }, /"options\.fd" is out of range/],
+    [{ stream: 'x' }, /"options\.stream" property must be/],
+    [{ stream: new PassThrough() }, /'options\.stream' has no native handle/],
+    [{ stream: socket }, /'options\.stream' is the socket itself/],
+    [{ fd: reader, direction: 'in' }, /'options\.fd' is not open for direction 'in'/],
+    [{ fd: socket._handle.fd }, /'options\.fd' is the transport/],
+    [{ stream: new net.Socket() }, /^The stream is not connected$/],
+  ]) {
+    const { fd, stream, ...rest } = options;
+    assert.throws(() => socket.spliceTo(options), { message });
+    rejections.push(assert.rejects(socket.pipeToNative(fd ?? stream, rest), (err) => {
+      assert.match(err.message, /target/);
+      assert.doesNotMatch(err.message, /options|stream is/);
+      return true;
+    }));
+  }
+  for (const name of ['fd', 'stream']) {
+    const options = { direction: 'in', [name]: name === 'fd' ? writer : endpoint };
+    rejections.push(assert.rejects(socket.pipeToNative(writer, options), {
+      ...value, message: new RegExp(`'options\\.${name}' cannot be combined with target`),
+    }));
+  }
+
+  // Of several errors the first is reported, in the order in which the arguments are
+  // documented. States come last.
+  {
+    const order = [
+      ['direction', 'both'], ['autoClose', 0], ['end', 0], ['framing', 'u32be'],
+      ['maxPacketSize', 0], ['head', 'text'], ['highWaterMark', 0], ['signal', 0],
+    ];
+    const destroyed = new net.Socket().destroy();
+    for (let i = 0; i < order.length; i++) {
+      const options = Object.fromEntries(order.slice(i));
+      const message = new RegExp(`options\\.${order[i][0]}\\b`);
+      assert.throws(() => socket.spliceTo({ ...options, stream: destroyed }), { message });
+      assert.throws(() => socket.spliceTo({ ...options, fd: 'x' }), { message: /options\.fd/ });
+      rejections.push(assert.rejects(socket.pipeToNative(destroyed, options), { message }));
+      rejections.push(assert.rejects(socket.pipeToNative('x', options), { message: /target/ }));
+    }
+    rejections.push(assert.rejects(socket.pipeToNative('x', 'options'), { message: /target/ }));
+    rejections.push(assert.rejects(socket.pipeToNative(destroyed, 'x'), { message: /"options"/ }));
   }
 
   await Promise.all(rejections);

@@ -1,7 +1,7 @@
 'use strict';
 
-// Sockets of HTTP: those of CONNECT and Upgrade splice, with their head first;
-// those that a parser or an HTTP/2 session owns are refused.
+// Sockets of HTTP: those of CONNECT and Upgrade splice, with their head first, be it an
+// option or unshifted; those that a parser or an HTTP/2 session owns are refused.
 
 const common = require('../common');
 if (!common.hasCrypto)
@@ -23,7 +23,7 @@ const kSize = 2 * MiB + 7;
 const state = { code: 'ERR_INVALID_STATE', name: 'Error' };
 
 // The beginning of what the client sends comes with the request, as its head.
-async function tunnel(request, event, answer) {
+async function tunnel(request, event, answer, by) {
   const server = https.createServer({ key, cert });
   server.listen(0);
   await once(server, 'listening');
@@ -36,10 +36,11 @@ async function tunnel(request, event, answer) {
   const { 1: serverSide, 2: head } = await switched;
   assert(head.length > 0);
   serverSide.write(answer);
-  serverSide.unshift(head);
+  if (by === 'unshift')
+    serverSide.unshift(head);
 
   const { 0: endpoint, 1: other } = await socketPair();
-  const done = serverSide.pipeToNative(endpoint);
+  const done = serverSide.pipeToNative(endpoint, by === 'head' ? { head } : {});
   const inward = receive(other);
   for (const chunk of chunks)
     socket.write(chunk);
@@ -63,12 +64,14 @@ async function tunnel(request, event, answer) {
 }
 
 run(async () => {
-  await tunnel(
-    'CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n', 'connect',
-    'HTTP/1.1 200 Connection established\r\n\r\n');
-  await tunnel(
-    'GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n', 'upgrade',
-    'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n');
+  for (const by of ['head', 'unshift']) {
+    await tunnel(
+      'CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n', 'connect',
+      'HTTP/1.1 200 Connection established\r\n\r\n', by);
+    await tunnel(
+      'GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n', 'upgrade',
+      'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n', by);
+  }
 });
 
 // The client's side of CONNECT and Upgrade
@@ -91,11 +94,10 @@ run(async () => {
         { headers: { Connection: 'Upgrade', Upgrade: 'x' } }),
     }).end();
     const { 1: socket, 2: head } = await once(request, event);
-    socket.unshift(head);
     const { 0: endpoint, 1: other } = await socketPair();
     const received = other.setEncoding('utf8').toArray();
     other.end();
-    await socket.pipeToNative(endpoint);
+    await socket.pipeToNative(endpoint, { head });
     assert.strictEqual((await received).join(''), 'head tail');
     server.close();
   }

@@ -244,7 +244,8 @@ run(async () => {
   const listener = net.createServer().listen(0);
   await once(listener, 'listening');
   const connecting = net.connect(listener.address().port);
-  assert.throws(() => server.spliceTo({ stream: connecting }), state);
+  assert.throws(() => server.spliceTo({ stream: new net.Socket() }), state);
+  assert.strictEqual(server.spliceTo({ stream: connecting }).state, 'idle');
   await once(connecting, 'connect');
   connecting.destroy();
   assert.throws(() => server.spliceTo({ stream: connecting }),

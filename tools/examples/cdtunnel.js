@@ -47,7 +47,7 @@ function frame(message) {
   return Buffer.concat([header, body]);
 }
 
-// What follows the message goes back to the socket: it is packets already.
+// The message, and what has come with it: the beginning of the packets.
 async function readMessage(socket) {
   const ended = once(socket, 'end');
   let bytes = Buffer.alloc(0);
@@ -65,9 +65,7 @@ async function readMessage(socket) {
       throw new Error('The device does not speak CDTunnel');
     end = kHeader + bytes.readUInt16BE(kMagic.length);
   }
-  if (bytes.length > end)
-    socket.unshift(bytes.subarray(end));
-  return JSON.parse(bytes.toString('utf8', kHeader, end));
+  return { message: JSON.parse(bytes.toString('utf8', kHeader, end)), head: bytes.subarray(end) };
 }
 
 function configure(device, { address, mtu }, peer) {
@@ -82,7 +80,7 @@ async function main(host, port) {
   socket.on('error', () => {});  // What waits for the socket fails, too.
   await once(socket, 'secureConnect');
   socket.write(frame({ type: 'clientHandshakeRequest', mtu: kMTU }));
-  const { clientParameters, serverAddress } = await readMessage(socket);
+  const { message: { clientParameters, serverAddress }, head } = await readMessage(socket);
   configure(TUN_NAME, clientParameters, serverAddress);
 
   // Whatever else the device sends is no packet, and ends the tunnel at once.
@@ -90,6 +88,7 @@ async function main(host, port) {
     fd: Number(TUN_FD),
     framing: 'ipv6',
     maxPacketSize: clientParameters.mtu,
+    head,
   }).start();
   process.once('SIGINT', () => tunnel.stop());
   process.once('SIGTERM', () => tunnel.stop());

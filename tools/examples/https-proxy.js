@@ -37,14 +37,13 @@ const proxy = https.createServer({
 }, (request, response) => response.writeHead(405, { Allow: 'CONNECT' }).end());
 
 proxy.on('connect', async ({ url }, /** @type {import('node:tls').TLSSocket} */ client, head) => {
-  // Whoever waits below is told. But an 'error' that nobody listens to would
+  // The client may fail while JavaScript has it, and an 'error' that nobody listens to would
   // end the process.
   client.on('error', () => {});
   const [, host, port] = /^\[?([^[\]]+)\]?:(\d+)$/.exec(url) ?? [];
   if (!args.allow.includes(port))
     return refuse(client, '403 Forbidden');
   const server = net.connect({ host, port: Number(port), allowHalfOpen: true });
-  server.on('error', () => {});
   // It sees the bytes that go past JavaScript too.
   client.setTimeout(120_000, () => client.destroy());
   try {
@@ -55,8 +54,8 @@ proxy.on('connect', async ({ url }, /** @type {import('node:tls').TLSSocket} */ 
   }
   try {
     client.write('HTTP/1.1 200 Connection established\r\n\r\n');
-    client.unshift(head);  // What the client has sent without waiting for that.
-    const { bytesIn, bytesOut } = await client.pipeToNative(server);
+    // The head is what the client has sent without waiting for that.
+    const { bytesIn, bytesOut } = await client.pipeToNative(server, { head });
     console.log(`${url} got ${bytesIn} bytes and sent ${bytesOut}`);
   } catch (err) {
     console.error(`${url} failed: ${err.message}`);

@@ -9,7 +9,6 @@
 const fs = require('node:fs');
 const net = require('node:net');
 const tls = require('node:tls');
-const { once } = require('node:events');
 const { parseArgs } = require('node:util');
 
 const { values: args } = parseArgs({ options: {
@@ -27,14 +26,10 @@ const target = port ? { host, port: Number(port) } : { path: args.unix };
 async function serve(client) {
   const name = `${client.remoteAddress}:${client.remotePort}`;
   const upstream = net.connect({ ...target, allowHalfOpen: true });
-  // Whoever waits below is told. But an 'error' that nobody listens to would
-  // end the process.
-  client.on('error', () => {});
-  upstream.on('error', () => {});
   // It sees the bytes that go past JavaScript too.
   client.setTimeout(120_000, () => client.destroy());
   try {
-    await once(upstream, 'connect');
+    // It begins when the upstream is connected, and fails if that fails.
     const { bytesIn, bytesOut } = await client.pipeToNative(upstream);
     console.log(`${name} sent ${bytesIn} bytes and got ${bytesOut}`);
   } catch (err) {

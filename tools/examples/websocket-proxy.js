@@ -45,10 +45,9 @@ const proxy = https.createServer({
 proxy.on('upgrade', async (request, /** @type {import('node:tls').TLSSocket} */ client, head) => {
   const name = `${client.remoteAddress}:${client.remotePort} ${request.url}`;
   const server = net.connect({ host, port: Number(port), allowHalfOpen: true });
-  // Whoever waits below is told. But an 'error' that nobody listens to would
+  // The client may fail while JavaScript has it, and an 'error' that nobody listens to would
   // end the process.
   client.on('error', () => {});
-  server.on('error', () => {});
   // It sees the bytes that go past JavaScript too.
   client.setTimeout(120_000, () => client.destroy());
   try {
@@ -59,9 +58,10 @@ proxy.on('upgrade', async (request, /** @type {import('node:tls').TLSSocket} */ 
     return client.destroySoon();
   }
   try {
-    // What has been read goes first, as if the client had only now sent it.
-    client.unshift(Buffer.concat([requestHead(request), head]));
-    const { bytesIn, bytesOut } = await client.pipeToNative(server);
+    // The server gets the request first, and what the client has sent behind it.
+    const { bytesIn, bytesOut } = await client.pipeToNative(server, {
+      head: Buffer.concat([requestHead(request), head]),
+    });
     console.log(`${name} sent ${bytesIn} bytes and got ${bytesOut}`);
   } catch (err) {
     console.error(`${name} failed: ${err.message}`);

@@ -2,6 +2,7 @@
 // splices all three are undefined.
 
 import type { EventEmitter } from 'node:events';
+import type { FileHandle } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 
 declare module 'tls' {
@@ -20,7 +21,7 @@ declare module 'tls' {
          * promise is rejected and the socket is left as it is. With `autoClose` the target is closed when the promise is
          * settled.
          */
-        pipeToNative(target: number | Socket, options?: TLSSpliceCommonOptions): Promise<TLSSpliceStats>;
+        pipeToNative(target: number | FileHandle | Socket, options?: TLSSpliceCommonOptions): Promise<TLSSpliceStats>;
     }
 
     interface ConnectionOptions {
@@ -67,6 +68,11 @@ declare module 'tls' {
          */
         maxPacketSize?: number | undefined;
         /**
+         * Bytes that go to the endpoint before anything else, such as the `head` of `'connect'` and `'upgrade'`. Not with
+         * `direction: 'out'`.
+         */
+        head?: NodeJS.ArrayBufferView | undefined;
+        /**
          * The most bytes to hold in each direction while the receiving side is slower.
          * @default 262144
          */
@@ -80,12 +86,12 @@ declare module 'tls' {
 
     interface TLSSpliceFdOptions extends TLSSpliceCommonOptions {
         /** A file descriptor that is open for the `direction`. */
-        fd: number;
+        fd: number | FileHandle;
         stream?: undefined;
     }
 
     interface TLSSpliceStreamOptions extends TLSSpliceCommonOptions {
-        /** A connected socket, which may be a `TLSSocket`. */
+        /** A socket that is connected or connecting, which may be a `TLSSocket`. */
         stream: Socket;
         fd?: undefined;
     }

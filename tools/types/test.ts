@@ -3,15 +3,17 @@
 import net = require('node:net');
 import tls = require('node:tls');
 import { TLSSplice } from 'tls';
+import type { FileHandle } from 'node:fs/promises';
 import type { TLSSpliceAbortError, TLSSpliceFramingError, TLSSpliceOptions, TLSSpliceStats } from 'node:tls';
 
 // Fails to compile if the two are not the same type.
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true : false;
 function same<A, B>(yes: Same<A, B>) {}
 
-async function all(socket: tls.TLSSocket, stream: net.Socket, signal: AbortSignal) {
+async function all(socket: tls.TLSSocket, stream: net.Socket, file: FileHandle, signal: AbortSignal) {
   // One of fd and stream
   socket.spliceTo({ fd: 3 });
+  socket.spliceTo({ fd: file });
   socket.spliceTo({ stream });
   socket.spliceTo({ stream: socket });
   socket.spliceTo({ stream, fd: undefined });
@@ -53,6 +55,10 @@ async function all(socket: tls.TLSSocket, stream: net.Socket, signal: AbortSigna
   socket.spliceTo({ fd: 3, framing: 'ipv5' });
   // @ts-expect-error
   socket.spliceTo({ fd: 3, maxPacketSize: '1280' });
+  socket.spliceTo({ stream, head: Buffer.from('head') });
+  socket.spliceTo({ stream, head: new Uint16Array(1) });
+  // @ts-expect-error
+  socket.spliceTo({ stream, head: 'head' });
   // @ts-expect-error
   socket.spliceTo({ fd: 3, highWaterMark: 65536n });
   // @ts-expect-error
@@ -64,6 +70,7 @@ async function all(socket: tls.TLSSocket, stream: net.Socket, signal: AbortSigna
   const stats = await socket.pipeToNative(stream);
   same<typeof stats, TLSSpliceStats>(true);
   await socket.pipeToNative(3, { direction: 'out', signal });
+  await socket.pipeToNative(file, { autoClose: true });
   await socket.pipeToNative(socket, {});
   await socket.pipeToNative(stream, { signal }).catch((err: TLSSpliceAbortError) => {
     same<typeof err.stats, TLSSpliceStats>(true);

@@ -105,6 +105,14 @@ bool IsLibuvStream(StreamBase* stream) {
   }
 }
 
+// The stream of a handle that JS passes.
+StreamBase* LibuvStreamOf(Local<Value> handle) {
+  CHECK(handle->IsObject());
+  StreamBase* stream = StreamBase::FromObject(handle.As<Object>());
+  CHECK(IsLibuvStream(stream));
+  return stream;
+}
+
 // A limit from JS may be larger than size_t, and is none then.
 size_t LimitOf(Local<Value> value) {
   CHECK(value->IsNumber());
@@ -153,6 +161,7 @@ static_assert(arraysize(kEventNames) == TLS_SPLICE_ON_GONE + 1);
   V(SetProtoMethod, "join", Join)                                              \
   V(SetProtoMethod, "holdSink", HoldSink)                                      \
   V(SetProtoMethod, "start", Start)                                            \
+  V(SetProtoMethod, "setStream", SetStream)                                    \
   V(SetProtoMethod, "stop", Call<&TLSSplice::Stop>)                            \
   V(SetProtoMethod, "endOut", Call<&TLSSplice::EndSource>)                     \
   V(SetProtoMethod, "cycle", Call<&TLSSplice::ScheduleTurn>)                   \
@@ -293,7 +302,7 @@ void TLSSplice::HoldSink(const FunctionCallbackInfo<Value>& args) {
 // start(tlsWrap, direction, chunks, stream): true, or false if the direction of
 // the TLSWrap cannot be spliced. `chunks` are Uint8Arrays that go before all
 // else in that direction; `stream` is the handle of a net.Socket, if that is
-// the endpoint.
+// the endpoint and is connected.
 void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
@@ -306,10 +315,7 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   const uint32_t direction = args[1].As<Uint32>()->Value();
   CHECK(direction == TLS_SPLICE_DECRYPT || direction == TLS_SPLICE_ENCRYPT);
   StreamBase* stream = nullptr;
-  if (args[3]->IsObject()) {
-    stream = StreamBase::FromObject(args[3].As<Object>());
-    CHECK(IsLibuvStream(stream));
-  }
+  if (args[3]->IsObject()) stream = LibuvStreamOf(args[3]);
   if (!splice->TakeOver(tls_wrap, direction, stream))
     return args.GetReturnValue().Set(false);
 
@@ -326,6 +332,15 @@ void TLSSplice::Start(const FunctionCallbackInfo<Value>& args) {
   if (direction == TLS_SPLICE_DECRYPT && tls_wrap->eof_)
     splice->Tell(TLS_SPLICE_ON_LOWER_EOF);
   args.GetReturnValue().Set(true);
+}
+
+// setStream(stream): the endpoint is this handle of a net.Socket, which was not
+// connected when a direction was started.
+void TLSSplice::SetStream(const FunctionCallbackInfo<Value>& args) {
+  TLSSplice* splice;
+  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
+  splice->endpoint_->Begin(LibuvStreamOf(args[0]));
+  splice->ScheduleTurn();
 }
 
 bool TLSSplice::TakeOver(TLSWrap* tls_wrap,

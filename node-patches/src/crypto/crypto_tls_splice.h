@@ -129,6 +129,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   static void Join(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void HoldSink(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Start(const v8::FunctionCallbackInfo<v8::Value>& args);
+  static void SetStream(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Release(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Resume(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void WriteError(const v8::FunctionCallbackInfo<v8::Value>& args);

@@ -22,7 +22,7 @@
 // else is waited for; 'closed'. They are never left for an earlier one.
 
 const {
-  ArrayPrototypePush, Float64Array, FunctionPrototypeCall, MathMax, ObjectAssign,
+  ArrayPrototypePush, ArrayPrototypeUnshift, Float64Array, MathMax, ObjectAssign,
   ObjectIsExtensible, PromisePrototypeThen, PromiseWithResolvers, ReflectDefineProperty, Symbol,
   SymbolAsyncDispose, SymbolDispose, TypedArrayPrototypeSet,
 } = primordials;
@@ -45,7 +45,8 @@ const {
 } = require('internal/tls/splice_takeover');
 const {
   afterWrap, beforeWrap, checkSocket, closeTarget, createEndpoint, errorOf,
-  kDirections, kOnEndpointClose, kStopTimeout, openNative, validateOptions,
+  kDirections, kOnEndpointClose, kOnEndpointConnect, kStopTimeout, nounOf, openNative,
+  validateArguments, validateOptions,
 } = require('internal/tls/splice_endpoint');
 const {
   AbortError,
@@ -53,12 +54,11 @@ const {
   ErrnoException,
   codes: {
     ERR_FEATURE_UNAVAILABLE_ON_PLATFORM, ERR_ILLEGAL_CONSTRUCTOR,
-    ERR_INTERNAL_ASSERTION, ERR_INVALID_ARG_TYPE, ERR_INVALID_STATE, ERR_INVALID_THIS,
+    ERR_INTERNAL_ASSERTION, ERR_INVALID_STATE, ERR_INVALID_THIS,
     ERR_SOCKET_CLOSED, ERR_STREAM_PREMATURE_CLOSE, ERR_TLS_HANDSHAKE_TIMEOUT,
     ERR_TLS_SPLICE_FRAMING,
   },
 } = require('internal/errors');
-const { validateObject } = require('internal/validators');
 const {
   // Windows has neither this class nor the constants.
   TLSSplice: NativeSplice,
@@ -179,6 +179,7 @@ class Outcome {
  */
 class TLSSplice extends EventEmitter {
   #socket;
+  #name = 'socket';  // What error messages call the socket.
   #layers = [];      // The socket, and each socket that it runs over.
   #native;
   #endpoint;
@@ -188,6 +189,7 @@ class TLSSplice extends EventEmitter {
   #second = null;
   #directions;
   #endsOther;      // The `end` option.
+  #head;           // The `head` option, until 'in' begins.
   #signal;
   #state = 'idle';
   #outcome = new Outcome();
@@ -216,6 +218,7 @@ class TLSSplice extends EventEmitter {
     this.#native = native;
     this.#directions = kDirections[options.direction];
     this.#endsOther = options.end;
+    this.#head = options.head;
     this.#signal = options.signal;
     this.#endpoint = createEndpoint(native, this, options);
     native.onchange = () => this.#update();
@@ -233,9 +236,10 @@ class TLSSplice extends EventEmitter {
         ...options, direction, framing: 'raw', maxPacketSize: undefined, autoClose: false,
       };
       this.#second = new TLSSplice(kCreate, stream, openNative(mirrored), {
-        ...mirrored, stream: undefined, signal: undefined,
+        ...mirrored, stream: undefined, head: undefined, signal: undefined,
       });
       this.#second.#first = this;
+      this.#second.#name = nounOf(options.name);
       this.#second.#outcome.isAwaited = true;
       native.join(this.#second.#native);
     }
@@ -352,7 +356,7 @@ class TLSSplice extends EventEmitter {
 
   #check() {
     const socket = this.#socket;
-    const name = this.#first ? 'stream' : 'socket';
+    const name = this.#name;
     checkSocket(socket, name);
     const wantsIn = this.#directions & kIn;
     const wantsOut = this.#directions & kOut;
@@ -431,16 +435,41 @@ class TLSSplice extends EventEmitter {
       guarded(() => this.#failIfLayerFailed(this.#layers[i]));
     // Much may have changed during the handshake.
     if (this.#directions & kIn && this.#socket.readableEncoding !== null) {
-      const err = new ERR_INVALID_STATE('setEncoding() has been called on the socket');
+      const err = new ERR_INVALID_STATE(`setEncoding() has been called on the ${this.#name}`);
       return this.#fail(err, 'tls');
     }
-    try {
-      this.#endpoint.begin();
-    } catch (err) {
-      return this.#fail(err, 'endpoint');
-    }
+    // While a stream connects, 'in' begins, and holds what the peer sends.
+    const { isConnecting } = this.#endpoint;
+    if (!isConnecting && !this.#beginEndpoint())
+      return;
     if (this.#directions & kIn)
       this.#beginIn();
+    if (!isConnecting)
+      this.#beginOutWhenFlushed();
+  }
+
+  // Returns whether the endpoint can be spliced.
+  #beginEndpoint() {
+    try {
+      this.#endpoint.begin();
+      return true;
+    } catch (err) {
+      this.#fail(err, 'endpoint');
+      return false;
+    }
+  }
+
+  [kOnEndpointConnect]() {
+    // Otherwise #begin() is to come.
+    if (this.#state !== 'running' || !this.#isSecure || !this.#beginEndpoint())
+      return;
+    if (this.#begun & kIn)
+      this.#native.setStream(this.#endpoint.handle);
+    this.#beginOutWhenFlushed();
+    this.#update();
+  }
+
+  #beginOutWhenFlushed() {
     if (this.#state !== 'running' || !(this.#directions & kOut))
       return;
     // What JavaScript has written goes out first, unless it cannot be sent.
@@ -453,6 +482,9 @@ class TLSSplice extends EventEmitter {
   #beginIn() {
     const socket = this.#socket;
     const chunks = this.#reader.take();
+    if (this.#head !== undefined)
+      ArrayPrototypeUnshift(chunks, this.#head);
+    this.#head = undefined;
     if (!this.#native.start(socket._handle, kIn, chunks, this.#endpoint.handle))
       return this.#fail(new ERR_SOCKET_CLOSED(), 'tls');
     this.#begun |= kIn;
@@ -476,7 +508,7 @@ class TLSSplice extends EventEmitter {
     const endpoint = this.#endpoint;
     // Much may have happened to a socket while JavaScript's writes were flushed.
     if (endpoint.isGone)
-      return this.#stop('error', new ERR_STREAM_PREMATURE_CLOSE(), 'endpoint');
+      return this.#stop('error', endpoint.closeError, 'endpoint');
     const { chunks, handle } = endpoint;
     if (!this.#native.start(this.#socket._handle, kOut, chunks ?? [], handle))
       return this.#fail(new ERR_SOCKET_CLOSED(), 'tls');
@@ -502,7 +534,8 @@ class TLSSplice extends EventEmitter {
     } else if (state & kFailed) {
       this.#stopWithFailure();
     } else {
-      if (state & kInEnded)
+      // A stream that has yet to connect may fail.
+      if (state & kInEnded && !this.#endpoint.isConnecting)
         this.#onInEnded();
       if (state & kOutEnded)
         this.#onOutEnded();
@@ -634,7 +667,7 @@ class TLSSplice extends EventEmitter {
   #stopUnlessEnded() {
     const ended = this.#ended | directionsOf(this.#native.getState(), 0, kOutEnded);
     if (this.#state === 'running' && this.#directions & ~ended)
-      this.#stop('error', new ERR_STREAM_PREMATURE_CLOSE(), 'endpoint');
+      this.#stop('error', this.#endpoint.closeError, 'endpoint');
   }
 
   /**
@@ -701,8 +734,10 @@ class TLSSplice extends EventEmitter {
     // A stream of JavaScript below is stopped by calling its pause(), which is the user's, and
     // must not start another splice before the bytes are given back.
     const bytes = this.#begun & kIn ? this.#native.release(kIn) : undefined;
-    if (!this.#reader.detach() || !(this.#begun & kIn))
+    if (!this.#reader.detach())
       return;
+    if (!(this.#begun & kIn))
+      return this.#giveBackHead();
     // The readers of the socket may write to the endpoint.
     this.#endpoint.unguard();
     this.#reader.giveBack(bytes, () => {
@@ -716,6 +751,14 @@ class TLSSplice extends EventEmitter {
     // TLSSocket below. resume() gives JavaScript that end before this callback runs.
     if (socket._parent?.encrypted)
       setImmediate(() => socket[kTakeover]?.writer?.splice.#failIfStuck());
+  }
+
+  // 'in' has not begun, so that JavaScript has all but the head.
+  #giveBackHead() {
+    const head = this.#head;
+    this.#head = undefined;
+    if (head !== undefined && !this.#socket.readableEnded)
+      guarded(() => this.#socket.unshift(head));
   }
 
   #giveBackOut() {
@@ -1106,13 +1149,21 @@ class TLSSplice extends EventEmitter {
  *   errors such as EBADF.
  */
 function spliceTo(options) {
-  if (this?.encrypted !== true || !(this instanceof net.Socket))
+  checkAvailable(this);
+  return createSplice(this, validateOptions(this, options));
+}
+
+// Checks that the `this` of a method can be spliced at all.
+function checkAvailable(socket) {
+  if (socket?.encrypted !== true || !(socket instanceof net.Socket))
     throw new ERR_INVALID_THIS('TLSSocket');
   if (NativeSplice === undefined)
     throw new ERR_FEATURE_UNAVAILABLE_ON_PLATFORM('tlsSocket.spliceTo()');
   emitExperimentalWarning('tlsSocket.spliceTo()');
-  const validated = validateOptions(this, options);
-  return new TLSSplice(kCreate, this, openNative(validated), validated);
+}
+
+function createSplice(socket, validated) {
+  return new TLSSplice(kCreate, socket, openNative(validated), validated);
 }
 
 function ignoreError() {}
@@ -1150,7 +1201,8 @@ async function runToEnd(splice, socket, { stream, signal }) {
 /**
  * Splices this TLSSocket to an endpoint until both have ended. With `autoClose` the
  * endpoint is closed in any case.
- * @param {number|net.Socket} target The `fd` or the `stream` option of spliceTo().
+ * @param {number|FileHandle|net.Socket} target The `fd` or the `stream` option of
+ *   spliceTo().
  * @param {object} [options] The other options.
  * @returns {Promise<object>} The stats. Rejects with what spliceTo() and start() throw.
  *   Destroys the socket and rejects with the error of the splice, with an AbortError, which
@@ -1159,17 +1211,14 @@ async function runToEnd(splice, socket, { stream, signal }) {
  */
 async function pipeToNative(target, options = kEmptyObject) {
   let splice;
-  let all;
+  let validated;
   let autoClose = false;
   try {
-    // Before any other option can be found to be wrong.
+    // Before anything can be found to be wrong.
     autoClose = options?.autoClose === true;
-    validateObject(options, 'options');
-    const endpoint = typeof target === 'number' ? { fd: target } : { stream: target };
-    if (target === null || (typeof target !== 'number' && typeof target !== 'object'))
-      throw new ERR_INVALID_ARG_TYPE('target', ['number', 'net.Socket'], target);
-    all = { ...options, ...endpoint };
-    splice = FunctionPrototypeCall(spliceTo, this, all);
+    checkAvailable(this);
+    validated = validateArguments(this, target, options);
+    splice = createSplice(this, validated);
   } catch (err) {
     if (autoClose)
       await closeTarget(this, target);
@@ -1182,7 +1231,7 @@ async function pipeToNative(target, options = kEmptyObject) {
     await splice.stop();
     throw err;
   }
-  return runToEnd(splice, this, all);
+  return runToEnd(splice, this, validated);
 }
 
 module.exports = { TLSSplice, afterWrap, beforeWrap, pipeToNative, spliceTo };

@@ -1,8 +1,8 @@
 'use strict';
 
 // The endpoint of a splice: what may be one, and how it begins, is shut down, is given
-// back and is closed. A file descriptor, a net.Socket and a TLSSocket have a class
-// each, with the same methods. The words of the comments are explained in
+// back and is closed. A FileHandle and a net.Socket have a class each, with the same
+// methods as the class of all others. The words of the comments are explained in
 // internal/tls/splice.
 
 const {
@@ -15,13 +15,14 @@ const { Stream } = require('stream');
 const net = require('net');
 const { Buffer } = require('buffer');
 const { clearTimeout, setImmediate, setTimeout } = require('timers');
+const { FileHandle } = require('internal/fs/promises');
 const { getValidatedFd } = require('internal/fs/utils');
 const { kTakeover } = require('internal/net');
 const { kEmptyObject } = require('internal/util');
 const { kBoundSession, kSession } = require('internal/stream_base_commons');
 const {
   Reader, Takeover, Writer, end, guarded,
-  kLastMove, kOnClose,
+  kLastMove, kOnClose, kOnConnect,
 } = require('internal/tls/splice_takeover');
 const {
   ErrnoException,
@@ -32,7 +33,7 @@ const {
 } = require('internal/errors');
 const {
   isInt32,
-  validateAbortSignal, validateBoolean, validateInteger,
+  validateAbortSignal, validateBoolean, validateBuffer, validateInteger,
   validateObject, validateOneOf, validateString,
 } = require('internal/validators');
 const {
@@ -73,10 +74,17 @@ const kNoNativeHandle = 'has no native handle; use pipe()';
 
 // On a TLSSplice: what its endpoint tells it.
 const kOnEndpointClose = Symbol('kOnEndpointClose');
+const kOnEndpointConnect = Symbol('kOnEndpointConnect');
 
 // What TLSSockets run over: the handles of sockets, and streams that JavaScript reads
 // and writes.
 const below = new SafeWeakSet();
+
+// What error messages call a stream: `name` is an option of spliceTo(), or the argument of
+// pipeToNative().
+function nounOf(name) {
+  return name === 'target' ? 'target' : 'stream';
+}
 
 function isNotOpenFor(direction) {
   return `is not open for direction '${direction}'`;
@@ -115,24 +123,25 @@ function checkSocket(socket, name) {
   checkIsFree(socket, name);
 }
 
-// Checks that a stream without TLS can be an endpoint.
-function checkStream(stream) {
+// Checks that a stream without TLS can be an endpoint, which error messages call by the
+// name.
+function checkStream(stream, name) {
   if (stream.destroyed)
     throw new ERR_SOCKET_CLOSED();
-  if (stream.connecting || !stream._handle)
-    throw new ERR_INVALID_STATE('The stream is not connected');
+  if (!stream._handle)
+    throw new ERR_INVALID_STATE(`The ${nounOf(name)} is not connected`);
   const { _handle: handle } = stream;
   if (!(handle instanceof TCP || handle instanceof Pipe || handle instanceof TTY))
-    throw new ERR_INVALID_ARG_VALUE('options.stream', stream, kNoNativeHandle);
+    throw new ERR_INVALID_ARG_VALUE(name, stream, kNoNativeHandle);
   if (stream.readableEncoding !== null)
-    throw new ERR_INVALID_STATE('setEncoding() has been called on the stream');
-  checkIsFree(stream, 'stream');
+    throw new ERR_INVALID_STATE(`setEncoding() has been called on the ${nounOf(name)}`);
+  checkIsFree(stream, nounOf(name));
 }
 
 // Checks that a stream is open for the direction. It may be only readable or only
 // writable: process.stdout is, and a socket made with `readable: false`, or one whose
 // descriptor is an end of a pipe.
-function checkDirection(stream, direction) {
+function checkDirection({ name, stream, direction }) {
   let able = kIn | kOut;
   if (stream._writableState.writable === false)
     able &= ~kIn;
@@ -148,13 +157,12 @@ function checkDirection(stream, direction) {
       able &= mode;
   }
   if (kDirections[direction] & ~able)
-    throw new ERR_INVALID_ARG_VALUE('options.stream', stream, isNotOpenFor(direction));
+    throw new ERR_INVALID_ARG_VALUE(name, stream, isNotOpenFor(direction));
 }
 
 // Checks that the endpoint is not the TLS connection itself. Cleartext would be sent in
 // place of ciphertext, or go round in circles.
-function checkIsOther(socket, { fd, stream }) {
-  const name = stream === undefined ? 'options.fd' : 'options.stream';
+function checkIsOther(socket, { name, fd, file, stream }) {
   if (stream === socket)
     throw new ERR_INVALID_ARG_VALUE(name, stream, 'is the socket itself');
   const runsOver = (stream, handle) => {
@@ -165,25 +173,72 @@ function checkIsOther(socket, { fd, stream }) {
   };
   if (fd === socket._handle.fd ||
       (stream !== undefined && runsOver(socket, stream._handle))) {
-    throw new ERR_INVALID_ARG_VALUE(name, stream ?? fd,
+    throw new ERR_INVALID_ARG_VALUE(name, stream ?? file ?? fd,
                                     'is the transport of the TLS connection');
   }
   if (stream !== undefined && runsOver(stream, socket._handle))
     throw new ERR_INVALID_ARG_VALUE(name, stream, 'runs over the TLS connection');
 }
 
-// Validates the options of spliceTo(), and returns them with their defaults. Either
-// `fd` or `stream` is undefined.
+// Validates what is to be the endpoint, which error messages call by the name. Returns
+// `fd`, and the `file` if that belongs to a FileHandle, whose `fd` is -1 when it has been
+// closed; or `stream`.
+function validateFd(fd, name) {
+  if (fd instanceof FileHandle)
+    return { name, fd: fd.fd, file: fd };
+  if (typeof fd !== 'number')
+    throw new ERR_INVALID_ARG_TYPE(name, ['number', 'FileHandle'], fd);
+  return { name, fd: getValidatedFd(fd, name) };
+}
+
+function validateStream(stream, name, types = ['net.Socket']) {
+  if (stream instanceof net.Socket)
+    return { name, stream };
+  throw stream instanceof Stream ?
+    new ERR_INVALID_ARG_VALUE(name, stream, kNoNativeHandle) :
+    new ERR_INVALID_ARG_TYPE(name, types, stream);
+}
+
+function validateTarget(target) {
+  return typeof target === 'number' || target instanceof FileHandle ?
+    validateFd(target, 'target') :
+    validateStream(target, 'target', ['number', 'FileHandle', 'net.Socket']);
+}
+
+// Validates the options of spliceTo(), and returns them with their defaults and the
+// endpoint.
 function validateOptions(socket, options) {
   validateObject(options, 'options');
-  let { fd } = options;
+  const { fd, stream } = options;
+  if (fd !== undefined && stream !== undefined)
+    throw new ERR_INVALID_ARG_VALUE('options.fd', fd, 'cannot be combined with options.stream');
+  const endpoint = stream === undefined ?
+    validateFd(fd, 'options.fd') : validateStream(stream, 'options.stream');
+  return validateAll(socket, endpoint, options);
+}
+
+// The same for the arguments of pipeToNative().
+function validateArguments(socket, target, options) {
+  const endpoint = validateTarget(target);
+  validateObject(options, 'options');
+  const { fd, stream } = options;
+  if (fd !== undefined)
+    throw new ERR_INVALID_ARG_VALUE('options.fd', fd, 'cannot be combined with target');
+  if (stream !== undefined)
+    throw new ERR_INVALID_ARG_VALUE('options.stream', stream, 'cannot be combined with target');
+  return validateAll(socket, endpoint, options);
+}
+
+// Arguments come first, in the order in which they are documented, and then the states of
+// the sockets.
+function validateAll(socket, endpoint, options) {
   const {
-    stream,
     direction = 'duplex',
     autoClose = false,
     end = true,
     framing = 'auto',
     maxPacketSize,
+    head,
     highWaterMark = kDefaultHighWaterMark,
     signal,
   } = options;
@@ -195,44 +250,44 @@ function validateOptions(socket, options) {
   validateOneOf(framing, 'options.framing', ObjectKeys(kFramings));
   if (maxPacketSize !== undefined)
     validateInteger(maxPacketSize, 'options.maxPacketSize', 1);
+  if (head !== undefined) {
+    validateBuffer(head, 'options.head');
+    if (direction === 'out') {
+      throw new ERR_INVALID_ARG_VALUE('options.head', head,
+                                      "cannot be combined with direction 'out'");
+    }
+  }
   validateInteger(highWaterMark, 'options.highWaterMark', 1);
   if (signal !== undefined)
     validateAbortSignal(signal, 'options.signal');
-  if (stream === undefined) {
-    fd = getValidatedFd(fd, 'options.fd');
-  } else if (fd !== undefined) {
-    throw new ERR_INVALID_ARG_VALUE('options.fd', fd, 'cannot be combined with options.stream');
-  } else if (!(stream instanceof net.Socket)) {
-    throw stream instanceof Stream ?
-      new ERR_INVALID_ARG_VALUE('options.stream', stream, kNoNativeHandle) :
-      new ERR_INVALID_ARG_TYPE('options.stream', 'net.Socket', stream);
-  }
   const validated = {
-    fd, stream, direction, autoClose, end, framing, maxPacketSize, highWaterMark, signal,
+    ...endpoint,
+    direction, autoClose, end, framing, maxPacketSize, head, highWaterMark, signal,
   };
+  const { name, stream } = endpoint;
   if (socket._handle)
     checkIsOther(socket, validated);
   checkSocket(socket, 'socket');
   if (stream !== undefined) {
     if (stream.encrypted)
-      checkSocket(stream, 'stream');
+      checkSocket(stream, nounOf(name));
     else
-      checkStream(stream);
-    checkDirection(stream, direction);
+      checkStream(stream, name);
+    checkDirection(validated);
   }
   return validated;
 }
 
 // Opens the native side of a splice, which owns a duplicate of the descriptor, and with
-// `autoClose` the descriptor itself.
+// `autoClose` the descriptor itself unless that belongs to a FileHandle.
 function openNative({
-  fd, stream, direction, framing, maxPacketSize, highWaterMark, autoClose,
+  name, fd, file, stream, direction, framing, maxPacketSize, highWaterMark, autoClose,
 }) {
-  const isStream = stream !== undefined;
+  const isFd = stream === undefined;
   const native = new NativeSplice();
-  const err = native.open(isStream ? TLS_SPLICE_FD_NONE : fd, kDirections[direction],
+  const err = native.open(isFd ? fd : TLS_SPLICE_FD_NONE, kDirections[direction],
                           highWaterMark, kFramings[framing], maxPacketSize ?? 0,
-                          !isStream && autoClose);
+                          isFd && file === undefined && autoClose);
   if (err === 0)
     return native;
   if (err < 0)
@@ -252,18 +307,18 @@ function openNative({
   }[err];
   if (reason === undefined)
     throw new ERR_INVALID_STATE(`The endpoint cannot be opened (error ${err})`);
-  throw new ERR_INVALID_ARG_VALUE(isStream ? 'options.stream' : 'options.fd',
-                                  stream ?? fd, reason);
+  throw new ERR_INVALID_ARG_VALUE(name, stream ?? file ?? fd, reason);
 }
 
 // The endpoint of a splice. The native side deals with a file descriptor, and a TLSSocket
 // has a splice of its own, so that there is little to do for those two here.
 class Endpoint {
-  stream;            // The socket of the `stream` option, or undefined.
-  autoClose;         // The stream is closed by close() or closeNow().
-  isClosed = false;  // The stream has emitted 'close', or never will.
+  stream;            // The socket that is the endpoint, or undefined.
+  autoClose;         // The endpoint is closed by close() or closeNow().
+  isClosed = false;  // The stream has emitted 'close', or never will; the file is closed.
   isDead = false;    // The operating system cannot read the stream any more.
   isAtEnd = false;   // The splice has read it to its end.
+  isConnecting = false;  // A net.Socket was not connected when the splice was started.
   chunks = null;     // What JavaScript has read from it, until 'out' begins.
   splice;
   native;
@@ -288,8 +343,15 @@ class Endpoint {
     return false;
   }
 
-  // check() is called before the splice starts, and begin() when the handshake is done:
-  // both throw if the endpoint cannot be spliced. After unguard() JavaScript may write
+  // The failure of a splice whose endpoint has closed early: the reason why a stream could
+  // not be connected, or that it has closed.
+  get closeError() {
+    return (this.isConnecting && this.stream.errored) || new ERR_STREAM_PREMATURE_CLOSE();
+  }
+
+  // check() is called before the splice starts, and begin() when the handshake is done and
+  // the stream is connected: both throw if the endpoint cannot be spliced. After unguard()
+  // JavaScript may write
   // to the stream again, and after giveBack() it has the stream again.
   check() {}
   begin() {}
@@ -352,19 +414,55 @@ class Endpoint {
   }
 }
 
+// The endpoint that is a FileHandle, which closes the descriptor. The native side has a
+// duplicate, so that the FileHandle may be closed at any time.
+class FileHandleEndpoint extends Endpoint {
+  #file;
+  #isClosing = false;
+
+  constructor(native, splice, options) {
+    super(native, splice, options);
+    this.#file = options.file;
+    this.autoClose = options.autoClose;
+  }
+
+  close(callback) {
+    callback();
+  }
+
+  closeNow() {
+    if (!this.autoClose || this.#isClosing)
+      return false;
+    this.#isClosing = true;
+    this.#close();
+    return true;
+  }
+
+  async #close() {
+    try {
+      await this.#file.close();
+    } catch {
+      // The descriptor is closed in spite of the error.
+    }
+    this[kOnClose]();
+  }
+}
+
 // The endpoint that is a net.Socket without TLS. The native side uses its handle.
 class SocketEndpoint extends Endpoint {
+  #name;
   #directions;
   #reader = null;
   #writer = null;
 
   constructor(native, splice, options) {
     super(native, splice, options);
+    this.#name = options.name;
     this.#directions = kDirections[options.direction];
   }
 
   get handle() {
-    return this.stream._handle;
+    return this.isConnecting ? undefined : this.stream._handle;
   }
 
   get isGone() {
@@ -375,19 +473,20 @@ class SocketEndpoint extends Endpoint {
     const takeover = this.stream[kTakeover];
     this.#checkOpen();
     if (this.#directions & kIn && takeover?.writer)
-      throw new ERR_INVALID_STATE('Another splice is already writing to the stream');
+      throw new ERR_INVALID_STATE(`Another splice is already writing to the ${nounOf(this.#name)}`);
     if (this.#directions & kOut && takeover?.reader)
-      throw new ERR_INVALID_STATE('Another splice is already reading the stream');
+      throw new ERR_INVALID_STATE(`Another splice is already reading the ${nounOf(this.#name)}`);
   }
 
   #checkOpen() {
-    checkStream(this.stream);
+    checkStream(this.stream, this.#name);
     if (this.#directions & kIn && this.stream.writableEnded)
-      throw new ERR_INVALID_STATE('The stream has already been ended');
+      throw new ERR_INVALID_STATE(`The ${nounOf(this.#name)} has already been ended`);
   }
 
   take() {
     super.take();
+    this.isConnecting = this.stream.connecting;
     if (this.#directions & kIn) {
       this.#writer = new Writer(this.stream, this.splice, () => {
         if (this.splice.state === 'running')
@@ -398,9 +497,14 @@ class SocketEndpoint extends Endpoint {
       this.#reader = new Reader(this.stream, this.splice);
   }
 
+  [kOnConnect]() {
+    this.isConnecting = false;
+    this.splice[kOnEndpointConnect]();
+  }
+
   begin() {
     if (this.isGone)
-      throw new ERR_STREAM_PREMATURE_CLOSE();
+      throw this.closeError;
     this.#checkOpen();
     // What JavaScript has written to the stream goes before what the peer sends.
     if (this.#writer?.isFlushed === false)
@@ -442,7 +546,9 @@ class SocketEndpoint extends Endpoint {
 }
 
 function createEndpoint(native, splice, options) {
-  const { stream } = options;
+  const { file, stream } = options;
+  if (file !== undefined)
+    return new FileHandleEndpoint(native, splice, options);
   return stream === undefined || stream.encrypted ?
     new Endpoint(native, splice, options) : new SocketEndpoint(native, splice, options);
 }
@@ -462,11 +568,15 @@ async function closeTarget(socket, target) {
       }
     }
   }
-  if (!(target instanceof net.Socket))
-    return;
   const { promise, resolve } = PromiseWithResolvers();
   const splice = { [kOnEndpointClose]: resolve };
-  const endpoint = new Endpoint(null, splice, { stream: target, autoClose: true });
+  let endpoint;
+  if (target instanceof FileHandle)
+    endpoint = new FileHandleEndpoint(null, splice, { file: target, autoClose: true });
+  else if (target instanceof net.Socket)
+    endpoint = new Endpoint(null, splice, { stream: target, autoClose: true });
+  else
+    return;
   endpoint.closeNow();
   const timer = setTimeout(resolve, kStopTimeout);
   await promise;
@@ -489,5 +599,6 @@ function afterWrap(stream, wrap) {
 
 module.exports = {
   afterWrap, beforeWrap, checkSocket, closeTarget, createEndpoint, errorOf,
-  kDirections, kOnEndpointClose, kStopTimeout, openNative, validateOptions,
+  kDirections, kOnEndpointClose, kOnEndpointConnect, kStopTimeout, nounOf, openNative,
+  validateArguments, validateOptions,
 };

@@ -33,6 +33,7 @@ const kTurn = Symbol('kTurn');
 // On a TLSSplice, and in part on its endpoint: what their sockets tell and ask them.
 const kLastMove = Symbol('kLastMove');
 const kOnClose = Symbol('kOnClose');
+const kOnConnect = Symbol('kOnConnect');
 const kOnDestroy = Symbol('kOnDestroy');
 const kOnEmptyWrite = Symbol('kOnEmptyWrite');
 const kOnWrite = Symbol('kOnWrite');
@@ -124,6 +125,11 @@ class Takeover {
   // The socket is about to emit 'close'.
   onClose() {
     this.#tell(kOnClose);
+  }
+
+  // The socket is connected, and about to emit 'connect'.
+  onConnect() {
+    this.#tell(kOnConnect);
   }
 
   // A TLSSocket has emitted 'secure'. `checks`: a client or a server should have
@@ -801,5 +807,6 @@ class Reader {
 
 module.exports = {
   Reader, Takeover, Writer, end, guarded,
-  kLastMove, kOnClose, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnSecure, kOnTLSError, kOnWrite,
+  kLastMove, kOnClose, kOnConnect, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnSecure, kOnTLSError,
+  kOnWrite,
 };
