@@ -65,6 +65,62 @@ run(async () => {
   }
 });
 
+// Whatever ends it, in whatever context: both events are in that of its maker.
+const mine = new Error('mine');
+for (const [reason, end] of Object.entries({
+  'stopped': ({ splice }) => splice.stop(),
+  'aborted': ({ controller }) => controller.abort(),
+  'destroyed': ({ server }) => server.destroy(),
+  'destroyed with an error': ({ server }) => server.destroy(mine),
+  'error': ({ endpoint }) => endpoint.destroy(),
+  'end': ({ client, other }) => { client.resume().end(); other.resume().end(); },
+})) {
+  for (const started of [true, false]) {
+    for (const autoClose of [true, false]) {
+      if (!started && reason !== 'stopped')
+        continue;
+      run(async () => {
+        const { client, server } = await tlsPair({ allowHalfOpen: true });
+        const { 0: endpoint, 1: other } = await socketPair();
+        for (const socket of [client, server, other])
+          socket.on('error', () => {});
+        const controller = new AbortController();
+        const splice = storage.run('maker', () => server.spliceTo({
+          stream: endpoint, autoClose, signal: controller.signal,
+        }));
+        const stores = [];
+        const closed = new Promise((resolve) => {
+          splice.on('error', () => stores.push(storage.getStore()));
+          splice.on('close', () => {
+            stores.push(storage.getStore());
+            resolve();
+          });
+        });
+        if (started)
+          storage.run('starter', () => splice.start());
+        await turns();
+        storage.run('ender', () => end({ client, server, endpoint, other, splice, controller }));
+        await closed;
+        const fails = reason.includes('error');
+        assert.deepStrictEqual(stores, fails ? ['maker', 'maker'] : ['maker']);
+      });
+    }
+  }
+}
+
+// An 'error' without a listener is an uncaught exception, in that context, too.
+run(async () => {
+  const { server } = await tlsPair();
+  const { 0: endpoint } = await socketPair();
+  server.on('error', () => {});
+  const splice = storage.run('maker', () => server.spliceTo({ stream: endpoint }));
+  const closed = new Promise((resolve) => splice.on('close', () => resolve(storage.getStore())));
+  process.once('uncaughtException', common.mustCall((err) => assert.strictEqual(err, mine)));
+  splice.start();
+  storage.run('ender', () => server.destroy(mine));
+  assert.strictEqual(await closed, 'maker');
+});
+
 // pipeToNative()
 run(async () => {
   const { client, server } = await tlsPair({ allowHalfOpen: true });

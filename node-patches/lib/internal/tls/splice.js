@@ -27,6 +27,8 @@ const {
   SymbolAsyncDispose, SymbolDispose, TypedArrayPrototypeSet,
 } = primordials;
 
+const { AsyncResource } = require('async_hooks');
+const { channel } = require('diagnostics_channel');
 const EventEmitter = require('events');
 const net = require('net');
 const { clearTimeout, setImmediate, setTimeout } = require('timers');
@@ -76,6 +78,10 @@ const {
   kCloseNotify, kLastActivity, kStatsCount,
 } = spliceConstants;
 const { UV_ETIMEDOUT } = internalBinding('uv');
+
+const startChannel = channel('tls.splice.start');
+const errorChannel = channel('tls.splice.error');
+const endChannel = channel('tls.splice.end');
 
 const { in: kIn, out: kOut } = kDirections;
 const kNames = { __proto__: null, [kIn]: 'in', [kOut]: 'out', [kIn | kOut]: 'duplex' };
@@ -178,6 +184,8 @@ class Outcome {
  * then 'close' once, with the stats.
  */
 class TLSSplice extends EventEmitter {
+  // Events are emitted in the asynchronous context of whoever has made the splice.
+  #resource = new AsyncResource('TLSSpliceEvents');
   #socket;
   #name = 'socket';  // What error messages call the socket.
   #layers = [];      // The socket, and each socket that it runs over.
@@ -330,6 +338,8 @@ class TLSSplice extends EventEmitter {
     this.#take(aborted);
     if (this.#state === 'running')
       this.#second?.#take(false);
+    // This comes last, since it runs code of the user.
+    this.#publish(startChannel);
     return this;
   }
 
@@ -352,6 +362,16 @@ class TLSSplice extends EventEmitter {
     else
       removeAbortListener();
     return aborted;
+  }
+
+  // A splice that belongs to another one is of no interest by itself.
+  #publish(channel, error) {
+    if (!channel.hasSubscribers || this.#first !== null)
+      return;
+    const message = { handle: this, socket: this.#socket, stats: this.stats };
+    if (error !== undefined)
+      message.error = error;
+    this.#resource.runInAsyncScope(channel.publish, channel, message);
   }
 
   #check() {
@@ -1059,7 +1079,7 @@ class TLSSplice extends EventEmitter {
     this.#endpoint.unwatch();
     // This comes last, since the signal can run code of the user.
     this.#removeAbortListener?.();
-    process.nextTick(() => this.#emitClose());
+    process.nextTick(() => this.#resource.runInAsyncScope(this.#emitClose, this));
     this.#first?.#closeIfReady();
   }
 
@@ -1103,6 +1123,12 @@ class TLSSplice extends EventEmitter {
     const { stats } = this;
     const { error, isAwaited } = this.#outcome;
     this.#outcome.settle(stats);
+    // A splice that was stopped before it was started has taken nothing.
+    if (this.#reader !== null || this.#writer !== null) {
+      if (error)
+        this.#publish(errorChannel, error);
+      this.#publish(endChannel);
+    }
     if (error && (!isAwaited || this.listenerCount('error') > 0)) {
       let hasThrown = true;
       try {
