@@ -15,14 +15,15 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  MiB, cert, closing, key, receive, record, run, send, settled, socketPair, tlsOver, tlsPair, track, turns,
+  MiB, cert, closing, key, receive, record, run, send, settled, socketPair, tlsOver, tlsPair,
+  track, turns,
 } = require('../common/tls-splice');
 
 // A server of which `connect()` gives a socket that is still connecting, and `accepted` the
 // other end of it.
 async function backend(options) {
   const server = net.createServer({ allowHalfOpen: true });
-  server.listen(0);
+  server.listen(0).unref();  // Nobody may come.
   await once(server, 'listening');
   const { port } = server.address();
   const accepted = once(server, 'connection').then(({ 0: socket }) => {

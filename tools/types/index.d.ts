@@ -1,18 +1,19 @@
-// Declares tlsSocket.spliceTo(), tlsSocket.pipeToNative() and tls.TLSSplice, on top of @types/node. In a Node.js without
-// splices all three are undefined.
+// Declares tlsSocket.spliceTo(), tlsSocket.pipeToNative() and tls.TLSSplice, on top of @types/node, of which the versions
+// 20 to 26 fit. They are in the module 'node:tls': what is only there @types/node 24 and earlier do not export from 'tls'.
+// In a Node.js without splices all three are undefined, so that the methods are optional: `if (socket.pipeToNative)`.
 
 import type { EventEmitter } from 'node:events';
 import type { FileHandle } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 
-declare module 'tls' {
+declare module 'node:tls' {
     interface TLSSocket {
         /**
          * Prepares to join the socket to an endpoint. Nothing moves before {@link TLSSplice.start}.
          * @throws `ERR_INVALID_ARG_TYPE`, `ERR_INVALID_ARG_VALUE`, `ERR_OUT_OF_RANGE`, `ERR_INVALID_STATE`,
          * `ERR_SOCKET_CLOSED`, `ERR_FEATURE_UNAVAILABLE_ON_PLATFORM`, and system errors such as `EBADF`.
          */
-        spliceTo(options: TLSSpliceOptions): TLSSplice;
+        spliceTo?(options: TLSSpliceOptions): TLSSplice;
         /**
          * Splices the socket to a file descriptor or stream until both sides have ended. In any other case the promise is
          * rejected and the socket is destroyed, as `stream.pipeline()` does: with the error of the splice, with a
@@ -21,7 +22,7 @@ declare module 'tls' {
          * promise is rejected and the socket is left as it is. With `autoClose` the target is closed when the promise is
          * settled.
          */
-        pipeToNative(target: number | FileHandle | Socket, options?: TLSSpliceCommonOptions): Promise<TLSSpliceStats>;
+        pipeToNative?(target: number | FileHandle | Socket, options?: TLSSpliceCommonOptions): Promise<TLSSpliceStats>;
     }
 
     interface ConnectionOptions {

@@ -2,7 +2,7 @@
 
 import net = require('node:net');
 import tls = require('node:tls');
-import { TLSSplice } from 'tls';
+import { TLSSplice } from 'node:tls';
 import type { FileHandle } from 'node:fs/promises';
 import type { TLSSpliceAbortError, TLSSpliceFramingError, TLSSpliceOptions, TLSSpliceStats } from 'node:tls';
 
@@ -11,6 +11,14 @@ type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ?
 function same<A, B>(yes: Same<A, B>) {}
 
 async function all(socket: tls.TLSSocket, stream: net.Socket, file: FileHandle, signal: AbortSignal) {
+  // In a Node.js without splices there are none of these.
+  // @ts-expect-error
+  socket.spliceTo({ fd: 3 });
+  // @ts-expect-error
+  socket.pipeToNative(3);
+  if (!socket.spliceTo || !socket.pipeToNative)
+    return;
+
   // One of fd and stream
   socket.spliceTo({ fd: 3 });
   socket.spliceTo({ fd: file });
@@ -131,3 +139,6 @@ async function all(socket: tls.TLSSocket, stream: net.Socket, file: FileHandle, 
 }
 
 same<Parameters<typeof all>[0], tls.TLSSocket>(true);
+
+// The other name of the module has the same TLSSocket.
+same<import('tls').TLSSocket, tls.TLSSocket>(true);
