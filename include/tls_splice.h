@@ -439,8 +439,8 @@ struct tls_splice_failure {
   uint64_t offset;
   // Whether SSL_write(3) has failed.
   bool is_tls;
-  // With `is_tls`: the OpenSSL error, packed as by ERR_get_error(3); 0 if OpenSSL gave
-  // none.
+  // With `is_tls`: the OpenSSL error, packed as by ERR_get_error(3). If OpenSSL has given
+  // the error of the session to somebody else, it is SSL_R_PROTOCOL_IS_SHUTDOWN.
   unsigned long tls_error;
 };
 

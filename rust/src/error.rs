@@ -94,7 +94,7 @@ pub enum Failure {
         /// begin, and none does.
         offset: u64,
     },
-    /// `SSL_write` failed; the packed OpenSSL error, 0 when the queue was empty.
+    /// `SSL_write` failed; the packed OpenSSL error.
     Tls(libc::c_ulong),
 }
 

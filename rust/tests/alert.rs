@@ -26,9 +26,12 @@ const CLOSE_NOTIFY: u8 = 0;
 const HANDSHAKE_FAILURE: u8 = 40;
 const USER_CANCELED: u8 = 90;
 const UNRECOGNIZED_NAME: u8 = 112;
+const UNASSIGNED: u8 = 199;
 
 const SSL_AD_REASON_OFFSET: c_int = 1000;
 const SSL_R_PROTOCOL_IS_SHUTDOWN: c_int = 207;
+const SSL_R_UNKNOWN_ALERT_TYPE: c_int = 246;
+const ERR_LIB_SSL: c_int = 20;
 
 const ALERT: u8 = 21;
 const APPLICATION_DATA: u8 = 23;
@@ -190,8 +193,16 @@ fn warnings(version: c_int) -> Vec<Vec<(u8, u8)>> {
 /// What ends a session as an error. In TLS 1.3 the level says nothing.
 fn fatals(version: c_int) -> Vec<(u8, u8)> {
     match version {
-        TLS1_3 => vec![(FATAL, HANDSHAKE_FAILURE), (WARNING, HANDSHAKE_FAILURE)],
-        _ => vec![(FATAL, HANDSHAKE_FAILURE), (FATAL, CLOSE_NOTIFY)],
+        TLS1_3 => vec![
+            (FATAL, HANDSHAKE_FAILURE),
+            (WARNING, HANDSHAKE_FAILURE),
+            (FATAL, UNASSIGNED),
+        ],
+        _ => vec![
+            (FATAL, HANDSHAKE_FAILURE),
+            (FATAL, CLOSE_NOTIFY),
+            (FATAL, UNASSIGNED),
+        ],
     }
 }
 
@@ -243,14 +254,45 @@ fn a_fatal_alert_is_an_error_whatever_comes_before() {
                 assert_eq!(rig.to_us.at, 1000);
                 let (ret, error, queued) = rig.in_over.unwrap();
                 assert_eq!((ret, error), (0, ossl::SSL_ERROR_SSL));
-                let reason = SSL_AD_REASON_OFFSET + c_int::from(fatal.1);
                 assert_eq!(
                     ossl::ERR_GET_REASON(queued),
-                    reason,
+                    reason_of(fatal.1),
                     "{options:?} {alerts:?}"
                 );
                 assert_eq!(rig.stats().close_notify, 0);
             }
+        }
+    }
+}
+
+/// The reason of the error for a fatal alert: that of OpenSSL if OpenSSL has a string for it.
+/// Node.js drops an error without one.
+fn reason_of(description: u8) -> c_int {
+    let reason = SSL_AD_REASON_OFFSET + c_int::from(description);
+    let packed = ossl::ERR_PACK(ERR_LIB_SSL, 0, reason);
+    match unsafe { ossl::ERR_reason_error_string(packed) }.is_null() {
+        true => SSL_R_UNKNOWN_ALERT_TYPE,
+        false => reason,
+    }
+}
+
+#[test]
+fn a_fatal_alert_of_any_number_is_an_error_with_a_name() {
+    for options in variants() {
+        for description in 0..=u8::MAX {
+            if options.version == TLS1_3 && [CLOSE_NOTIFY, USER_CANCELED].contains(&description) {
+                continue; // The level says nothing.
+            }
+            let (mut rig, mut forger) = forged(options);
+            rig.wire_in.extend(forger.alert((FATAL, description)));
+            rig.start();
+            rig.settle();
+            let (ret, error, queued) = rig.in_over.unwrap();
+            assert_eq!((ret, error), (0, ossl::SSL_ERROR_SSL));
+            assert_eq!(ossl::ERR_GET_LIB(queued), ERR_LIB_SSL);
+            assert_eq!(ossl::ERR_GET_REASON(queued), reason_of(description));
+            let number = format!("SSL alert number {description}");
+            assert!(rig.in_over_text.contains(&number), "{}", rig.in_over_text);
         }
     }
 }
@@ -288,6 +330,31 @@ fn an_end_before_the_splice_is_what_it_was() {
     }
 }
 
+/// What has been told to somebody else does not come out of SSL_write, either.
+#[test]
+fn sending_behind_a_failure_is_an_error_with_a_name() {
+    for options in variants() {
+        for fatal in fatals(options.version) {
+            let (mut rig, mut forger) = forged(Options {
+                attach: false,
+                directions: TLS_SPLICE_ENCRYPT,
+                ..options
+            });
+            rig.ours.give(&forger.alert(fatal));
+            rig.ours.read_all();
+            rig.start();
+            rig.source_write(1000);
+            rig.settle();
+            assert!(rig.failed);
+            let failure = unsafe { abi::failure(rig.splice) }.unwrap();
+            assert!(failure.is_tls);
+            assert_eq!(ossl::ERR_GET_LIB(failure.tls_error), ERR_LIB_SSL);
+            let reason = ossl::ERR_GET_REASON(failure.tls_error);
+            assert_eq!(reason, SSL_R_PROTOCOL_IS_SHUTDOWN);
+        }
+    }
+}
+
 /// So is an end that the splice has met, for the one that comes next.
 #[test]
 fn an_end_of_another_splice_is_what_it_was() {
@@ -295,6 +362,7 @@ fn an_end_of_another_splice_is_what_it_was() {
         for (last, is_close_notify) in [
             ((WARNING, CLOSE_NOTIFY), true),
             ((FATAL, HANDSHAKE_FAILURE), false),
+            ((FATAL, UNASSIGNED), false),
         ] {
             let (mut rig, mut forger) = forged(options);
             let alerts = [(WARNING, USER_CANCELED), last];
@@ -321,6 +389,7 @@ fn an_end_behind_undelivered_bytes_can_be_taken() {
         for (last, is_close_notify) in [
             ((WARNING, CLOSE_NOTIFY), true),
             ((FATAL, HANDSHAKE_FAILURE), false),
+            ((FATAL, UNASSIGNED), false),
         ] {
             let (mut rig, mut forger) = forged(options);
             let near = std::os::fd::AsRawFd::as_raw_fd(&rig.near);
@@ -356,9 +425,8 @@ fn an_end_behind_undelivered_bytes_can_be_taken() {
             }
             let (ret, error, queued) = rig.owed.take().unwrap();
             assert_eq!((ret, error), (0, ossl::SSL_ERROR_SSL));
-            let reason = SSL_AD_REASON_OFFSET + c_int::from(last.1);
-            assert_eq!(ossl::ERR_GET_REASON(queued), reason);
-            assert_eq!(ossl::ERR_GET_LIB(queued), 20);
+            assert_eq!(ossl::ERR_GET_REASON(queued), reason_of(last.1));
+            assert_eq!(ossl::ERR_GET_LIB(queued), ERR_LIB_SSL);
             // Once.
             let ssl = rig.ours.0;
             for event in [TLS_SPLICE_ON_DECRYPT, TLS_SPLICE_ON_RESUME] {

@@ -173,8 +173,8 @@ pub struct tls_splice_failure {
     pub offset: u64,
     /// Whether SSL_write(3) has failed.
     pub is_tls: bool,
-    /// With `is_tls`: the OpenSSL error, packed as by ERR_get_error(3); 0 if OpenSSL gave
-    /// none.
+    /// With `is_tls`: the OpenSSL error, packed as by ERR_get_error(3). If OpenSSL has given
+    /// the error of the session to somebody else, it is SSL_R_PROTOCOL_IS_SHUTDOWN.
     pub tls_error: c_ulong,
 }
 

@@ -60,21 +60,29 @@ impl End {
 /// Puts a packed error into this thread's queue, where `SSL_get_error` and Node's own
 /// error path look for it. An error that is still in the queue stays there with all its
 /// details: it is gone only if bytes that were decrypted before it had to wait.
+///
+/// Node makes the code of its error from OpenSSL's reason string, and drops an error whose
+/// reason has none. That is a fatal alert with a number that OpenSSL does not know, which
+/// becomes an [`UNKNOWN_ALERT_TYPE`] with the number in its data.
 pub fn raise(error: c_ulong) {
-    // SAFETY: plain calls on this thread's error queue; the library and reason are
-    // those of an error that OpenSSL reported, and the format is NULL, so no
-    // variadic argument is read.
+    let (lib, reason) = (ffi::ERR_GET_LIB(error), ffi::ERR_GET_REASON(error));
+    // SAFETY: plain calls on this thread's error queue. The library and reason are
+    // constants of OpenSSL, or those of an error that OpenSSL reported. The format is NULL,
+    // so no variadic argument is read; or it reads one `int`, which is passed.
     unsafe {
-        if sys::ERR_peek_error() == error {
+        let is_named = !ffi::ERR_reason_error_string(error).is_null();
+        if is_named && sys::ERR_peek_error() == error {
             return;
         }
         ffi::ERR_clear_error();
         ffi::ERR_new();
-        ffi::ERR_set_error(
-            ffi::ERR_GET_LIB(error),
-            ffi::ERR_GET_REASON(error),
-            std::ptr::null(),
-        );
+        if is_named {
+            ffi::ERR_set_error(lib, reason, std::ptr::null());
+        } else {
+            let number = reason - SSL_AD_REASON_OFFSET;
+            let format = c"SSL alert number %d".as_ptr();
+            ffi::ERR_set_error(LIB_SSL, UNKNOWN_ALERT_TYPE, format, number);
+        }
     }
 }
 
@@ -107,13 +115,13 @@ fn peek_error() -> c_ulong {
 }
 
 /// The error of a session that fails without saying why, since it has reported its error
-/// before the splice: SSL_R_PROTOCOL_IS_SHUTDOWN of ERR_LIB_SSL.
-const FAILED_BEFORE: c_ulong = ffi::ERR_PACK(20, 0, 207);
+/// before the splice: SSL_R_PROTOCOL_IS_SHUTDOWN.
+const FAILED_BEFORE: c_ulong = ffi::ERR_PACK(LIB_SSL, 0, 207);
 
 /// The error of a peer that asks for KeyUpdates and does not read the answers, which OpenSSL
-/// would collect without bound: SSL_R_TOO_MANY_KEY_UPDATES of ERR_LIB_SSL. OpenSSL has the
-/// text of this error, and does not raise it.
-const TOO_MANY_KEY_UPDATES: c_ulong = ffi::ERR_PACK(20, 0, 132);
+/// would collect without bound: SSL_R_TOO_MANY_KEY_UPDATES. OpenSSL has the text of this
+/// error, and does not raise it.
+const TOO_MANY_KEY_UPDATES: c_ulong = ffi::ERR_PACK(LIB_SSL, 0, 132);
 
 fn clamp(len: usize) -> c_int {
     c_int::try_from(len).unwrap_or(c_int::MAX)
@@ -197,7 +205,7 @@ pub unsafe fn write(ssl: *mut SSL, bytes: &[u8]) -> Write {
         ffi::SSL_ERROR_SSL | ffi::SSL_ERROR_SYSCALL | ffi::SSL_ERROR_ZERO_RETURN => {
             let error = peek_error();
             clear_errors();
-            Write::Failed(error)
+            Write::Failed(if error == 0 { FAILED_BEFORE } else { error })
         }
         _ => Write::Want,
     }
@@ -230,8 +238,13 @@ unsafe fn has_failed(ssl: *mut SSL) -> bool {
     unsafe { sys::SSL_in_init(ssl) != 0 && sys::SSL_get_state(ssl) == TLS_ST_OK }
 }
 
-// From openssl/ssl.h; openssl-sys does not have it.
+// From the headers of OpenSSL; openssl-sys does not have them.
 const TLS_ST_OK: c_int = 1;
+const LIB_SSL: c_int = 20;
+/// SSL_R_UNKNOWN_ALERT_TYPE.
+const UNKNOWN_ALERT_TYPE: c_int = 246;
+/// What the reason of the error for an alert exceeds the number of the alert by.
+const SSL_AD_REASON_OFFSET: c_int = 1000;
 
 /// Bytes of ciphertext that wait in the write BIO, including those that the stream is
 /// writing.
