@@ -112,11 +112,17 @@ run(async () => {
   const { reader, writer } = fifo();
   fs.closeSync(reader);
   const done = server.pipeToNative(writer, { direction: 'in' });
-  const closed = once(server, 'close');
-  server.on('error', common.mustNotCall());
+  const closed = closing(server);
+  let emitted;
+  server.on('error', common.mustCall((err) => { emitted = err; }));
   client.write('x');
   client.on('error', () => {});
-  await assert.rejects(done, { code: 'EPIPE', syscall: 'write' });
+  await assert.rejects(done, (err) => {
+    assert.strictEqual(err.code, 'EPIPE');
+    assert.strictEqual(err.syscall, 'write');
+    assert.strictEqual(err, emitted);
+    return true;
+  });
   assert.strictEqual(server.destroyed, true);
   await closed;
   fs.closeSync(writer);

@@ -10,6 +10,7 @@ if (common.isWindows)
   common.skip('no FIFOs on Windows');
 
 const assert = require('assert');
+const { subscribe, unsubscribe } = require('diagnostics_channel');
 const { getEventListeners, once } = require('events');
 const fs = require('fs');
 const tls = require('tls');
@@ -77,6 +78,9 @@ for (const { 0: kind, 1: open } of Object.entries(endpoints)) {
         const controller = new AbortController();
         const { signal } = controller;
         const before = listeners(server, endpoint);
+        const errors = [];
+        // As stream.pipeline() does, the socket tells why it is destroyed.
+        server.on('error', (err) => errors.push(err));
         server.on('data', common.mustNotCall());
         server.pause();
         other.pause();
@@ -94,6 +98,8 @@ for (const { 0: kind, 1: open } of Object.entries(endpoints)) {
           assert.strictEqual(server.destroyed, true);
         }
         await assert.rejects(done, (err) => {
+          assert.deepStrictEqual(errors, [err]);
+          assert.strictEqual(server.errored, err);
           assert.strictEqual(err.name, 'AbortError');
           assert.strictEqual(err.code, 'ABORT_ERR');
           assert.strictEqual(err.cause, reason);
@@ -103,7 +109,7 @@ for (const { 0: kind, 1: open } of Object.entries(endpoints)) {
         });
         assert.strictEqual(server.destroyed, true);
         server.removeAllListeners('data');
-        assert.deepStrictEqual(listeners(server)[0].error, before[0].error);
+        assert.strictEqual(server.listenerCount('error'), (before[0].error ?? 0) + 1);
         assert.strictEqual(getEventListeners(signal, 'abort').length, 0);
         if (endpoint) {
           assert.strictEqual(endpoint.listenerCount('error'), before[1].error ?? 0);
@@ -172,7 +178,7 @@ const failures = {
   },
 };
 for (const connect of [endpoints.stream, endpoints.tls]) {
-  for (const { fail, error } of Object.values(failures)) {
+  for (const { 0: name, 1: { fail, error } } of Object.entries(failures)) {
     run(async () => {
       const { client, server, raw } = await tlsPair({ raw: true, allowHalfOpen: true });
       const { endpoint, other } = await connect();
@@ -185,13 +191,55 @@ for (const connect of [endpoints.stream, endpoints.tls]) {
       client.write('x');
       await settled(() => server.bytesRead);
       fail({ server, endpoint, raw });
-      await assert.rejects(done, error);
+      const err = await done.catch((err) => err);
+      await assert.rejects(Promise.reject(err), error);
       assert.strictEqual(server.destroyed, true);
+      // With an error of TLS the socket is destroyed after it has emitted that.
+      const isToldBefore = name === 'a bad record';
+      assert.strictEqual(server.errored, name === 'destroy()' || isToldBefore ? null : err);
       assert.strictEqual(server.listenerCount('error'), 0);
       assert.strictEqual(endpoint.listenerCount('error'), 0);
     });
   }
 }
+
+// An error of the endpoint comes out of the socket as well, with every byte before it.
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  client.on('error', () => {});
+  const { endpoint, other } = await endpoints.stream();
+  const events = [];
+  for (const event of ['error', 'close'])
+    server.on(event, (arg) => events.push([event, arg]));
+  const done = server.pipeToNative(endpoint);
+  client.write('x');
+  await settled(() => server.bytesRead);
+  endpoint.destroy();
+  await assert.rejects(done, (err) => {
+    assert.strictEqual(err.code, 'ERR_STREAM_PREMATURE_CLOSE');
+    assert.deepStrictEqual(events, [['error', err]]);
+    return true;
+  });
+  await once(server, 'close');
+  assert.deepStrictEqual(events.slice(1), [['close', true]]);
+  other.destroy();
+});
+
+// Who has got the splice from a diagnostics channel can stop it: both sides have not ended.
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  client.on('error', () => {});
+  const { endpoint } = await endpoints.stream();
+  let splice;
+  const onStart = ({ handle }) => { splice = handle; };
+  subscribe('tls.splice.start', onStart);
+  const done = server.pipeToNative(endpoint);
+  unsubscribe('tls.splice.start', onStart);
+  assert.strictEqual((await splice.stop()).reason, 'stopped');
+  await assert.rejects(done, { code: 'ERR_STREAM_PREMATURE_CLOSE' });
+  assert.strictEqual(server.destroyed, true);
+  assert.strictEqual(endpoint.destroyed, false);
+});
 
 // A listener of the user is called as ever.
 run(async () => {

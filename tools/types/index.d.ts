@@ -16,7 +16,7 @@ declare module 'node:tls' {
         spliceTo?(options: TLSSpliceOptions): TLSSplice;
         /**
          * Splices the socket to a file descriptor or stream until both sides have ended. In any other case the promise is
-         * rejected and the socket is destroyed, as `stream.pipeline()` does: with the error of the splice, with a
+         * rejected and the socket is destroyed, as `stream.pipeline()` does, both with the error of the splice, with a
          * {@link TLSSpliceAbortError} if the `signal` is aborted, and with `ERR_STREAM_PREMATURE_CLOSE` if the socket is
          * destroyed without an error. Meanwhile nobody has to listen to `'error'`. If the splice cannot be started, the
          * promise is rejected and the socket is left as it is. With `autoClose` the target is closed when the promise is

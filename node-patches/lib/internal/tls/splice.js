@@ -1195,13 +1195,25 @@ function createSplice(socket, validated) {
 function ignoreError() {}
 
 // Resolves with the stats of a splice that has started when both sides have ended. In any
-// other case, destroys the socket and rejects, as stream.pipeline() does. The promise
-// reports the errors of the sockets, so nobody else has to listen to 'error' meanwhile.
+// other case, destroys the socket with the error and rejects, as stream.pipeline() does. The
+// promise reports the errors of the sockets, so nobody else has to listen to 'error'
+// meanwhile.
 async function runToEnd(splice, socket, { stream, signal }) {
+  let abortError;
+  const getAbortError = () => {
+    abortError ??= new AbortError(undefined, { cause: signal.reason });
+    return abortError;
+  };
+  const destroySocket = (err) => {
+    // Anybody may have removed the listener.
+    socket.removeListener('error', ignoreError);
+    socket.on('error', ignoreError);
+    socket.destroy(err);
+  };
   const destroyIfAborted = () => {
     // A splice that has ended may still wait for its endpoint to close.
     if (splice.stats.reason === 'aborted')
-      socket.destroy();
+      destroySocket(getAbortError());
   };
   let listener;
   socket.on('error', ignoreError);
@@ -1209,13 +1221,19 @@ async function runToEnd(splice, socket, { stream, signal }) {
   try {
     listener = signal && addAbortListener(signal, destroyIfAborted);
     const stats = await splice.finished;
+    if (stats.reason === 'end')
+      return stats;
     if (stats.reason === 'aborted')
-      throw ObjectAssign(new AbortError(undefined, { cause: signal.reason }), { stats });
-    if (stats.reason === 'destroyed')
-      throw ObjectAssign(new ERR_STREAM_PREMATURE_CLOSE(), { side: 'tls' });
-    return stats;
+      throw ObjectAssign(getAbortError(), { stats });
+    const err = new ERR_STREAM_PREMATURE_CLOSE();
+    // Otherwise a subscriber of a diagnostics channel has stopped the splice.
+    throw stats.reason === 'destroyed' ? ObjectAssign(err, { side: 'tls' }) : err;
   } catch (err) {
-    socket.destroy();
+    destroySocket(err);
+    // The socket emits 'error' in the next tick.
+    const { promise, resolve } = PromiseWithResolvers();
+    process.nextTick(resolve);
+    await promise;
     throw err;
   } finally {
     listener?.[SymbolDispose]();
@@ -1231,9 +1249,9 @@ async function runToEnd(splice, socket, { stream, signal }) {
  *   spliceTo().
  * @param {object} [options] The other options.
  * @returns {Promise<object>} The stats. Rejects with what spliceTo() and start() throw.
- *   Destroys the socket and rejects with the error of the splice, with an AbortError, which
- *   has the stats, or with ERR_STREAM_PREMATURE_CLOSE if the socket was destroyed without an
- *   error.
+ *   Otherwise destroys the socket with the error that it rejects with: that of the splice,
+ *   an AbortError, which has the stats, or ERR_STREAM_PREMATURE_CLOSE if the socket was
+ *   destroyed without an error.
  */
 async function pipeToNative(target, options = kEmptyObject) {
   let splice;
