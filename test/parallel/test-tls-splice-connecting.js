@@ -258,14 +258,84 @@ run(async () => {
   const { connect, accepted } = await backend(options);
   const { client, server } = await tlsPair({ allowHalfOpen: true });
   const splice = server.spliceTo({ stream: connect() }).start();
+  const ended = once(client.resume(), 'end');
   server.end();
   client.end('x');
   go();
   assert.strictEqual(`${await once(await accepted, 'data')}`, 'x');
-  client.resume();
-  await once(client, 'end');
+  await ended;
   assert.strictEqual((await splice.finished).reason, 'end');
 });
+
+// It waits for no connection, since nothing has been read that would have to be sent.
+for (const direction of ['out', 'duplex']) {
+  run(async () => {
+    const { go, options } = slow();
+    const { connect, accepted } = await backend(options);
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const endpoint = connect();
+    server.write('first ');
+    const splice = server.spliceTo({ stream: endpoint, direction }).start();
+    server.end();
+    assert.strictEqual((await client.setEncoding('utf8').toArray()).join(''), 'first ');
+    assert.strictEqual(endpoint.connecting, true);
+    client.end('x');
+    server.resume();
+    go();
+    const other = await accepted;
+    other.write('unread');
+    assert.strictEqual((await splice.finished).reason, 'end');
+    assert.strictEqual(splice.stats.bytesIn, direction === 'duplex' ? 1 : 0);
+    assert.strictEqual(splice.stats.bytesOut, 0);
+    // JavaScript has what the endpoint yields.
+    assert.strictEqual(`${await once(endpoint, 'data')}`, 'unread');
+    endpoint.destroy();
+  });
+}
+
+// The time that a connection may take passes whatever moves on the other side.
+run(async () => {
+  const { options } = slow();
+  const { connect } = await backend(options);
+  const { client, server } = await tlsPair();
+  client.on('error', () => {});
+  const endpoint = connect();
+  const sending = setInterval(() => client.write('x'), 5);
+  endpoint.setTimeout(100, () => endpoint.destroy(new Error('too late')));
+  await assert.rejects(server.pipeToNative(endpoint), { message: 'too late', side: 'endpoint' });
+  clearInterval(sending);
+  assert(server.bytesRead > 0);
+});
+
+// A stream that cannot be spliced any more when it is connected. What the splice holds is given
+// back, and its reader may answer to either socket.
+for (const direction of ['in', 'duplex']) {
+  run(async () => {
+    const { go, options } = slow();
+    const { connect, accepted } = await backend(options);
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const endpoint = connect();
+    server.on('data', common.mustCall((chunk) => {
+      assert.strictEqual(`${chunk}`, 'held');
+      server.write('answer');
+      endpoint.write('copy');
+    }));
+    const splice = server.spliceTo({ stream: endpoint, direction }).start();
+    splice.on('error', () => {});
+    const closed = closing(splice);
+    client.write('held');
+    await settled(() => server.bytesRead);
+    endpoint.setEncoding('latin1');
+    go();
+    const other = await accepted;
+    assert.strictEqual((await closed).reason, 'error');
+    assert.strictEqual(splice.errored.code, 'ERR_INVALID_STATE');
+    assert.strictEqual(splice.errored.side, 'endpoint');
+    assert.strictEqual(`${await once(client, 'data')}`, 'answer');
+    assert.strictEqual(`${await once(other, 'data')}`, 'copy');
+    endpoint.destroy();
+  });
+}
 
 // Of several addresses the first does not answer: the handle is another one then.
 run(async () => {
@@ -342,6 +412,22 @@ run(async () => {
   assert.strictEqual((await client.setEncoding('utf8').toArray()).join(''), 'y');
   assert.strictEqual((await done).reason, 'end');
   listener.close();
+});
+
+run(async () => {
+  const refused = Object.assign(new Error('refused'), { code: 'ECONNREFUSED' });
+  const { client, server } = await tlsPair();
+  client.on('error', () => {});
+  const endpoint = tls.connect({
+    port: 1, host: 'backend.example', lookup: (name, options, callback) => callback(refused),
+  });
+  track(endpoint);
+  await assert.rejects(server.pipeToNative(endpoint), (err) => {
+    assert.strictEqual(err, refused);
+    assert.strictEqual(err.side, 'endpoint');
+    return true;
+  });
+  assert.strictEqual(server.destroyed, true);
 });
 
 run(async () => {

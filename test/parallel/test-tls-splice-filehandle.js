@@ -13,12 +13,13 @@ const assert = require('assert');
 const { once } = require('events');
 const fs = require('fs');
 const { constants: { errno: { EBADF } } } = require('os');
+const { Duplex } = require('stream');
 const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  MiB, closing, fifo, isOpen, receive, run, send, settled, tlsPair,
+  MiB, closing, fifo, isOpen, receive, run, send, settled, socketPair, tlsOver, tlsPair,
 } = require('../common/tls-splice');
 const tmpdir = require('../common/tmpdir');
 tmpdir.refresh();
@@ -176,6 +177,18 @@ run(async () => {
   for (const autoClose of [false, true])
     await assert.rejects(server.pipeToNative(file, { direction: 'in', autoClose }), closed);
   assert.strictEqual(server.destroyed, false);
+});
+
+// So it is if the socket has no descriptor, either.
+run(async () => {
+  const sockets = (await socketPair()).map((socket) => Duplex.from({ readable: socket, writable: socket }));
+  const { client, server } = tlsOver(...sockets);
+  await Promise.all([once(client, 'secure'), once(server, 'secure')]);
+  for (const socket of [client, server])
+    socket.on('error', () => {});
+  const file = await open('w');
+  await file.close();
+  assert.throws(() => server.spliceTo({ fd: file, direction: 'in' }), { code: 'EBADF' });
 });
 
 // While it is being closed it is closed.

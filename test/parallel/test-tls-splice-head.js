@@ -101,6 +101,56 @@ for (const flowing of [true, false]) {
   }
 }
 
+// Whoever reads it then is not called inside of what ends the splice, and may answer, to
+// either socket. What comes later comes behind it.
+for (const kind of ['stream', 'tls']) {
+  for (const end of ['stop', 'abort', 'aborted', 'endpoint']) {
+    run(async () => {
+      const { 0: a, 1: b } = await socketPair();
+      const { client, server } = tlsOver(a, b, { allowHalfOpen: true });
+      const { target: endpoint, other } = await endpoints[kind]();
+      other.on('error', () => {});
+      let isInside = false;
+      let received = '';
+      server.on('data', (chunk) => {
+        assert.strictEqual(isInside, false);
+        if (received === '') {
+          server.write('answer');
+          if (end !== 'endpoint')
+            endpoint.write('copy');
+        }
+        received += chunk;
+      });
+      const controller = new AbortController();
+      const { signal } = controller;
+      isInside = true;
+      if (end === 'aborted')
+        controller.abort();
+      const splice = server.spliceTo({ stream: endpoint, head: Buffer.from('head '), signal }).start();
+      splice.on('error', () => {});
+      if (end === 'stop')
+        splice.stop();
+      else if (end === 'abort')
+        controller.abort();
+      else if (end === 'endpoint')
+        endpoint.destroy();
+      isInside = false;
+      if (end !== 'endpoint')
+        assert.strictEqual(splice.state, 'stopping');
+      client.end('more');
+      const answer = text(client);
+      await splice.finished.catch(() => {});
+      await once(server, 'end');
+      assert.strictEqual(received, 'head more');
+      server.end();
+      assert.strictEqual(await answer, 'answer');
+      if (end !== 'endpoint')
+        assert.strictEqual(`${await once(other, 'data')}`, 'copy');
+      endpoint.destroy();
+    });
+  }
+}
+
 // A splice that is never started leaves it to the caller.
 run(async () => {
   const { client, server } = await tlsPair({ allowHalfOpen: true });
@@ -136,6 +186,29 @@ for (const how of ['stop', 'fail']) {
     fs.closeSync(writer);
     if (how === 'stop')
       fs.closeSync(reader);
+  });
+}
+
+// Neither does an endpoint that never reads keep the splice from stopping.
+for (const kind of ['stream', 'tls']) {
+  run(async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    const { target, other } = await endpoints[kind]();
+    other.pause();
+    const head = Buffer.alloc(16 << 20, 'head');
+    const splice = server.spliceTo({ stream: target, head }).start();
+    await settled(() => splice.stats.bytesIn);
+    client.end('more');
+    const rest = text(server.pause());
+    const { bytesIn, reason } = await splice.stop();
+    assert.strictEqual(reason, 'stopped');
+    assert(bytesIn > 0 && bytesIn < head.length);
+    assert.ok(await rest === `${head.subarray(bytesIn)}more`);
+    const received = receive(other);
+    target.end();
+    await received;
+    assert.strictEqual(received.receiver.bytes, bytesIn);
+    target.destroy();
   });
 }
 

@@ -23,8 +23,8 @@ class TLSSpliceEndpoint : public MemoryRetainer {
   explicit TLSSpliceEndpoint(TLSSplice* splice) : splice_(splice) {}
 
   // The first direction is about to be spliced. `stream` is the libuv stream of
-  // a net.Socket, and otherwise nullptr. If the net.Socket is not connected, this
-  // is called again when it is.
+  // a net.Socket, and otherwise nullptr. If the net.Socket is not connected,
+  // this is called again when it is.
   virtual void Begin(StreamBase* stream) {}
   // Waits for these events, and for no others, and reports them to
   // TLSSplice::OnReady().

@@ -474,7 +474,7 @@ class TLSSplice extends EventEmitter {
       this.#endpoint.begin();
       return true;
     } catch (err) {
-      this.#fail(err, 'endpoint');
+      this.#stop('error', err, 'endpoint');
       return false;
     }
   }
@@ -718,15 +718,19 @@ class TLSSplice extends EventEmitter {
     debug('splice stop, reason %s', reason);
     this.#state = 'stopping';
     this.#outcome.set(reason, error, side);
-    if (this.#begun === 0)
+    if (this.#begun === 0 && !this.#holdsHead)
       return this.#giveBack();
     this.#native.stop();
-    // Whoever reads what is given back may answer, to either socket.
-    this.#writer?.stop();
-    this.#second?.#writer?.stop();
+    this.#stopWriting();
     this.#closeEndpointNow();
     // The caller does not expect 'data' from inside this call.
     process.nextTick(() => this.#update());
+  }
+
+  // Whoever reads what is given back may answer, to either socket.
+  #stopWriting() {
+    this.#writer?.stop();
+    this.#second?.#writer?.stop();
   }
 
   #giveBackStopped(state) {
@@ -773,12 +777,19 @@ class TLSSplice extends EventEmitter {
       setImmediate(() => socket[kTakeover]?.writer?.splice.#failIfStuck());
   }
 
-  // 'in' has not begun, so that JavaScript has all but the head.
+  // The splice was started, and 'in' has not begun, so that JavaScript has all but the head.
+  get #holdsHead() {
+    return this.#reader !== null && this.#head !== undefined;
+  }
+
   #giveBackHead() {
+    if (!this.#holdsHead || this.#socket.readableEnded)
+      return;
     const head = this.#head;
     this.#head = undefined;
-    if (head !== undefined && !this.#socket.readableEnded)
-      guarded(() => this.#socket.unshift(head));
+    this.#stopWriting();
+    this.#endpoint.unguard();
+    guarded(() => this.#socket.unshift(head));
   }
 
   #giveBackOut() {
@@ -961,7 +972,8 @@ class TLSSplice extends EventEmitter {
       this.#socket[kMaybeDestroy] = () => this.#callOnFinalIfCutOff();
     if (this.#begun & kOut)
       this.#native.endOut();
-    else if (this.#waitsForFlush && this.#state === 'running')
+    // What JavaScript has written is flushed, and no stream has to be connected for an end.
+    else if (this.#isSecure && this.#state === 'running')
       this.#beginOut();
   }
 

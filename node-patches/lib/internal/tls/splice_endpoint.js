@@ -171,7 +171,8 @@ function checkIsOther(socket, { name, fd, file, stream }) {
       below = below._parent;
     return !!below;
   };
-  if (fd === socket._handle.fd ||
+  // A FileHandle that is closed and a stream of JavaScript both have -1.
+  if ((fd === socket._handle.fd && fd !== -1) ||
       (stream !== undefined && runsOver(socket, stream._handle))) {
     throw new ERR_INVALID_ARG_VALUE(name, stream ?? file ?? fd,
                                     'is the transport of the TLS connection');
@@ -351,8 +352,7 @@ class Endpoint {
 
   // check() is called before the splice starts, and begin() when the handshake is done and
   // the stream is connected: both throw if the endpoint cannot be spliced. After unguard()
-  // JavaScript may write
-  // to the stream again, and after giveBack() it has the stream again.
+  // JavaScript may write to the stream again, and after giveBack() it has the stream again.
   check() {}
   begin() {}
   unguard() {}

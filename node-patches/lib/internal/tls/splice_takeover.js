@@ -169,15 +169,18 @@ class Takeover {
   // The idle time of the socket has passed as far as JavaScript can tell, which does
   // not see the bytes that a splice moves. Emits 'timeout', now or when it has really
   // passed. `reported`: when bytes had last moved at the 'timeout' before. Returns
-  // false if no splice moves bytes over the socket, or over one that runs over it.
+  // false if no splice moves bytes over the socket, or over one that runs over it, or the
+  // socket is connecting: then what moves has nothing to do with the socket.
   onIdle(reported) {
     clearTimeout(this.#idleTimer);
+    const socket = this.#socket;
+    if (socket.connecting)
+      return false;
     let last = 0;
     for (const watcher of this.#watchers)
       last = MathMax(last, watcher[kLastMove] ?? 0);
     if (last === 0)
       return false;
-    const socket = this.#socket;
     const { timeout, [kTimeout]: timer } = socket;
     const begun = timer?._idleStart;
     const isUnchanged = () => socket.timeout === timeout && timer?._idleStart === begun;
