@@ -47,8 +47,11 @@ const kConfig = {
   reader: ['data', 'readable'],
   endpoint: ['unix', 'tcp', 'fifo', 'tls'],
   // How the endpoint is given to the splice. FIFOs that are streams go one way
-  // each.
-  by: ['stream', 'fd'],
+  // each; only FIFOs can be FileHandles.
+  by: ['stream', 'fd', 'file'],
+  // Whether the program starts before the endpoint is connected, which only a stream can
+  // wait for.
+  connecting: [false, true],
   halfOpen: [true, false],
   endpointHalfOpen: [true, false],
   // Of an endpoint that is a TLSSocket
@@ -72,7 +75,7 @@ const kHighWaterMarks = [262144, 1, 1000, 16384, 70000, 2 ** 30];
 const kFaults = [
   'peer destroy', 'peer destroy reading', 'peer reset', 'peer garbage',
   'far destroy', 'far destroy reading', 'far reset', 'far garbage',
-  'endpoint destroy', 'endpoint destroy error', 'socket destroy', 'socket destroy error',
+  'endpoint destroy', 'endpoint destroy error', 'endpoint refused', 'socket destroy', 'socket destroy error',
 ];
 
 function size(random) {
@@ -87,6 +90,7 @@ function startOptions(random) {
     highWaterMark: random.chance(0.4) ? 0 : random.pick(kHighWaterMarks),
     signal: random.chance(0.15),
     pipe: random.chance(0.1),
+    head: random.chance(0.2),
   };
 }
 
@@ -118,6 +122,7 @@ function hook(random, events = kHooks) {
     ['f.write', size(random)],
     ['s.empty', 3],
     ['fault', random.pick(['socket destroy', 'endpoint destroy', 'far destroy'])],
+    ['e.connect'],
     ...(event === 'splice close' ? [['s.end', false], ['e.end', false]] : []),
   ])];
 }
@@ -379,6 +384,43 @@ const kBeginnings = [
       ['p.write', size(random)],
     ];
   }],
+  // JavaScript has read a head, which the splice gets as such.
+  [4, (random, config) => {
+    config.reader = 'readable';
+    return [
+      ...(random.chance(0.3) ? [['fill', random.chance(0.1)]] : []),
+      ['s.pause'],
+      ['p.write', size(random)],
+      ['turns', 2 + random.below(5)],
+      plain(random, random.pick(['in', 'duplex']), { head: true, pipe: random.chance(0.1) }),
+      ['p.write', size(random)],
+      wait(random),
+      ...(random.chance(0.7) ? breakOff(random) : []),
+    ];
+  }],
+  // The endpoint is connected, or is not, some time after the splice has started.
+  [8, (random, config) => {
+    config.endpoint = 'tcp';
+    config.by = 'stream';
+    config.connecting = true;
+    const ends = [
+      ['stop', 0, random.chance(0.5)], ['abort', 0], ['fault', 'endpoint refused'],
+      ['fault', 'endpoint destroy'], ['fault', 'endpoint destroy error'], ['fault', 'socket destroy'],
+      ['s.end', false], ['p.end'], ['p.inject', random.pick(kInjections)],
+    ];
+    return [
+      ...(random.chance(0.3) ? [['e.write', size(random)]] : []),
+      ...(random.chance(0.3) ? firstTurn(random) : []),
+      ...bothWays(random),
+      ...(random.chance(0.7) ? [['p.write', size(random)]] : []),
+      ...(random.chance(0.3) ? [['p.flood', 1]] : []),
+      wait(random),
+      ...(random.chance(0.6) ? [random.pick(ends)] : []),
+      ...(random.chance(0.5) ? [['turns', 1 + random.below(5)]] : []),
+      ['e.connect'],
+      ...(random.chance(0.4) ? [random.pick(ends)] : []),
+    ];
+  }],
   // An end with a warning before it.
   [2, (random) => [
     ...bothWays(random),
@@ -451,6 +493,7 @@ const kOps = [
   [7, 'stop', (random) => [random.below(2), random.chance(0.5)]],
   [1, 'abort', (random) => [random.below(2)]],
   [0.7, 'closeFd'],
+  [1, 'e.connect'],
   [1.5, 'renegotiate', (random) => [random.below(2), ...(random.chance(0.5) ? inside(random) : [null, null]),
                                     random.chance(0.3)]],
   [1, 's.unshift'],
@@ -518,6 +561,9 @@ function generate(seed, number) {
     config.endpoint = 'tls';
   if (config.endpoint === 'tls')
     config.by = 'stream';
+  if (config.endpoint !== 'fifo' && config.by === 'file')
+    config.by = 'fd';
+  config.connecting = random.chance(0.2);
   config.early = random.chance(0.15);
   config.endpointEarly = random.chance(0.15);
   config.fragment = random.chance(0.8) ? 0 : config.fragment;
@@ -592,7 +638,7 @@ function* simpler(program) {
 }
 
 const kPlainStart = {
-  direction: 'duplex', end: true, autoClose: false, highWaterMark: 0, signal: false, pipe: false,
+  direction: 'duplex', end: true, autoClose: false, highWaterMark: 0, signal: false, pipe: false, head: false,
 };
 
 function* simplerOps([name, ...args]) {

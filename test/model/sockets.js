@@ -88,6 +88,45 @@ class Sockets {
     });
   }
 
+  // A socket that is connecting to a server of its own, and how that goes on: `connect()`
+  // resolves with the other side, or with null if the socket is destroyed before there is
+  // one; `refuse(error)` fails the look-up of the name.
+  async connecting() {
+    const server = net.createServer({ allowHalfOpen: true }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const { address, port } = server.address();
+    const { promise: found, resolve: find } = Promise.withResolvers();
+    const socket = net.connect({
+      host: 'far.example',
+      port,
+      allowHalfOpen: true,
+      lookup: (name, { all }, callback) => found.then((err) => {
+        if (err)
+          callback(err);
+        else if (all)
+          callback(null, [{ address, family: 4 }]);
+        else
+          callback(null, address, 4);
+      }),
+    });
+    const gone = new Promise((resolve) => socket.once('close', () => resolve(null)));
+    gone.then(() => server.close());
+    const connect = async () => {
+      if (socket.destroyed)
+        return null;
+      // The far side may be there before the socket emits 'connect', for which reads and writes
+      // of the socket wait.
+      const accepted = Promise.all([
+        once(server, 'connection'), new Promise((resolve) => socket.once('connect', resolve)),
+      ]).then(({ 0: { 0: far } }) => far);
+      find(null);
+      const far = await Promise.race([accepted, gone]);
+      server.close();
+      return far;
+    };
+    return { socket, connect, refuse: find };
+  }
+
   context(options) {
     const name = JSON.stringify(options);
     if (!this.#contexts.has(name))

@@ -30,6 +30,9 @@ const kTurnsToClose = 100;
 // What an injector does: an end, and what takes more than the bytes of a record.
 const kEnds = new Set(['close_notify', 'user_canceled', 'user_canceled, FIN', 'FIN', 'cut record, FIN']);
 const kNeedsKeys = new Set(['fatal alert', 'empty records', 'close_notify', 'user_canceled', 'user_canceled, FIN']);
+// What is done at the far side, or is done when there is one. A net.Socket that is
+// connecting needs the listeners of its own.
+const kNeedsFar = /^(f\.|fill$|e\.connect$|e\.unlisten$)/;
 // Faults of which each has but one outcome.
 const kMild = new Set(['peer mute', 'peer FIN', 'peer reset behind the end']);
 
@@ -66,8 +69,9 @@ class Splice {
   // Parts of what the far side and the peer get, once it has begun.
   partIn = null;
   partOut = null;
-  // What JavaScript held then.
+  // What JavaScript held then, and what of it the splice got as a head.
   tookIn = 0;
+  head = null;
   tookOut = 0;
   error = null;
   stats = null;
@@ -133,7 +137,14 @@ class World {
   #source = null;
   #sinkFd = -1;
   #sourceFd = -1;
+  // FileHandles, if they are given as such, and the promises of those that are being closed.
+  #sinkFile = null;
+  #sourceFile = null;
+  #closing = [];
   #fifos = [];
+  // How an endpoint that is connecting goes on, and the promise of that.
+  #connecting = null;
+  #connected;
   #farReader;
   #farWriter;
   // Of a TLSSocket
@@ -378,21 +389,12 @@ class World {
     this.#socket = socket;
     this.#listen('socket', socket);
     this.#emitsClose = new Promise((resolve) => this.#on(socket, 'close', resolve));
-    for (const { 0: stream, 1: mayEnd, 2: onData, 3: event = 'data' } of [
-      [this.#peer, () => this.#peerMayEnd(), (chunk) => this.#lostF || this.#peerGets.accept(chunk)],
-      this.#config.reader === 'readable' ?
-        [socket, () => this.#socketMayEnd(), () => this.#takeReadable(), 'readable'] :
-        [socket, () => this.#socketMayEnd(), (chunk) => this.#onSocketChunk(chunk)],
-      [this.#farReader, () => this.#farMayEnd(), (chunk) => this.#farGets.accept(chunk)],
-    ]) {
-      this.#on(stream, event, this.#checked(onData));
-      this.#on(stream, 'end', this.#checked(() => {
-        this.trace.push(`end of ${stream.name}`);
-        if (!mayEnd())
-          fail(`${stream.name} sees an end that there is not`);
-        this.#trigger(`${stream.name} end`);
-      }));
-    }
+    this.#read(this.#peer, () => this.#peerMayEnd(), (chunk) => this.#lostF || this.#peerGets.accept(chunk));
+    if (this.#config.reader === 'readable')
+      this.#read(socket, () => this.#socketMayEnd(), () => this.#takeReadable(), 'readable');
+    else
+      this.#read(socket, () => this.#socketMayEnd(), (chunk) => this.#onSocketChunk(chunk));
+    this.#readFar();
     if (this.#source)
       this.#readEndpoint(this.#source);
 
@@ -412,6 +414,20 @@ class World {
       for (const stream of [socket, this.#peer, this.#endpoint, this.#farReader])
         stream?.setMaxSendFragment?.(fragment);
     }
+  }
+
+  #read(stream, mayEnd, onData, event = 'data') {
+    this.#on(stream, event, this.#checked(onData));
+    this.#on(stream, 'end', this.#checked(() => {
+      this.trace.push(`end of ${stream.name}`);
+      if (!mayEnd())
+        fail(`${stream.name} sees an end that there is not`);
+      this.#trigger(`${stream.name} end`);
+    }));
+  }
+
+  #readFar() {
+    this.#read(this.#farReader, () => this.#farMayEnd(), (chunk) => this.#farGets.accept(chunk));
   }
 
   // What TLS is to run over, and what is below the side that is not spliced.
@@ -489,9 +505,15 @@ class World {
         this.#source = new net.Socket({ fd: source.reader, writable: false });
         this.#listen('the sink', this.#sink);
         this.#listen('the source', this.#source);
-      } else {
+      } else if (by === 'fd') {
         this.#sinkFd = sink.writer;
         this.#sourceFd = source.reader;
+      } else {
+        const { O_RDONLY, O_WRONLY, O_NONBLOCK } = fs.constants;
+        this.#sinkFile = await fs.promises.open(sink.name, O_WRONLY | O_NONBLOCK);
+        this.#sourceFile = await fs.promises.open(source.name, O_RDONLY | O_NONBLOCK);
+        fs.closeSync(sink.writer);
+        fs.closeSync(source.reader);
       }
       this.#farReader = new net.Socket({ fd: sink.reader, writable: false });
       this.#farWriter = new net.Socket({ fd: source.writer, readable: false });
@@ -499,6 +521,8 @@ class World {
       this.#listen('the far writer', this.#farWriter);
       return;
     }
+    if (endpoint === 'tcp' && by === 'stream' && this.#config.connecting)
+      return this.#connectLater();
     const { 0: far, 1: mine } = await this.#sockets.pair(endpoint, by === 'fd');
     mine.allowHalfOpen = endpointHalfOpen;
     this.#endpoint = mine;
@@ -507,6 +531,32 @@ class World {
     this.#farReader = this.#farWriter = far;
     this.#listen('endpoint', mine);
     this.#listen('far', far);
+  }
+
+  async #connectLater() {
+    this.#connecting = await this.#sockets.connecting();
+    const { socket } = this.#connecting;
+    socket.allowHalfOpen = this.#config.endpointHalfOpen;
+    this.#endpoint = this.#sink = this.#source = socket;
+    this.#listen('endpoint', socket);
+    // Nobody is there, which is as if the far side had gone.
+    this.#farReader = this.#farWriter = new net.Socket().destroy();
+    this.#listen('far', this.#farReader);
+  }
+
+  // Resolves when the endpoint is connected, or never will be.
+  #connectFar() {
+    this.#connected ??= this.#connecting?.connect().then((far) => {
+      if (far === null || this.#closed) {
+        far?.destroy();
+        return;
+      }
+      this.#note('the endpoint is connected');
+      this.#farReader = this.#farWriter = far;
+      this.#listen('far', far);
+      this.#readFar();
+    });
+    return this.#connected;
   }
 
   #keep(stream) {
@@ -524,6 +574,10 @@ class World {
       this.#on(stream, '_tlsError', this.#checked((err) => this.#onSocketError(err)));
     this.#on(stream, 'error', this.#checked((err) => {
       this.trace.push(`error of ${name}: ${endOf(err)}`);
+      if (name === 'socket' && this.#isOfPipe(err)) {
+        this.#trigger('socket error');
+        return;
+      }
       if (name === 'socket')
         this.#onSocketError(err);
       const ofTLS = name === 'peer' || name === 'socket';
@@ -622,7 +676,7 @@ class World {
     splice.late = socket.readableEnded || (socket._readableState.ended && socket.readableLength === 0);
     if (splice.hasIn) {
       splice.partIn = this.#farGets.open(this.#P, this.#atP);
-      splice.tookIn = socket.readableLength;
+      splice.tookIn = socket.readableLength + (splice.head?.length ?? 0);
     }
     if (splice.hasOut) {
       splice.partOut = this.#peerGets.open(this.#F, this.#atF, () => splice.handle.stats.bytesOut);
@@ -721,6 +775,12 @@ class World {
     } else {
       this.#unshifts = true;
     }
+  }
+
+  // What JavaScript has read of P, and not used, or null.
+  #takeHead() {
+    return this.#isPaused && this.#inOwner === null && !this.#socket._readableState.ended ?
+      this.#socket.read() : null;
   }
 
   #pauseSocket() {
@@ -824,6 +884,11 @@ class World {
   }
 
   async #do([name, ...args]) {
+    if (this.#connecting && (kNeedsFar.test(name) || (name === 'fault' && args[0].startsWith('far')))) {
+      await this.#connectFar();
+      if (this.#closed)
+        return;
+    }
     const socket = this.#socket;
     const endpoint = this.#sink;
     this.#settleClosed();
@@ -885,6 +950,7 @@ class World {
       case 's.unshift': this.#unshift(); return;
       case 's.unlisten': this.#unlisten(socket); return;
       case 's.empty': return args[0] > 0 ? this.#empty(args[0]) : this.#emptyThrough();
+      case 'e.connect': return;
       case 'e.pause': this.#source?.pause(); return;
       case 'e.resume': this.#source?.resume(); return;
       case 'e.unlisten':
@@ -1000,7 +1066,8 @@ class World {
   // which some wait, or behind their back. Nobody reads it.
   async #fill(byJS) {
     const sink = this.#sink;
-    const fd = this.#config.by === 'stream' ? sink._handle?.fd : this.#endpoint?._handle?.fd ?? this.#sinkFd;
+    const fd = this.#config.by === 'stream' ? sink._handle?.fd :
+      this.#endpoint?._handle?.fd ?? this.#sinkFile?.fd ?? this.#sinkFd;
     if (this.#inOwner || this.#endpointMayFail() || this.#lostP || (sink && !sink.writable) ||
         (this.#endpoint && !this.#canWrite(this.#endpoint)) || !(this.#endpointSecure && this.#farSecure)) {
       return;
@@ -1180,11 +1247,13 @@ class World {
     const hasIn = direction !== 'out';
     const hasOut = direction !== 'in';
     const stream = by === 'stream' ? (hasIn ? this.#sink : this.#source) : undefined;
+    const file = hasIn ? this.#sinkFile : this.#sourceFile;
     let fd;
     if (stream === undefined) {
-      fd = endpoint !== 'fifo' ? this.#endpoint._handle?.fd : hasIn ? this.#sinkFd : this.#sourceFd;
+      fd = endpoint !== 'fifo' ? this.#endpoint._handle?.fd : file?.fd ?? (hasIn ? this.#sinkFd : this.#sourceFd);
       if (!(fd >= 0) || (endpoint !== 'fifo' && this.#endpoint.writableLength > 0))
         return;
+      fd = file ?? fd;
     }
     // What is over cannot be spliced.
     if ((hasIn && (this.#endpoint ?? this.#sink)?.writableEnded) ||
@@ -1207,9 +1276,13 @@ class World {
       ...(highWaterMark ? { highWaterMark } : {}),
       ...(signal ? { signal: splice.controller.signal } : {}),
     };
+    if (pipe && refusal !== undefined)
+      return;
+    splice.head = options.head && hasIn ? this.#takeHead() : null;
+    if (splice.head !== null)
+      spliceOptions.head = splice.head;
     if (pipe) {
-      if (refusal === undefined)
-        this.#pipe(splice, stream ?? fd, { direction, ...spliceOptions });
+      this.#pipe(splice, stream ?? fd, { direction, ...spliceOptions });
       return;
     }
     try {
@@ -1228,6 +1301,8 @@ class World {
         splice.stop = splice.handle.stop();
         this.#splices.push(splice);
       }
+      if (splice.head !== null)
+        this.#socket.unshift(splice.head);
       return;
     } finally {
       this.#isStarting = this.#takesIn = false;
@@ -1296,6 +1371,9 @@ class World {
         const isLate = splice.late && error.code === 'ERR_STREAM_PREMATURE_CLOSE';
         if (!isLate && !this.#tlsFault && !this.#endpointMayFail() && !this.#isForEnded({ options }, error) && !this.#isEndedEarly(error))
           fail(`pipeToNative() fails: ${error.stack}`);
+        const hasEnded = this.#socket.readableEnded && this.#socket.writableFinished;
+        if (!isLate && !this.#tlsFault && !hasEnded && this.#socket.errored !== error)
+          fail(`pipeToNative() fails with ${error}, and destroys the socket with ${this.#socket.errored}`);
         this.#checkError(splice, error);
         this.#tlsFault = true;
         this.#isDestroyed = true;
@@ -1396,13 +1474,13 @@ class World {
       fail(`the splice fails: ${err.stack}`);
     if (err.code === 'ERR_STREAM_PREMATURE_CLOSE' || this.#isEndedEarly(err))
       return;
-    const ofTLS = this.#endpoint?.encrypted &&
-      (err === this.#endpoint.errored || (this.#farFault && err.code.startsWith('ERR_SSL_')));
+    const isItsOwn = (this.#endpoint?.encrypted || this.#connecting) && err === this.#endpoint.errored;
+    const ofTLS = this.#endpoint?.encrypted && this.#farFault && err.code?.startsWith('ERR_SSL_');
     // An end in the handshake of the endpoint is a failure, of which it does not say
     // itself that it is an error.
     if (this.#endpoint?.encrypted && !this.#endpointSecure && err.code === 'ECONNRESET')
       return;
-    if (!ofTLS && (!['EPIPE', 'ECONNRESET'].includes(err.code) || !['read', 'write'].includes(err.syscall)))
+    if (!isItsOwn && !ofTLS && (!['EPIPE', 'ECONNRESET'].includes(err.code) || !['read', 'write'].includes(err.syscall)))
       fail(`not an error of the endpoint: ${err.stack}`);
     // Handed back alive, if it has not come to its own end.
     if (this.#socket.destroyed && !(this.#socket.readableEnded && this.#socket.writableFinished))
@@ -1453,17 +1531,23 @@ class World {
       (endpoint?.writableEnded || (endpoint?.encrypted && this.#socket.writableEnded));
   }
 
-  // JavaScript has ended the stream between spliceTo() and the end of the handshake.
+  // JavaScript has ended the stream between spliceTo() and the end of the handshake, or its
+  // connection.
   #isEndedEarly({ code }) {
     // What has come to its end closes itself.
     if (code === 'ERR_STREAM_PREMATURE_CLOSE')
       return this.#config.early && this.#config.endpoint === 'fifo' && (this.#F.ended || this.#endpointEnded);
-    return code === 'ERR_INVALID_STATE' && this.#config.early && this.#sink?.writableEnded;
+    return code === 'ERR_INVALID_STATE' && (this.#config.early || this.#connecting) && this.#sink?.writableEnded;
+  }
+
+  // pipeToNative() destroys the socket with an error of the endpoint, and then rejects with it.
+  #isOfPipe({ side }) {
+    return side === 'endpoint' && this.#splices.some(({ handle, state }) => handle === null && state === 'running');
   }
 
   // Of TLS, once each, and behind every byte before it.
   #onSocketError(err) {
-    if (this.#errors.has(err))
+    if (this.#errors.has(err) || this.#isOfPipe(err))
       return;
     this.trace.push(`the socket reports ${endOf(err)}`);
     this.#errors.add(err);
@@ -1713,11 +1797,14 @@ class World {
     for (const fd of [this.#sinkFd, this.#sourceFd].filter((fd) => fd >= 0))
       fs.closeSync(fd);
     this.#sinkFd = this.#sourceFd = -1;
+    // A splice may be closing them as well.
+    for (const file of [this.#sinkFile, this.#sourceFile])
+      this.#closing.push(file?.close());
   }
 
   // The owner of the descriptor closes it. That is nothing to the splice.
   #closeFd() {
-    if (this.#config.endpoint === 'fifo' && this.#config.by === 'fd') {
+    if (this.#config.endpoint === 'fifo' && this.#config.by !== 'stream') {
       this.#closeFds();
     } else if (this.#config.by === 'fd') {
       this.#endpoint.destroy();
@@ -1936,6 +2023,12 @@ class World {
           }
         }
         return;
+      case 'endpoint refused':
+        if (this.#connecting && !this.#connected) {
+          this.#farFault = true;
+          this.#connecting.refuse(new Error('refused on purpose'));
+        }
+        return;
       case 'socket destroy':
         this.#tlsFault = true;
         socket.destroy();
@@ -1969,6 +2062,7 @@ class World {
 
   #resume() {
     this.#injector?.release();
+    this.#connectFar();
     // One that is mute would go on with the handshake, and one that is deaf would hear
     // the alert and close the connection, which ends what is above it.
     if ((!this.#isMute || this.#secure) && !this.#isDeaf)
@@ -1993,6 +2087,7 @@ class World {
     this.#note('finish');
     this.#finishes = true;
     this.#resume();
+    await this.#connected;
     if (!this.#tlsFault)
       await this.#until('the handshake is done', () => this.#tlsFault || (this.#secure && this.#peerSecure));
     if (!this.#endpointMayFail()) {
@@ -2078,6 +2173,12 @@ class World {
     if (endpoint === 'fifo' && by === 'stream') {
       this.#sink.end();
     } else if (endpoint === 'fifo') {
+      await this.#sinkFile?.close();
+      if (this.#sourceFile && this.#sourceFile.fd >= 0) {
+        // A net.Socket closes its descriptor itself.
+        this.#sourceFd = fs.openSync(this.#fifos[1].name, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
+        await this.#sourceFile.close();
+      }
       if (this.#sinkFd >= 0) {
         fs.closeSync(this.#sinkFd);
         this.#sinkFd = -1;
@@ -2157,6 +2258,8 @@ class World {
       if (!stream.closed)
         await new Promise((resolve) => stream.once('close', resolve));
     }
+    await this.#connected;
+    await Promise.all(this.#closing);
     if (!this.#hasFailed)
       await this.#checkWrites();
     if (!this.#hasFailed)
