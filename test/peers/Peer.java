@@ -23,7 +23,7 @@ import javax.net.ssl.SSLSocket;
 import javax.net.ssl.TrustManagerFactory;
 
 /**
- * One end of TLS connections, as Java programs have it. In each of them it sends the file `jdk` and gets the file
+ * One end of TLS connections, as Java programs have it. In each of them it sends the file `sent` and gets the file
  * `other`, in the current directory, and ends it in one of these ways:
  *
  *   close   SSLSocket.close() when all has been sent and got: user_canceled and close_notify with TLS 1.3, then FIN
@@ -39,7 +39,7 @@ public class Peer {
   static byte[] expected;
 
   public static void main(String[] args) throws Exception {
-    sent = Files.readAllBytes(Path.of("jdk"));
+    sent = Files.readAllBytes(Path.of("sent"));
     expected = Files.readAllBytes(Path.of("other"));
     String name = args[1];
     SSLContext context = context(name);

@@ -12,7 +12,7 @@ role, name, port, *cases = sys.argv[1:]
 
 with open("other", "rb") as file:
     sent = file.read()
-with open("jdk", "rb") as file:
+with open("sent", "rb") as file:
     expected = file.read()
 
 if role == "client":

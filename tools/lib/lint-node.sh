@@ -1,31 +1,8 @@
 # shellcheck shell=bash disable=SC2154
-# What Node's own linters say of the series, as a pull request would hear it. Sourced by tools/check, after patches.sh.
-# Each runs over a tree that the exported commits were applied to, never over the patches themselves.
+# What Node's own linters say of the series, as a pull request would hear it. Sourced by tools/check, after patches.sh
+# and packages.sh. Each runs over a tree that the exported commits were applied to, never over the patches themselves.
 
-# npm_ready NAME FOLDER: what its package-lock.json names, with checksums, in npm_dir.
-npm_ready() {
-  local key rc=0
-  key=$(sha <"$2/package-lock.json")
-  npm_dir=$cache/$1-$key
-  [[ ! -e $npm_dir/ready ]] || return 0
-  sandbox_need npm && mkdir -p "$npm_dir" && cp "$2"/package*.json "$npm_dir/" && cd "$npm_dir" || return
-  sandbox_run env NODE_EXTRA_CA_CERTS="$cache/ca-certificates.crt" \
-    npm ci --ignore-scripts --no-audit --no-fund --cache "$cache/npm" && touch ready || rc=$?
-  cd "$repo" || return
-  return "$rc"
-}
-
-# python_ready: what requirements.txt names, with checksums, in python_dir.
-python_ready() {
-  local from=$repo/tools/lib/python/requirements.txt key cert=()
-  key=$({ cat "$from"; echo "$sandbox_key"; } | sha)
-  python_dir=$cache/python-$key
-  [[ ! -e $python_dir/ready ]] || return 0
-  [[ ! -e $cache/ca-certificates.crt ]] || cert=(--cert "$cache/ca-certificates.crt")
-  sandbox_need python3-venv && rm -rf "$python_dir" && sandbox_run python3 -m venv "$python_dir" &&
-    sandbox_run "$python_dir/bin/pip" "${cert[@]}" --disable-pip-version-check \
-      install --quiet --require-hashes --only-binary :all: -r "$from" && touch "$python_dir/ready"
-}
+lint_requirements=$repo/tools/lib/python/requirements.txt
 
 # git_in_tree ARGUMENT...
 git_in_tree() { plain_git -C "$lint_tree" "$@"; }
@@ -124,7 +101,7 @@ changed_javascript() {
 }
 
 changed_cpp() {
-  lint_tree_ready && python_ready &&
+  lint_tree_ready && python_ready "$lint_requirements" &&
     in_tree "$python_dir/bin/git-clang-format" --binary="$python_dir/bin/clang-format" --style=file --extensions=h,cc \
       --diff base -- src test
 }
@@ -141,7 +118,7 @@ imports() {
 # of the system come last.
 cpplint() {
   local list
-  lint_tree_ready && python_ready || return
+  lint_tree_ready && python_ready "$lint_requirements" || return
   mapfile -t list < <(changed 'src/*.h' 'src/*.cc')
   ((${#list[@]} == 0)) || in_tree "$python_dir/bin/cpplint" --quiet --config=.cpplint --filter=-build/include_order \
     --repository="$lint_tree" "${list[@]}"
@@ -150,7 +127,7 @@ cpplint() {
 # Named one by one, since Node's settings leave out deps.
 python() {
   local list
-  lint_tree_ready && python_ready || return
+  lint_tree_ready && python_ready "$lint_requirements" || return
   mapfile -t list < <(changed '*.py' ':!deps/*/vendor/*')
   ((${#list[@]} == 0)) || in_tree "$python_dir/bin/ruff" check --no-cache "${list[@]}"
 }
