@@ -244,3 +244,5 @@ module.exports = function(test, work) {
     device.socket.destroy();
   });
 };
+
+module.exports.Device = Device;

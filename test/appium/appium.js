@@ -1,0 +1,158 @@
+'use strict';
+
+// usage: test/appium/run [WORD]: the tests with WORD in their name, or all. MODULES has the npm packages.
+
+const assert = require('assert');
+const { spawn } = require('child_process');
+const { randomBytes } = require('crypto');
+const { once } = require('events');
+const fs = require('fs');
+const net = require('net');
+const os = require('os');
+const path = require('path');
+
+const { ip, kRepo, run } = require('../tun/net');
+const { Device } = require('../tun/cdtunnel');
+
+const work = fs.mkdtempSync(path.join(os.tmpdir(), 'appium-'));
+process.chdir(work);
+
+const kPlist = 8;
+
+// Of usbmuxd: one device, of which every port is that one of this machine.
+class Usbmuxd {
+  constructor(port) {
+    this.server = net.createServer((client) => this.#serve(client, port)).listen('./usbmuxd');
+  }
+
+  #serve(client, port) {
+    client.once('readable', () => {
+      const request = client.read();
+      assert.strictEqual(request.readUInt32LE(8), kPlist);
+      assert.strictEqual(request.readUInt32LE(0), request.length);
+      this.request = request.toString('utf8', 16);
+      const body = `<?xml version="1.0" encoding="UTF-8"?><plist version="1.0"><dict>
+        <key>MessageType</key><string>Result</string><key>Number</key><integer>0</integer></dict></plist>`;
+      const header = Buffer.alloc(16);
+      [16 + body.length, 1, kPlist, request.readUInt32LE(12)].forEach((value, i) => header.writeUInt32LE(value, i * 4));
+      client.write(Buffer.concat([header, Buffer.from(body)]));
+      const device = net.connect({ port, host: '127.0.0.1' });
+      client.on('error', () => device.destroy()).pipe(device);
+      device.on('error', () => client.destroy()).pipe(client);
+    });
+  }
+}
+
+class Client {
+  output = '';
+
+  constructor(binary, ...args) {
+    this.child = spawn(`${kRepo}/out/${binary}`, ['--no-warnings', 'client.mjs', ...args]);
+    for (const stream of [this.child.stdout, this.child.stderr])
+      stream.on('data', (chunk) => { this.output += chunk; });
+    this.exited = once(this.child, 'close');
+    this.exited.then(() => { this.isOver = true; });
+  }
+
+  async printed(pattern) {
+    while (!pattern.test(this.output)) {
+      assert(!this.isOver, `without ${pattern}: ${this.output}`);
+      await Promise.race([once(this.child.stdout, 'data'), once(this.child.stderr, 'data'), this.exited]);
+    }
+  }
+}
+
+const tests = [];
+function test(name, body) {
+  tests.push({ name, body });
+}
+
+run('a', ['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-noenc', '-subj', '/CN=host', '-days', '2',
+          '-keyout', 'key.pem', '-out', 'cert.pem']);
+const key = fs.readFileSync('key.pem');
+const cert = fs.readFileSync('cert.pem');
+const psk = randomBytes(32);
+const ways = {
+  'a client certificate': {
+    argument: 'cert.pem,key.pem',
+    credentials: { key, cert, ca: cert, requestCert: true, rejectUnauthorized: true },
+  },
+  'TLS-PSK': {
+    argument: psk.toString('hex'),
+    credentials: { ciphers: 'PSK:@SECLEVEL=0', pskCallback: () => psk },
+  },
+};
+const forwarders = { 'node': 'SplicedForwarder', 'node-stock': 'TunnelForwarder' };
+
+async function connect(binary, way, isByUsbmuxd) {
+  const { argument, credentials } = ways[way];
+  const device = new Device({ credentials, mtu: 1280, early: [], pieces: [1 << 14] });
+  const port = await device.listen();
+  const usbmuxd = isByUsbmuxd && new Usbmuxd(port);
+  const client = new Client(binary, isByUsbmuxd ? './usbmuxd' : `${port}`, argument);
+  await Promise.race([client.printed(new RegExp(`^${forwarders[binary]}: fd12::1 58783$`, 'm')), device.failure]);
+  await client.printed(/^pinged$/m);
+  assert(device.requests.filter((size) => size === 1048).length >= 3);
+  assert.strictEqual(device.request.mtu, 1280);
+  return { device, client, usbmuxd };
+}
+
+for (const binary of Object.keys(forwarders)) {
+  for (const way of Object.keys(ways)) {
+    for (const by of ['TCP', 'usbmuxd']) {
+      test(`out/${binary}, ${way}, by ${by}`, async () => {
+        const { device, client, usbmuxd } = await connect(binary, way, by === 'usbmuxd');
+        assert.match(ip('a', '-6 route show'), /^fd12::1 dev /m);
+        client.child.stdin.end();
+        await client.printed(/^closed$/m);
+        assert.deepStrictEqual(await client.exited, [0, null], client.output);
+        assert.doesNotMatch(client.output, /^dead/m);
+        assert.doesNotMatch(ip('a', '-6 route show'), /^fd12::1 dev /m);
+        device.socket.destroy();
+        if (usbmuxd) {
+          assert.match(usbmuxd.request, /<key>MessageType<\/key>\s*<string>Connect<\/string>/);
+          usbmuxd.server.close();
+        }
+      });
+    }
+  }
+  test(`out/${binary}, a device that goes away`, async () => {
+    const { device, client } = await connect(binary, 'a client certificate', false);
+    device.socket.destroy();
+    await client.printed(/^dead: /m);
+    client.child.stdin.end();
+    assert.deepStrictEqual(await client.exited, [0, null], client.output);
+  });
+  test(`out/${binary}, a device that does not know this host`, async () => {
+    const device = new Device({ credentials: ways['TLS-PSK'].credentials, mtu: 1280, early: [], pieces: [1] });
+    const client = new Client(binary, `${await device.listen()}`, randomBytes(32).toString('hex'));
+    const [code] = await client.exited;
+    assert.strictEqual(code, 1, client.output);
+    device.server.close();
+  });
+}
+
+async function main() {
+  ip('a', 'link set lo up');
+  fs.symlinkSync(process.env.MODULES, 'node_modules');
+  fs.copyFileSync(`${__dirname}/client.mjs`, 'client.mjs');
+  fs.copyFileSync(`${kRepo}/tools/examples/appium-forwarder.js`, 'appium-forwarder.js');
+  const word = process.argv[2] ?? '';
+  let passed = 0;
+  let failed = 0;
+  for (const { name, body } of tests.filter(({ name }) => name.includes(word))) {
+    try {
+      await body();
+      passed++;
+      console.log(`ok - ${name}`);
+    } catch (err) {
+      failed++;
+      console.log(`not ok - ${name}\n${err.stack.replace(/^/gm, '    ')}`);
+    }
+  }
+  process.chdir('/');
+  fs.rmSync(work, { recursive: true });
+  console.log(`${passed} passed, ${failed} failed`);
+  process.exit(failed === 0 ? 0 : 1);
+}
+main();

@@ -1,0 +1,42 @@
+// What a program does that uses the packages: connects to a device, and has a tunnel to it until stdin ends.
+//
+// usage: node client.mjs PORT|USBMUXD-SOCKET CERT-AND-KEY|PSK
+//
+// Once the tunnel is there, this process does nothing else than wait for the packets of `ping`. The argument PSK is
+// hexadecimal, CERT-AND-KEY are two files with a comma in between.
+
+import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import net from 'node:net';
+import { createUsbmux } from 'appium-ios-remotexpc';
+import forwarder from './appium-forwarder.js';
+
+const { TunnelForwarder, connectToTunnelLockdown, connectToTunnelPsk } = forwarder;
+const kDeviceID = 7;
+const kDevicePort = 62078;
+
+async function connect(where) {
+  if (where.includes('/'))
+    return (await createUsbmux({ socketPath: where })).connect(kDeviceID, kDevicePort);
+  const socket = net.connect({ port: Number(where), host: '127.0.0.1' });
+  await once(socket, 'connect');
+  return socket;
+}
+
+const { 2: where, 3: credentials } = process.argv;
+const socket = await connect(where);
+const onDead = (message) => console.log(`dead: ${message}`);
+let tunnel;
+if (credentials.includes(',')) {
+  const [cert, key] = credentials.split(',').map((file) => readFileSync(file, 'utf8'));
+  tunnel = await connectToTunnelLockdown(socket, { cert, key }, { onDead });
+} else {
+  tunnel = await connectToTunnelPsk(socket, { psk: Buffer.from(credentials, 'hex') }, { onDead });
+}
+console.log(`${TunnelForwarder.name}: ${tunnel.Address} ${tunnel.RsdPort}`);
+execFileSync('ping', ['-n', '-q', '-c', '3', '-i', '0.01', '-w', '20', '-s', '1000', tunnel.Address]);
+console.log('pinged');
+await once(process.stdin.resume(), 'end');
+await tunnel.closer();
+console.log('closed');
