@@ -44,6 +44,11 @@ function listeners(...sockets) {
     socket.eventNames().map((name) => [String(name), socket.listenerCount(name)])));
 }
 
+// Not once(), which listens to 'error'.
+function hasClosed(socket) {
+  return new Promise((resolve) => socket.once('close', resolve));
+}
+
 // An end of both sides leaves no listeners behind.
 for (const open of Object.values(endpoints)) {
   run(async () => {
@@ -78,6 +83,7 @@ for (const { 0: kind, 1: open } of Object.entries(endpoints)) {
         const controller = new AbortController();
         const { signal } = controller;
         const before = listeners(server, endpoint);
+        const closed = hasClosed(server);
         const errors = [];
         // As stream.pipeline() does, the socket tells why it is destroyed.
         server.on('error', (err) => errors.push(err));
@@ -109,14 +115,13 @@ for (const { 0: kind, 1: open } of Object.entries(endpoints)) {
         });
         assert.strictEqual(server.destroyed, true);
         server.removeAllListeners('data');
-        assert.strictEqual(server.listenerCount('error'), (before[0].error ?? 0) + 1);
         assert.strictEqual(getEventListeners(signal, 'abort').length, 0);
         if (endpoint) {
           assert.strictEqual(endpoint.listenerCount('error'), before[1].error ?? 0);
           assert.strictEqual(endpoint.destroyed, autoClose);
         }
-        if (!server.closed)
-          await once(server, 'close');
+        await closed;
+        assert.strictEqual(server.listenerCount('error'), (before[0].error ?? 0) + 1);
       });
     }
   }
@@ -187,6 +192,7 @@ for (const connect of [endpoints.stream, endpoints.tls]) {
       // A tls.Server listens to its sockets.
       for (const socket of [server, endpoint])
         socket.removeAllListeners('error');
+      const closed = hasClosed(server);
       const done = server.pipeToNative(endpoint);
       client.write('x');
       await settled(() => server.bytesRead);
@@ -197,10 +203,46 @@ for (const connect of [endpoints.stream, endpoints.tls]) {
       // With an error of TLS the socket is destroyed after it has emitted that.
       const isToldBefore = name === 'a bad record';
       assert.strictEqual(server.errored, name === 'destroy()' || isToldBefore ? null : err);
+      await closed;
       assert.strictEqual(server.listenerCount('error'), 0);
       assert.strictEqual(endpoint.listenerCount('error'), 0);
     });
   }
+}
+
+// A _destroy() of the user's that takes its time: the socket emits 'error' when nobody waits
+// for the promise any more.
+for (const fail of [({ server }) => server.destroy(mine), ({ endpoint }) => endpoint.destroy()]) {
+  run(async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    client.on('error', () => {});
+    server.removeAllListeners('error');
+    const { endpoint, other } = await endpoints.stream();
+    const { _destroy } = server;
+    let callBack;
+    const hasBegun = new Promise((resolve) => {
+      server._destroy = function(err, callback) {
+        callBack = () => callback(err);
+        _destroy.call(this, err, resolve);
+      };
+    });
+    const done = server.pipeToNative(endpoint);
+    fail({ server, endpoint });
+    const err = await done.catch((err) => err);
+    await hasBegun;
+    assert.strictEqual(server.errored, err);
+    const told = new Promise((resolve) => {
+      const { emit } = server;
+      server.emit = function(event, ...args) {
+        if (event === 'error')
+          resolve(args[0]);
+        return emit.call(this, event, ...args);
+      };
+    });
+    callBack();
+    assert.strictEqual(await told, err);
+    other.destroy();
+  });
 }
 
 // An error of the endpoint comes out of the socket as well, with every byte before it.
@@ -276,9 +318,11 @@ run(async () => {
     server.pipeToNative(source, { direction: 'out' }),
   ];
   assert.strictEqual(server.listenerCount('error'), 2);
+  const closed = hasClosed(server);
   server.destroy(mine);
   for (const each of done)
     await assert.rejects(each, mine);
+  await closed;
   assert.strictEqual(server.listenerCount('error'), 0);
   for (const fd of [reader, writer, source, other])
     fs.closeSync(fd);

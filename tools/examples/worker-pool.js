@@ -18,7 +18,6 @@ const net = require('node:net');
 const os = require('node:os');
 const tls = require('node:tls');
 const { randomBytes } = require('node:crypto');
-const { once } = require('node:events');
 const { parseArgs } = require('node:util');
 const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
 
@@ -43,14 +42,10 @@ function work({ options, target }) {
   async function serve(client) {
     const name = `${client.remoteAddress}:${client.remotePort}`;
     const upstream = net.connect({ ...target, allowHalfOpen: true });
-    // Whoever waits below is told. But an 'error' that nobody listens to would end
-    // the Worker.
-    client.on('error', () => {});
-    upstream.on('error', () => {});
     // The timeout sees the bytes that go past JavaScript, too.
     client.setTimeout(120_000, () => client.destroy());
     try {
-      await once(upstream, 'connect');
+      // It begins when the upstream is connected, and fails if that fails.
       await client.pipeToNative(upstream);
     } catch (err) {
       console.error(`${name} failed: ${err.message}`);

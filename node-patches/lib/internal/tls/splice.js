@@ -1217,9 +1217,11 @@ async function runToEnd(splice, socket, { stream, signal }) {
     return abortError;
   };
   const destroySocket = (err) => {
-    // Anybody may have removed the listener.
-    socket.removeListener('error', ignoreError);
-    socket.on('error', ignoreError);
+    // Anybody may have removed the listener, and a _destroy() of the user's may take its time.
+    if (!socket.closed) {
+      socket.on('error', ignoreError);
+      socket.once('close', () => socket.removeListener('error', ignoreError));
+    }
     socket.destroy(err);
   };
   const destroyIfAborted = () => {
@@ -1242,7 +1244,7 @@ async function runToEnd(splice, socket, { stream, signal }) {
     throw stats.reason === 'destroyed' ? ObjectAssign(err, { side: 'tls' }) : err;
   } catch (err) {
     destroySocket(err);
-    // The socket emits 'error' in the next tick.
+    // Unless the user has replaced _destroy(), the socket emits 'error' in the next tick.
     const { promise, resolve } = PromiseWithResolvers();
     process.nextTick(resolve);
     await promise;
