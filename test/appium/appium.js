@@ -5,6 +5,7 @@
 const assert = require('assert');
 const { spawn } = require('child_process');
 const { randomBytes } = require('crypto');
+const dgram = require('dgram');
 const { once } = require('events');
 const fs = require('fs');
 const net = require('net');
@@ -129,6 +130,49 @@ for (const binary of Object.keys(forwarders)) {
     const [code] = await client.exited;
     assert.strictEqual(code, 1, client.output);
     device.server.close();
+  });
+}
+
+// How many packets the process behind the tunnel's interface has read from it.
+function packetsRead() {
+  const { 0: { dev } } = JSON.parse(ip('a', '-6 -j route show fd12::1'));
+  return JSON.parse(ip('a', `-s -j link show dev ${dev}`))[0].stats64.tx.packets;
+}
+
+// Sends datagrams into the tunnel until nobody takes them any more.
+async function fill() {
+  const socket = dgram.createSocket('udp6');
+  let before;
+  do {
+    before = packetsRead();
+    for (let i = 0; i < 1000; i++)
+      await new Promise((resolve) => socket.send(randomBytes(1000), 9, 'fd12::1', resolve));
+  } while (packetsRead() > before);
+  socket.close();
+}
+
+// stop() has nobody to wait for.
+test('out/node, a device that reads nothing any more', async () => {
+  const { device, client } = await connect('node', 'a client certificate', false);
+  device.stall = new Promise(() => {});
+  await fill();
+  client.child.stdin.end();
+  await client.printed(/^closed$/m);
+  assert.deepStrictEqual(await client.exited, [0, null], client.output);
+  assert.doesNotMatch(client.output, /^dead/m);
+  device.socket.destroy();
+});
+
+for (const [what, bytes] of Object.entries({
+  'an IPv4 packet': Buffer.from('4500001c', 'hex'),
+  'garbage that begins as a long packet': Buffer.from('60000000ffff3a40', 'hex'),
+})) {
+  test(`out/node, a device that sends ${what}`, async () => {
+    const { device, client } = await connect('node', 'TLS-PSK', false);
+    device.socket.write(bytes);
+    await client.printed(/^dead: .*packet/m);
+    client.child.stdin.end();
+    assert.deepStrictEqual(await client.exited, [0, null], client.output);
   });
 }
 

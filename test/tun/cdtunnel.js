@@ -60,8 +60,10 @@ function echo(type, from, to, sequence, payload) {
 }
 
 // It sends the packets `early` behind its response, in pieces of the sizes that
-// `pieces` has. Then it answers each echo request.
+// `pieces` has. Then it answers each echo request. `stall` is a promise, for as long as
+// which it reads nothing.
 class Device {
+  stall = undefined;
   requests = [];
   replies = [];
   largest = 0;
@@ -89,6 +91,7 @@ class Device {
     let bytes = Buffer.alloc(0);
     let greeted = false;
     for await (const chunk of socket) {
+      await this.stall;
       bytes = Buffer.concat([bytes, chunk]);
       if (!greeted && bytes.length >= 10 && bytes.length >= 10 + bytes.readUInt16BE(8)) {
         greeted = true;

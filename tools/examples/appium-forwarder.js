@@ -10,8 +10,9 @@
 
 const net = require('node:net');
 const tls = require('node:tls');
-const { fork } = require('node:child_process');
+const { spawn } = require('node:child_process');
 const { once } = require('node:events');
+const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
 // @ts-ignore: Not every reader of these examples has it.
 const tuntap = require('appium-ios-tuntap');
 
@@ -21,8 +22,9 @@ const kHandshakeTimeout = 15_000;
 
 class SplicedForwarder {
   #socket = null;
-  #splice = null;
-  #signal = null;
+  #timeout = null;
+  #mtu = 0;
+  #stopping = new AbortController();
 
   connect(tcpSocket, { cert, key }) {
     return this.#connect(tcpSocket, { cert, key });
@@ -33,7 +35,7 @@ class SplicedForwarder {
   }
 
   async #connect(tcpSocket, credentials) {
-    this.#signal = AbortSignal.timeout(kHandshakeTimeout);
+    this.#timeout = AbortSignal.timeout(kHandshakeTimeout);
     this.#socket = tls.connect({
       socket: tcpSocket,
       minVersion: 'TLSv1.2',
@@ -43,8 +45,9 @@ class SplicedForwarder {
       checkServerIdentity: () => undefined,
       ...credentials,
     });
-    this.#socket.on('error', () => {});  // What waits for the socket fails, too.
-    await once(this.#socket, 'secureConnect', { signal: this.#signal });
+    // The device may go away while the interface is being set up. Then startForwarding() reports it.
+    this.#socket.on('error', () => {});
+    await once(this.#socket, 'secureConnect', { signal: this.#timeout });
   }
 
   // "CDTunnel", the length of a message in JSON, and the message, both ways.
@@ -56,7 +59,9 @@ class SplicedForwarder {
     const answer = await this.#read(kHeader);
     if (answer.toString('latin1', 0, kMagic.length) !== kMagic)
       throw new Error('The device does not speak CDTunnel');
-    return JSON.parse(`${await this.#read(answer.readUInt16BE(kMagic.length))}`);
+    const message = JSON.parse(`${await this.#read(answer.readUInt16BE(kMagic.length))}`);
+    this.#mtu = message.clientParameters.mtu;
+    return message;
   }
 
   // What follows it is packets, and stays where the splice finds it.
@@ -68,21 +73,23 @@ class SplicedForwarder {
       if (bytes || this.#socket.readableEnded)
         throw new Error('The device has closed the connection');
       await Promise.race([
-        once(this.#socket, 'readable', { signal: this.#signal }),
-        once(this.#socket, 'end', { signal: this.#signal }),
+        once(this.#socket, 'readable', { signal: this.#timeout }),
+        once(this.#socket, 'end', { signal: this.#timeout }),
       ]);
     }
   }
 
+  // Whatever else the device sends is no packet, and ends the tunnel at once.
   startForwarding(tun, onError) {
-    this.#splice = this.#socket.spliceTo({ fd: tun.fd });
-    this.#splice.finished.then(
-      () => !this.#socket.destroyed && onError?.('The device has closed the connection'),
-      (err) => onError?.(err.message));
-    this.#splice.start();
+    const { signal } = this.#stopping;
+    this.#socket.pipeToNative(tun.fd, { framing: 'ipv6', maxPacketSize: this.#mtu, signal }).then(
+      () => onError?.('The device has closed the connection'),
+      (err) => !signal.aborted && onError?.(err.message));
   }
 
+  // Waits for nobody, whatever the device is in the middle of.
   stop() {
+    this.#stopping.abort();
     this.#socket?.destroy();
   }
 }
@@ -90,62 +97,91 @@ class SplicedForwarder {
 const isSpliced = tls.TLSSplice !== undefined;
 const TunnelForwarder = isSpliced ? SplicedForwarder : tuntap.TunnelForwarder;
 
-// --- In a process of its own, which does not wait for the event loop of this one ------------------------------------
+// --- In a Worker, which does not wait for the event loop of the main thread -----------------------------------------
 
-const kSocketFd = 4;
-
-async function connectInChild(socket, method, credentials, { onDead } = {}) {
+async function connectInWorker(socket, method, credentials, { onDead } = {}) {
   // Nobody has read what the device says: it speaks when it is spoken to.
   if (socket.readableLength > 0)
     throw new Error('The socket has been read');
-  // A process inherits a connected socket, of whatever kind. Workers cannot be given one.
-  const child = fork(__filename, { serialization: 'advanced', stdio: ['ignore', 'inherit', 'inherit', 'ipc', socket] });
-  socket.destroy();
-  const exited = new Promise((resolve) => child.once('exit', resolve));
+  const worker = new Worker(__filename, { workerData: { fd: socket._handle.fd, method, credentials } });
+  const exited = new Promise((resolve) => worker.once('exit', resolve));
   const closer = async () => {
-    if (child.connected)
-      child.disconnect();
+    worker.postMessage('stop');
     await exited;
   };
-  child.send({ method, credentials });
-  const { 0: message } = await Promise.race([once(child, 'message'), exited.then(() => [{ error: 'It has ended' }])]);
-  if (message.error) {
+  try {
+    const { address, port } = await new Promise((resolve, reject) => {
+      const handlers = {
+        // The Worker has the socket: from now on nobody else may read from it.
+        taken() {
+          socket.destroy();
+          worker.postMessage('go');
+        },
+        up: resolve,
+        failed: (message) => reject(new Error(message)),
+        dead: (message) => onDead?.(message),
+      };
+      worker.on('message', ({ event, value }) => handlers[event](value));
+      worker.once('error', reject);
+      exited.then(() => reject(new Error('The Worker has ended')));
+    });
+    return { Address: address, RsdPort: port, tunnelManager: { stop: closer }, closer };
+  } catch (err) {
+    socket.destroy();
     await closer();
-    throw new Error(message.error);
+    throw err;
   }
-  child.on('message', ({ dead }) => onDead?.(dead));
-  return { Address: message.address, RsdPort: message.port, tunnelManager: { stop: closer }, closer };
 }
 
-async function serve({ method, credentials }) {
-  const socket = new net.Socket({ fd: kSocketFd });
+// A socket of this thread for a descriptor of another thread's socket. A connected socket of any kind can be inherited by
+// a process, and be sent by that process to the thread that has started it. It arrives as a descriptor of its own.
+async function socketFrom(fd) {
+  const script = 'process.send(0, new (require("net").Socket)({ fd: 4 }), () => process.disconnect())';
+  const child = spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'inherit', 'inherit', 'ipc', fd] });
+  const ended = once(child, 'exit').then(() => [0, undefined]);
+  const { 1: socket } = await Promise.race([once(child, 'message'), ended]);
+  if (!socket)
+    throw new Error('The socket cannot be handed over');
+  return socket;
+}
+
+async function serve({ fd, method, credentials }) {
+  const tell = (event, value) => parentPort.postMessage({ event, value });
   const forwarder = new TunnelForwarder();
   const manager = new tuntap.TunnelManager();
-  process.once('disconnect', async () => {
+  const stop = async () => {
     forwarder.stop();
     await manager.stop();
-    process.exit();
+    parentPort.close();
+  };
+  const go = new Promise((resolve) => {
+    parentPort.on('message', (message) => message === 'go' ? resolve() : stop());
   });
   try {
+    const socket = await socketFrom(fd);
+    socket.setNoDelay(true);
+    socket.setKeepAlive(true, 1000);
+    tell('taken');
+    await go;
     await forwarder[method](socket, credentials);
     const info = await forwarder.handshake(Number(process.env.APPIUM_TUNTAP_MTU_REQUEST_SIZE ?? 1280));
     await manager.setupInterface(info);
-    manager.startForwarding(forwarder, (dead) => process.send({ dead }));
-    process.send({ address: info.serverAddress, port: info.serverRSDPort });
+    manager.startForwarding(forwarder, (message) => tell('dead', message));
+    tell('up', { address: info.serverAddress, port: info.serverRSDPort });
   } catch (err) {
-    process.send({ error: err.message });
+    tell('failed', err.message);
   }
 }
 
-if (require.main === module)
-  process.once('message', serve);
+if (!isMainThread && require.main === module)
+  serve(workerData);
 
 module.exports = {
   TunnelForwarder,
   connectToTunnelLockdown: isSpliced ?
-    (socket, credentials, options) => connectInChild(socket, 'connect', credentials, options) :
+    (socket, credentials, options) => connectInWorker(socket, 'connect', credentials, options) :
     tuntap.connectToTunnelLockdown,
   connectToTunnelPsk: isSpliced ?
-    (socket, credentials, options) => connectInChild(socket, 'connectPsk', credentials, options) :
+    (socket, credentials, options) => connectInWorker(socket, 'connectPsk', credentials, options) :
     tuntap.connectToTunnelPsk,
 };
