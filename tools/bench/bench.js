@@ -325,15 +325,27 @@ function shuffled(names) {
   return names.toSorted((a, b) => places.get(a) - places.get(b));
 }
 
+// Whether a contender can take part here. It is said once why another one cannot.
+const missing = new Set();
+function isPossible({ endpoint }, name) {
+  const why = endpoint === 'tunnel' ? tunnel.missing(name) : undefined;
+  if (why === undefined)
+    return true;
+  if (!missing.has(name))
+    console.error(`${name} is left out: ${why}`);
+  missing.add(name);
+  return false;
+}
+
 async function main() {
   if (args.list) {
     for (const { name, title } of Object.values(rows))
-      console.log(`${name.padEnd(20)}${title}`);
+      console.log(`${name.padEnd(22)}${title}`);
     return;
   }
   const plan = args.wanted.map((row) => ({
     row,
-    names: row.contenders.filter(isWanted),
+    names: row.contenders.filter((name) => isWanted(name) && isPossible(row, name)),
     rounds: Math.min(args.rounds, row.rounds ?? Infinity),
   })).filter(({ names }) => names.length);
   const tracing = args.quick ? [] : plan.filter(({ row }) => row.syscalls);

@@ -69,6 +69,18 @@ tunnelRow('udp-segments', 'tunnel, iperf3 (UDP), with UDP_SEGMENT', 'udp', tunne
 tunnelRow('ping', 'tunnel, ping', 'ping', tunnels);
 tunnelRow('ping-loaded', 'tunnel, ping beside iperf3 (TCP)', 'ping-loaded', tunnels);
 
+// The tunnel of appium-ios-tuntap to an iOS device, by its own forwarder in C++, and by appium-forwarder.js. The end of
+// the host is measured.
+const nativeRow = (name, title, traffic, more) =>
+  tunnelRow(`native-${name}`, `tunnel to an iOS device, ${title}`, traffic, ['native', 'adapter'],
+            { mtu: 1280, ipv6: true, quick: false, ...more });
+nativeRow('up', 'iperf3 (TCP) from the host', 'tcp');
+nativeRow('down', 'iperf3 (TCP) to the host', 'tcp', { args: ['-R'] });
+nativeRow('single', 'iperf3 (TCP) to the host, one packet per record', 'tcp', { args: ['-R'], single: true });
+nativeRow('udp', 'iperf3 (UDP) to the host, one packet per record', 'udp', { args: ['-R', '-l', '1232'], single: true });
+nativeRow('ping', 'ping', 'ping');
+nativeRow('busy', 'ping, the main thread blocked for 300 ms of 600', 'ping', { busy: true });
+
 row('delay', 'duplex, 16 KiB records, with the event loop watched', bulk('duplex'),
     ['splice', 'splice-fd', 'pipe', 'pipeline'], { delay: true, rounds: 3 });
 row('ping-pong', 'one byte there and back', ['--load', 'ping-pong'], ['floor', 'splice', 'splice-fd', 'pipe', 'nginx']);
@@ -255,6 +267,16 @@ function targets(of) {
   for (const figure of ['median', 'p99']) {
     add(`tunnel, ping, ${figure} of splice-offload to what it was before`,
         tunnel('ping', figure, 'splice-offload', 'before'), 1.05);
+  }
+  for (const row of ['up', 'down', 'single']) {
+    add(`${rows[`tunnel-native-${row}`].title}, CPU to that of the native forwarder`,
+        tunnel(`native-${row}`, 'cost', 'adapter', 'native'), 1);
+  }
+  add(`${rows['tunnel-native-udp'].title}, CPU-s per million packets`,
+      of('tunnel-native-udp', 'adapter', 'packetCost'), 12, { unit: '' });
+  for (const row of ['ping', 'busy']) {
+    add(`${rows[`tunnel-native-${row}`].title}, p99 to that of the native forwarder`,
+        tunnel(`native-${row}`, 'p99', 'adapter', 'native'), 1);
   }
   add('tunnel, ping, median of splice to that of relay', tunnel('ping', 'median', 'splice', 'relay'), 1.15);
   add('tunnel, ping beside iperf3, p99 of splice-offload to what it was before',

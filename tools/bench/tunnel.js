@@ -16,12 +16,17 @@ const work = process.env.BENCH_WORK;
 const relay = path.join(process.env.BENCH_NATIVE, 'tun-relay');
 const script = path.join(__dirname, 'tunnel-end.js');
 
-// What an end is: flags of tun-exec, and a command.
+// What an end is: flags of tun-exec, and a command. With `isHost` it opens a device of its own.
+const node = (binary, script) => [`${kRepo}/out/${binary}`, '--no-warnings', script];
+const host = (binary) => ({ isHost: true, device: [], command: node(binary, `${work}/tunnel-host.js`) });
 const ends = {
   'relay': { device: [], command: [relay] },
   'relay-offload': { device: ['--vnet-hdr'], command: [relay, '--offload'] },
-  'splice': { device: [], command: [`${kRepo}/out/node`, '--no-warnings', script] },
-  'splice-offload': { device: ['--offload'], command: [`${kRepo}/out/node`, '--no-warnings', script] },
+  'splice': { device: [], command: node('node', script) },
+  'splice-offload': { device: ['--offload'], command: node('node', script) },
+  'native': host('node-stock'),
+  'adapter': host('node'),
+  'ios': { device: [], command: node('node', path.join(__dirname, 'tunnel-device.js')) },
 };
 
 // What the end that connects, and sends, is, and the end that listens.
@@ -35,12 +40,20 @@ const tunnels = {
   'splice-offload': both('splice-offload'),
   'splice-sends': { sender: 'splice-offload', receiver: 'splice' },
   'splice-receives': { sender: 'splice', receiver: 'splice-offload' },
+  'native': { sender: 'native', receiver: 'ios' },
+  'adapter': { sender: 'adapter', receiver: 'ios' },
 };
 
 // Splices of another build take part, as `before`.
 function addBefore(file) {
   ends.before = { device: [], command: [file, '--no-warnings', script] };
   tunnels.before = both('before');
+}
+
+// Why a tunnel cannot be had here, if it cannot.
+function missing(name) {
+  const { isHost } = ends[tunnels[name].sender];
+  return isHost && !process.env.BENCH_APPIUM ? 'its packages cannot be had from npm' : undefined;
 }
 
 // CPU-seconds of all threads of a process so far.
@@ -58,38 +71,60 @@ function cpuOfMachine() {
   return { busy: user + nice + system + irq + softirq, stolen };
 }
 
+// Where the end that connects finds the packages.
+function prepareHost() {
+  if (fs.existsSync(`${work}/node_modules`))
+    return;
+  fs.symlinkSync(process.env.BENCH_APPIUM, `${work}/node_modules`);
+  fs.copyFileSync(`${__dirname}/tunnel-host.js`, `${work}/tunnel-host.js`);
+  fs.copyFileSync(`${kRepo}/tools/examples/appium-forwarder.js`, `${work}/appium-forwarder.js`);
+}
+
 let network;
 async function open(row, name) {
   network ??= setUp();
   await network;
+  const env = {
+    APPIUM_TUNTAP_MTU_REQUEST_SIZE: `${row.mtu}`, ...(row.busy && { BUSY: '1' }), ...(row.single && { SINGLE: '1' }),
+  };
   const end = (ns, kind, address, ...role) => {
-    const { device, command } = ends[kind];
-    const prepare = 'ip link set tun addrgenmode none; ip link set tun mtu "$1" up; ip address add "$2" dev tun; ' +
+    const { device, command, isHost } = ends[kind];
+    if (isHost)
+      return start(ns, [...command, ...role], env);
+    const prepare = 'ip link set tun addrgenmode none; ip link set tun mtu "$1" up; ip address add $2 dev tun; ' +
                     'shift 2; exec "$@"';
-    return start(ns, [kExec, ...device, '--name', 'tun', 'sh', '-ec', prepare, '-', `${row.mtu}`, `${address}/24`,
-                      ...command, ...role]);
+    return start(ns, [kExec, ...device, '--name', 'tun', 'sh', '-ec', prepare, '-', `${row.mtu}`, address,
+                      ...command, ...role], env);
   };
   const { sender, receiver } = tunnels[name];
+  if (ends[sender].isHost)
+    prepareHost();
   const certificate = [`${work}/cert.pem`, `${work}/key.pem`];
-  const listening = end('a', receiver, '10.0.0.1', 'listen', '192.0.2.1', '4433', ...certificate);
+  const { 0: listens, 1: connects } = addresses(row);
+  const listening = end('a', receiver, listens, 'listen', '192.0.2.1', '4433', ...certificate);
   await listening.next(/^listening/);
-  const connecting = end('b', sender, '10.0.0.2', 'connect', '192.0.2.1', '4433');
+  const connecting = end('b', sender, connects, 'connect', '192.0.2.1', '4433', ...certificate);
   await Promise.all([listening.next(/^up/), connecting.next(/^up/)]);
-  return { sender: connecting, receiver: listening };
+  return { sender: connecting, receiver: listening, to: addresses(row)[2] };
 }
 
 const sha = (bytes) => createHash('sha256').update(bytes).digest('hex');
 
+// Of both devices, as ip-address(8) takes them, and of what listens for the transfers.
+function addresses({ ipv6 }) {
+  return ipv6 ? ['fd12::1 peer fd12::2 nodad', '', 'fd12::1'] : ['10.0.0.1/24', '10.0.0.2/24', '10.0.0.1'];
+}
+
 // Bytes to the other side and back: compared.
-async function verify() {
+async function verify(to) {
   const file = path.join(work, 'random');
   if (!fs.existsSync(file))
     fs.writeFileSync(file, randomBytes(8 << 20));
   const expected = sha(fs.readFileSync(file));
-  const server = net.createServer({ allowHalfOpen: true }).listen(0, '10.0.0.1');
+  const server = net.createServer({ allowHalfOpen: true }).listen(0, to);
   await once(server, 'listening');
-  const there = start('b', ['bash', '-ec', 'exec 3<>"/dev/tcp/10.0.0.1/$1"; cat "$2" >&3 & sha256sum <&3; wait', '-',
-                            `${server.address().port}`, file]);
+  const there = start('b', ['bash', '-ec', 'exec 3<>"/dev/tcp/$1/$2"; cat "$3" >&3 & sha256sum <&3; wait', '-',
+                            to, `${server.address().port}`, file]);
   const { 0: socket } = await once(server, 'connection');
   socket.end(fs.readFileSync(file));
   const chunk = Buffer.alloc(8 << 20);
@@ -102,22 +137,22 @@ async function verify() {
     throw new Error('what arrives is not what was sent');
 }
 
-async function iperf(seconds, ...args) {
+async function iperf(to, seconds, ...args) {
   const server = start('a', ['iperf3', '-s', '-1', '--forceflush']);
   await server.next(/^Server listening/);
-  const client = start('b', ['iperf3', '-J', '-c', '10.0.0.1', '-t', `${seconds}`, ...args]);
+  const client = start('b', ['iperf3', '-J', '-c', to, '-t', `${seconds}`, ...args]);
   const output = await client.done();
   await server.done();
   return JSON.parse(output.slice(output.indexOf('{'))).end;
 }
 
 // The figures of one transfer, of which `figuresOf` gives those that are not about CPU time.
-async function transfer({ sender, receiver }, seconds, args, figuresOf) {
+async function transfer({ sender, receiver, to }, seconds, args, figuresOf) {
   const now = () => ({
     time: performance.now(), sender: cpuOf(sender), receiver: cpuOf(receiver), machine: cpuOfMachine(),
   });
   const before = now();
-  const end = await iperf(seconds, ...args);
+  const end = await iperf(to, seconds, ...args);
   const after = now();
   const elapsed = (after.time - before.time) / 1e3;
   const used = { sender: after.sender - before.sender, receiver: after.receiver - before.receiver };
@@ -132,15 +167,27 @@ async function transfer({ sender, receiver }, seconds, args, figuresOf) {
 }
 
 // In milliseconds there, microseconds here.
-async function ping(seconds) {
+async function ping(to, seconds) {
   const interval = 0.005;
   const output = await start('b', ['ping', '-n', '-c', `${Math.round(seconds / interval)}`, '-i', `${interval}`,
-                                   '10.0.0.1']).done();
+                                   to]).done();
   const times = Array.from(output.matchAll(/ time=([\d.]+) ms$/gm), ({ 1: time }) => Number(time) * 1e3);
   times.sort((a, b) => a - b);
   const at = (part) => times[Math.floor(times.length * part)];
   return { median: at(0.5), p99: at(0.99) };
 }
+
+// What the end of the host costs. Which end sends is told by the arguments of iperf3.
+const hostLoads = {
+  tcp: (tunnel, seconds, args) => transfer(tunnel, seconds, args, (end, { sender: host }) => {
+    const { bytes, bits_per_second: rate } = end.sum_received;
+    return { cost: host / bytes * 1e9, gbits: rate / 1e9 };
+  }),
+  udp: (tunnel, seconds, args) => transfer(tunnel, seconds, ['-u', '-b', '0', ...args], (end, { sender: host }) => {
+    const count = end.sum_received.packets - end.sum_received.lost_packets;
+    return { packetRate: count / seconds, packetCost: host / count * 1e6 };
+  }),
+};
 
 const loads = {
   tcp: (tunnel, seconds, args) => transfer(tunnel, seconds, args, (end, { sender, receiver }, busy) => {
@@ -156,9 +203,9 @@ const loads = {
     const count = end.sum_received.packets - end.sum_received.lost_packets;
     return { packetRate: count / seconds, packetCost: (sender + receiver) / count * 1e6 };
   }),
-  ping: (tunnel, seconds) => ping(seconds),
-  async 'ping-loaded'(tunnel, seconds) {
-    const { 1: figures } = await Promise.all([iperf(seconds + 1), ping(seconds)]);
+  ping: ({ to }, seconds) => ping(to, seconds),
+  async 'ping-loaded'({ to }, seconds) {
+    const { 1: figures } = await Promise.all([iperf(to, seconds + 1), ping(to, seconds)]);
     return figures;
   },
 };
@@ -166,8 +213,9 @@ const loads = {
 async function measure(row, name, seconds) {
   try {
     const tunnel = await open(row, name);
-    await verify();
-    return await loads[row.traffic](tunnel, seconds, row.args ?? []);
+    await verify(tunnel.to);
+    const load = (ends[tunnels[name].sender].isHost && hostLoads[row.traffic]) || loads[row.traffic];
+    return await load(tunnel, seconds, row.args ?? []);
   } finally {
     await killAll();
   }
@@ -178,4 +226,4 @@ function close() {
     tearDown();
 }
 
-module.exports = { addBefore, close, measure, tunnels };
+module.exports = { addBefore, close, measure, missing, tunnels };
