@@ -224,6 +224,13 @@ def fatal_alert(peer):
     return peer.finish()
 
 
+def unknown_alert(peer):
+    """With a number that is not assigned."""
+    peer.echo(b"before")
+    peer.alert(AlertLevel.fatal, 199)
+    return peer.finish()
+
+
 def bad_mac(peer):
     peer.echo(b"before")
     record = peer.sealed(b"damaged")
