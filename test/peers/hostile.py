@@ -294,7 +294,7 @@ def unknown_record(peer):
 def change_cipher_spec(peer):
     peer.echo(b"before")
     peer.plain.send(b"\x14\x03\x03\x00\x01\x01")
-    return peer.finish()
+    return close(peer)
 
 
 def empty_handshake_record(peer):
