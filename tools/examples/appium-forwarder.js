@@ -8,7 +8,6 @@
 //
 // README.md in this folder says what to change in the package.
 
-const net = require('node:net');
 const tls = require('node:tls');
 const { spawn } = require('node:child_process');
 const { once } = require('node:events');
@@ -99,7 +98,7 @@ const TunnelForwarder = isSpliced ? SplicedForwarder : tuntap.TunnelForwarder;
 
 // --- In a Worker, which does not wait for the event loop of the main thread -----------------------------------------
 
-async function connectInWorker(socket, method, credentials, { onDead } = {}) {
+async function connectInWorker(socket, method, credentials, options) {
   // Nobody has read what the device says: it speaks when it is spoken to.
   if (socket.readableLength > 0)
     throw new Error('The socket has been read');
@@ -119,7 +118,7 @@ async function connectInWorker(socket, method, credentials, { onDead } = {}) {
         },
         up: resolve,
         failed: (message) => reject(new Error(message)),
-        dead: (message) => onDead?.(message),
+        dead: (message) => options?.onDead?.(message),
       };
       worker.on('message', ({ event, value }) => handlers[event](value));
       worker.once('error', reject);
