@@ -3,6 +3,8 @@
 //! Node owns the session. These functions take the pointer for one call each and keep
 //! nothing of it. The error queue is that of the calling thread.
 
+use std::ops::Range;
+
 use libc::{c_int, c_ulong};
 use openssl_sys as ffi;
 use openssl_sys::SSL;
@@ -70,18 +72,20 @@ pub fn raise(error: c_ulong) {
     // constants of OpenSSL, or those of an error that OpenSSL reported. The format is NULL,
     // so no variadic argument is read; or it reads one `int`, which is passed.
     unsafe {
-        let is_named = !ffi::ERR_reason_error_string(error).is_null();
-        if is_named && sys::ERR_peek_error() == error {
+        let is_unassigned_alert = lib == LIB_SSL
+            && ALERT_REASONS.contains(&reason)
+            && ffi::ERR_reason_error_string(error).is_null();
+        if !is_unassigned_alert && sys::ERR_peek_error() == error {
             return;
         }
         ffi::ERR_clear_error();
         ffi::ERR_new();
-        if is_named {
-            ffi::ERR_set_error(lib, reason, std::ptr::null());
-        } else {
-            let number = reason - SSL_AD_REASON_OFFSET;
+        if is_unassigned_alert {
+            let number = reason - ALERT_REASONS.start;
             let format = c"SSL alert number %d".as_ptr();
             ffi::ERR_set_error(LIB_SSL, UNKNOWN_ALERT_TYPE, format, number);
+        } else {
+            ffi::ERR_set_error(lib, reason, std::ptr::null());
         }
     }
 }
@@ -243,8 +247,8 @@ const TLS_ST_OK: c_int = 1;
 const LIB_SSL: c_int = 20;
 /// SSL_R_UNKNOWN_ALERT_TYPE.
 const UNKNOWN_ALERT_TYPE: c_int = 246;
-/// What the reason of the error for an alert exceeds the number of the alert by.
-const SSL_AD_REASON_OFFSET: c_int = 1000;
+/// The reasons of the errors for alerts: SSL_AD_REASON_OFFSET, plus the number of the alert.
+const ALERT_REASONS: Range<c_int> = 1000..1256;
 
 /// Bytes of ciphertext that wait in the write BIO, including those that the stream is
 /// writing.
@@ -263,4 +267,52 @@ pub unsafe fn pending_ciphertext(ssl: *mut SSL) -> usize {
 pub unsafe fn unread_ciphertext(ssl: *mut SSL) -> usize {
     // SAFETY: `ssl` by the contract above; Node always sets a read BIO.
     unsafe { sys::BIO_ctrl_pending(ffi::SSL_get_rbio(ssl)) }
+}
+
+#[cfg(test)]
+#[allow(clippy::undocumented_unsafe_blocks)]
+mod tests {
+    use super::*;
+
+    const LIB_SYS: c_int = 2;
+    /// No library of OpenSSL's.
+    const LIB_OTHER: c_int = 200;
+
+    /// Which error this thread's queue has after an error with that library and reason was
+    /// raised, with `is_queued` while it is in the queue.
+    fn raised(lib: c_int, reason: c_int, is_queued: bool) -> (c_ulong, c_ulong) {
+        unsafe {
+            ffi::ERR_clear_error();
+            ffi::ERR_new();
+            ffi::ERR_set_error(lib, reason, std::ptr::null());
+            let error = sys::ERR_peek_error();
+            if !is_queued {
+                ffi::ERR_clear_error();
+            }
+            raise(error);
+            (error, ffi::ERR_get_error())
+        }
+    }
+
+    #[test]
+    fn only_an_alert_becomes_one_that_has_a_name() {
+        let unknown_alert = ffi::ERR_PACK(LIB_SSL, 0, UNKNOWN_ALERT_TYPE);
+        for is_queued in [true, false] {
+            let (_, raised) = raised(LIB_SSL, 1199, is_queued);
+            assert_eq!(raised, unknown_alert);
+        }
+        for reason in [2, 999, 1199, 1256] {
+            for is_queued in [true, false] {
+                let (error, raised) = raised(LIB_OTHER, reason, is_queued);
+                assert_eq!(raised, error);
+            }
+        }
+        for reason in [999, 1256] {
+            let (error, raised) = raised(LIB_SSL, reason, true);
+            assert_eq!(raised, error);
+        }
+        // OpenSSL has no reason strings for the errors of the system.
+        let (error, raised) = raised(LIB_SYS, libc::ECONNRESET, true);
+        assert_eq!(raised, error);
+    }
 }
