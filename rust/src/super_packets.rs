@@ -339,9 +339,10 @@ mod tests {
 
     use super::*;
     use crate::budget;
-    use crate::frame::Framing;
     use crate::common::{connect, Tls, TLS1_3};
     use crate::endpoint::{Endpoint, Writev};
+    use crate::error::Failure;
+    use crate::frame::Framing;
     use crate::inbound::InboundStep;
     use crate::offload::header::{ByteOrder, Gso, Joined, Layout};
     use crate::outbound::OutboundStep;
@@ -357,18 +358,20 @@ mod tests {
     }
 
     impl Rig {
-        fn new(high_water_mark: usize, framing: Framing) -> Rig {
-            Rig::over(high_water_mark, framing, |device| device)
+        fn new(high_water_mark: usize, format: impl Into<PacketFormat>) -> Rig {
+            Rig::over(high_water_mark, format.into(), |device| device)
         }
 
         /// A rig whose device writes with `writev`.
         fn write_with(high_water_mark: usize, framing: Framing, writev: Writev) -> Rig {
-            Rig::over(high_water_mark, framing, |device| device.write_with(writev))
+            Rig::over(high_water_mark, framing.into(), |device| {
+                device.write_with(writev)
+            })
         }
 
         fn over(
             high_water_mark: usize,
-            framing: Framing,
+            format: PacketFormat,
             adapt: impl FnOnce(VnetDevice) -> VnetDevice,
         ) -> Rig {
             let (near, far) = UnixDatagram::pair().unwrap();
@@ -376,7 +379,7 @@ mod tests {
             far.set_nonblocking(true).unwrap();
             let endpoint = Endpoint::Vnet(adapt(VnetDevice::over(near.into(), layout())));
             let (ours, peer) = connect(TLS1_3, true);
-            let mut splice = Splice::new(endpoint, framing.into(), high_water_mark);
+            let mut splice = Splice::new(endpoint, format, high_water_mark);
             splice.start(Direction::Inbound);
             splice.start(Direction::Outbound);
             Rig {
@@ -514,7 +517,9 @@ mod tests {
     /// Packets from a script that the framing can express.
     fn packets_from(script: &[u8], most: usize, framing: Framing) -> Vec<Vec<u8>> {
         let fits = |packet: &Vec<u8>| match framing {
-            Framing::Ip => PacketFormat::from(framing).frame(&mut packet.clone()).is_ok(),
+            Framing::Ip => PacketFormat::from(framing)
+                .frame(&mut packet.clone())
+                .is_ok(),
             _ => true,
         };
         let packets = Script(script).packets(most);
@@ -575,6 +580,31 @@ mod tests {
             assert_eq!((stats.drops_in, stats.super_packets_refused), (0, 0));
             assert_eq!(rig.splice.undelivered(), 0);
         }
+    }
+
+    #[test]
+    fn a_packet_over_the_maximum_is_dropped_or_ends_the_splice_behind_those_before() {
+        let spec = |payload| Spec::of_flow(0).with_payload(payload, 1);
+        let len = |payload| spec(payload).packet().len();
+        let format = PacketFormat::new(Framing::Ip, len(1000));
+        let mut rig = Rig::new(256 * 1024, format);
+        // The last segment is the only one that is short enough.
+        rig.give(&spec(2500), 1200);
+        rig.give(&spec(3000), 1000);
+        rig.encrypt();
+        let received = unframed(&rig.received(), Framing::Ip);
+        let lens: Vec<usize> = received.iter().map(Vec::len).collect();
+        assert_eq!(lens, [len(100), len(1000), len(1000), len(1000)]);
+        assert_eq!(rig.splice.stats().drops_out, 2);
+
+        let packets = [spec(1000).packet(), spec(1001).packet()];
+        rig.peer_sends(&packets.concat());
+        let expected = Failure::Framing {
+            direction: Direction::Inbound,
+            offset: packets[0].len() as u64,
+        };
+        assert_eq!(rig.decrypt(), InboundStep::Failed(expected));
+        assert_eq!(packets_of(&rig.written()), packets[..1]);
     }
 
     #[test]
