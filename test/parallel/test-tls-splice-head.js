@@ -12,16 +12,32 @@ if (common.isWindows)
 const assert = require('assert');
 const { once } = require('events');
 const fs = require('fs');
+const net = require('net');
 const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  closing, fifo, ipv6, receive, run, settled, socketPair, tlsOver, tlsPair,
+  cert, closing, fifo, ipv6, key, receive, run, settled, socketPair, tlsOver, tlsPair, track,
+  turns,
 } = require('../common/tls-splice');
 
 async function text(stream) {
   return (await stream.setEncoding('utf8').toArray()).join('');
+}
+
+// Without a string, since long ones that are joined and compared outlive the process.
+async function assertReads(stream, ...expected) {
+  const chunks = await stream.toArray();
+  assert.ok(Buffer.concat(chunks).equals(Buffer.concat(expected)));
+}
+
+// The peer has ended, and JavaScript knows.
+async function endedPair() {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  client.end();
+  await once(server.resume(), 'end');
+  return { client, server };
 }
 
 const endpoints = {
@@ -174,7 +190,7 @@ for (const how of ['stop', 'fail']) {
     const closed = closing(splice);
     client.end('more');
     await settled(() => splice.stats.bytesIn);
-    const rest = text(server.pause());
+    server.pause();
     if (how === 'stop')
       splice.stop();
     else
@@ -182,7 +198,7 @@ for (const how of ['stop', 'fail']) {
     const { bytesIn, reason } = await closed;
     assert.strictEqual(reason, how === 'stop' ? 'stopped' : 'error');
     assert(bytesIn < head.length);
-    assert.strictEqual(await rest, `${head.subarray(bytesIn)}more`);
+    await assertReads(server, head.subarray(bytesIn), Buffer.from('more'));
     fs.closeSync(writer);
     if (how === 'stop')
       fs.closeSync(reader);
@@ -199,16 +215,144 @@ for (const kind of ['stream', 'tls']) {
     const splice = server.spliceTo({ stream: target, head }).start();
     await settled(() => splice.stats.bytesIn);
     client.end('more');
-    const rest = text(server.pause());
+    server.pause();
     const { bytesIn, reason } = await splice.stop();
     assert.strictEqual(reason, 'stopped');
     assert(bytesIn > 0 && bytesIn < head.length);
-    assert.ok(await rest === `${head.subarray(bytesIn)}more`);
+    await assertReads(server, head.subarray(bytesIn), Buffer.from('more'));
     const received = receive(other);
     target.end();
     await received;
     assert.strictEqual(received.receiver.bytes, bytesIn);
     target.destroy();
+  });
+}
+
+// The peer has ended. The bytes go to the endpoint all the same, and are not lost in silence.
+for (const open of Object.values(endpoints)) {
+  const head = Buffer.alloc(16 << 20, 'head');
+  run(async () => {
+    const { client, server } = await endedPair();
+    const { target, other } = await open();
+    const done = server.pipeToNative(target, { head });
+    assert.strictEqual((await receive(other)).bytes, head.length);
+    other.end('back');
+    assert.strictEqual(await text(client), 'back');
+    assert.strictEqual((await done).bytesIn, head.length);
+  });
+
+  // An end of the endpoint is that of the socket, which has then ended both ways, and closes.
+  run(async () => {
+    const { client, server } = await endedPair();
+    const { target, other } = await open();
+    other.pause();
+    const rejected = assert.rejects(server.pipeToNative(target, { head }),
+                                    { code: 'ERR_STREAM_PREMATURE_CLOSE', side: 'tls' });
+    other.end('back');
+    assert.strictEqual(await text(client), 'back');
+    await rejected;
+    assert.strictEqual(server.destroyed, true);
+    other.destroy();
+  });
+
+  // Nobody expects bytes after 'end'. The socket is given back alive, and can be written to.
+  for (const how of ['stop', 'fail']) {
+    run(async () => {
+      const { client, server } = await endedPair();
+      const { target, other } = await open();
+      other.pause();
+      server.on('data', common.mustNotCall());
+      const options = typeof target === 'number' ? { fd: target } : { stream: target };
+      const splice = server.spliceTo({ ...options, head }).start();
+      splice.on('error', () => {});
+      target.on?.('error', () => {});
+      const closed = closing(splice);
+      await settled(() => splice.stats.bytesIn);
+      if (how === 'stop')
+        splice.stop();
+      else
+        other.destroy();
+      const { bytesIn, reason } = await closed;
+      assert.strictEqual(reason, how === 'stop' ? 'stopped' : 'error');
+      assert(bytesIn < head.length);
+      assert.strictEqual(server.destroyed, false);
+      server.end('answer');
+      assert.strictEqual(await text(client), 'answer');
+      target.destroy?.();
+    });
+  }
+}
+
+// JavaScript reads the last bytes of a socket, which has ended but has yet to emit 'end', and
+// passes them on: that comes behind them. The stream takes its time to connect.
+for (const direction of ['in', 'duplex']) {
+  run(async () => {
+    const { client, server } = await tlsPair();
+    const listener = net.createServer().listen(0);
+    await once(listener, 'listening');
+    const accepted = once(listener, 'connection');
+    const waiting = Promise.withResolvers();
+    client.resume().end('request');
+    while (!server._readableState.ended) {
+      await turns(1);
+      server.read(0);
+    }
+    const head = server.read();
+    assert.strictEqual(`${head}`, 'request');
+    const endpoint = net.connect({
+      port: listener.address().port,
+      host: 'backend.example',
+      autoSelectFamily: false,
+      lookup: (name, options, callback) => waiting.promise.then(() => callback(null, '127.0.0.1', 4)),
+    });
+    const done = server.pipeToNative(endpoint, { direction, head });
+    await turns();
+    assert.strictEqual(server.readableEnded, false);
+    waiting.resolve();
+    const { 0: other } = await accepted;
+    assert.strictEqual(await text(other), 'request');
+    assert.strictEqual((await done).bytesIn, head.length);
+    endpoint.destroy();
+    listener.close();
+  });
+}
+
+// A socket with an `onread` buffer gets them there, whenever the splice ends.
+for (const event of ['connect', 'secureConnect']) {
+  run(async () => {
+    const { 0: endpoint, 1: other } = await socketPair();
+    const listener = tls.createServer({ key, cert }).listen(0);
+    await once(listener, 'listening');
+    const accepted = once(listener, 'secureConnection');
+    let received = '';
+    const all = Promise.withResolvers();
+    const client = tls.connect({
+      port: listener.address().port,
+      rejectUnauthorized: false,
+      onread: {
+        buffer: Buffer.alloc(3),
+        callback(n, buffer) {
+          received += buffer.toString('latin1', 0, n);
+          if (received === 'head more')
+            all.resolve();
+        },
+      },
+    });
+    track(client);
+    await once(client, event);
+    // What was written before keeps the endpoint from taking more.
+    other.pause();
+    endpoint.write(Buffer.alloc(16 << 20));
+    const bytes = new Uint8Array(Buffer.from('-head -')).buffer;
+    const head = new DataView(bytes, 1, 5);
+    await client.spliceTo({ stream: endpoint, direction: 'in', head }).start().stop();
+    assert.strictEqual(received, 'head ');
+    const { 0: server } = await accepted;
+    track(server);
+    listener.close();
+    server.write('more');
+    await all.promise;
+    endpoint.destroy();
   });
 }
 

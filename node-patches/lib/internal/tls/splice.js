@@ -22,9 +22,9 @@
 // else is waited for; 'closed'. They are never left for an earlier one.
 
 const {
-  ArrayPrototypePush, ArrayPrototypeUnshift, Float64Array, MathMax, ObjectAssign,
-  ObjectIsExtensible, PromisePrototypeThen, PromiseWithResolvers, ReflectDefineProperty, Symbol,
-  SymbolAsyncDispose, SymbolDispose, TypedArrayPrototypeSet,
+  ArrayPrototypePush, Float64Array, MathMax, ObjectAssign, ObjectIsExtensible,
+  PromisePrototypeThen, PromiseWithResolvers, ReflectDefineProperty, Symbol, SymbolAsyncDispose,
+  SymbolDispose, TypedArrayPrototypeSet,
 } = primordials;
 
 const { AsyncResource } = require('async_hooks');
@@ -501,9 +501,7 @@ class TLSSplice extends EventEmitter {
 
   #beginIn() {
     const socket = this.#socket;
-    const chunks = this.#reader.take();
-    if (this.#head !== undefined)
-      ArrayPrototypeUnshift(chunks, this.#head);
+    const chunks = this.#reader.take(this.#head);
     this.#head = undefined;
     if (!this.#native.start(socket._handle, kIn, chunks, this.#endpoint.handle))
       return this.#fail(new ERR_SOCKET_CLOSED(), 'tls');
@@ -783,13 +781,13 @@ class TLSSplice extends EventEmitter {
   }
 
   #giveBackHead() {
-    if (!this.#holdsHead || this.#socket.readableEnded)
+    if (!this.#holdsHead)
       return;
     const head = this.#head;
     this.#head = undefined;
     this.#stopWriting();
     this.#endpoint.unguard();
-    guarded(() => this.#socket.unshift(head));
+    this.#reader.unshift(head);
   }
 
   #giveBackOut() {

@@ -8,7 +8,7 @@
 
 const {
   ArrayPrototypeEvery, ArrayPrototypeFindIndex, ArrayPrototypePush,
-  ArrayPrototypeSlice, ArrayPrototypeSome, FunctionPrototypeCall, MathMax,
+  ArrayPrototypeSlice, ArrayPrototypeSome, ArrayPrototypeUnshift, FunctionPrototypeCall, MathMax,
   ObjectDefineProperty, ObjectGetOwnPropertyDescriptor, ObjectGetPrototypeOf,
   ReflectApply, SafeSet, Symbol,
 } = primordials;
@@ -655,9 +655,9 @@ class Reader {
     Takeover.of(socket).reader = this;
   }
 
-  // Stops JavaScript from reading. Returns what it has read and not consumed; the
-  // caller owns that.
-  take() {
+  // Stops JavaScript from reading. Returns the `head`, if there is one, and behind it what
+  // JavaScript has read and not consumed; the caller owns that.
+  take(head) {
     const { _handle: handle, _readableState: state } = this.#socket;
     this.hasTaken = true;
     // The splice of a TLSSocket reads what is below its handle.
@@ -680,12 +680,14 @@ class Reader {
     if (takeover.rest !== null)
       ArrayPrototypePush(chunks, takeover.rest);
     takeover.rest = null;
+    if (head !== undefined)
+      ArrayPrototypeUnshift(chunks, head);
     // This is the state after a read() that has taken the last byte: 'readable' is
     // emitted for the next byte, although nobody has called read().
     state.emittedReadable = false;
     state.needReadable = true;
-    if (state.ended && chunks.length > 0) {
-      // A read() before an unshift() may have queued 'end', which is not emitted then.
+    if (state.ended && !state.endEmitted && chunks.length > 0) {
+      // A read() may have queued 'end', which is not emitted then.
       state.ended = false;
       this.#holdsEnd = true;
     }
@@ -727,6 +729,9 @@ class Reader {
     const { _handle: handle, _readableState: state } = socket;
     if (socket.destroyed)
       return;
+    // These are bytes of a `head`: nobody expects any after the end of the socket.
+    if (socket.readableEnded)
+      bytes = undefined;
     let reading = false;  // Whether JavaScript wants to read.
     if (handle) {
       ({ reading } = handle);
@@ -754,6 +759,20 @@ class Reader {
       guarded(() => socket.push(null));
     if (reading)
       this.#resume();
+  }
+
+  // Gives JavaScript, which has not stopped reading, bytes that come before what it has.
+  unshift(bytes) {
+    const socket = this.#socket;
+    const { _handle: handle } = socket;
+    if (socket.destroyed || socket.readableEnded)
+      return;
+    if (handle && socket[kBuffer]) {
+      const { buffer, byteOffset, byteLength } = bytes;
+      handle.reading = this.#giveToCallback(new FastBuffer(buffer, byteOffset, byteLength), handle.reading);
+    } else {
+      guarded(() => socket.unshift(bytes));
+    }
   }
 
   // Hands bytes to the callback of the `onread` option of net.connect() as if they had just
