@@ -252,6 +252,81 @@ run(async () => {
   assert.strictEqual((await splice.finished).reason, 'end');
 });
 
+// Without allowHalfOpen the socket closes itself when its peer has ended. The stream is ended
+// when it is connected all the same, and what keeps it from being connected is reported.
+for (const direction of ['in', 'out', 'duplex']) {
+  for (const autoClose of [false, true]) {
+    for (const refused of [undefined, Object.assign(new Error('refused'), { code: 'ECONNREFUSED' })]) {
+      run(async () => {
+        const { go, options } = slow();
+        const { connect, accepted } = await backend(options);
+        const { client, server } = await tlsPair();
+        const endpoint = connect();
+        const done = server.pipeToNative(endpoint, { direction, autoClose });
+        if (direction === 'out')
+          server.resume();
+        const closed = closing(server);
+        client.resume().end();
+        await closed;
+        await turns();
+        assert.strictEqual(endpoint.connecting, true);
+        go(refused);
+        if (refused) {
+          await assert.rejects(done, (err) => err === refused && err.side === 'endpoint');
+          return;
+        }
+        const other = await accepted;
+        if (direction !== 'out' || autoClose) {
+          await once(other.resume(), 'end');
+          other.end();
+        }
+        const stats = await done;
+        assert.strictEqual(stats.reason, 'end');
+        assert.strictEqual(stats.closeNotify, direction !== 'out');
+        assert.strictEqual(endpoint.listenerCount('error'), 0);
+        if (autoClose)
+          return;
+        // The stream is JavaScript's, as far as it has not been ended.
+        assert.strictEqual(endpoint.writableEnded, direction !== 'out');
+        if (direction === 'out') {
+          endpoint.write('x');
+          assert.strictEqual(`${await once(other, 'data')}`, 'x');
+        }
+        endpoint.destroy();
+      });
+    }
+  }
+
+  // stop() does not wait for the connection, nor does an abort.
+  for (const reason of ['stopped', 'aborted']) {
+    run(async () => {
+      const { go, options } = slow();
+      const { connect, accepted } = await backend(options);
+      const { client, server } = await tlsPair();
+      const endpoint = connect();
+      const controller = new AbortController();
+      const { signal } = controller;
+      const splice = server.spliceTo({ stream: endpoint, direction, signal }).start();
+      if (direction === 'out')
+        server.resume();
+      const closed = closing(server);
+      client.resume().end();
+      await closed;
+      assert.strictEqual(splice.state, 'running');
+      if (reason === 'stopped')
+        splice.stop();
+      else
+        controller.abort();
+      assert.strictEqual((await splice.finished).reason, reason);
+      go();
+      const other = await accepted;
+      endpoint.write('from JS');
+      assert.strictEqual(`${await once(other, 'data')}`, 'from JS');
+      endpoint.destroy();
+    });
+  }
+}
+
 // end() of the socket meanwhile
 run(async () => {
   const { go, options } = slow();

@@ -481,12 +481,20 @@ class TLSSplice extends EventEmitter {
 
   [kOnEndpointConnect]() {
     // Otherwise #begin() is to come.
-    if (this.#state !== 'running' || !this.#isSecure || !this.#beginEndpoint())
+    if (this.#state !== 'running' || !this.#isSecure)
+      return;
+    // Both sides had ended before there was a stream to end.
+    if (this.#socket.destroyed)
+      return this.#endAll();
+    if (!this.#beginEndpoint())
       return;
     if (this.#begun & kIn)
       this.#native.setStream(this.#endpoint.handle);
     this.#beginOutWhenFlushed();
     this.#update();
+    // The directions may have ended before.
+    if (this.#state === 'running')
+      this.#giveBackIfEnded();
   }
 
   #beginOutWhenFlushed() {
@@ -552,7 +560,7 @@ class TLSSplice extends EventEmitter {
     } else if (state & kFailed) {
       this.#stopWithFailure();
     } else {
-      // A stream that has yet to connect may fail.
+      // There is no stream to end before it is connected.
       if (state & kInEnded && !this.#endpoint.isConnecting)
         this.#onInEnded();
       if (state & kOutEnded)
@@ -642,7 +650,10 @@ class TLSSplice extends EventEmitter {
     }
   }
 
+  // A stream that has yet to connect may fail, and then the splice does so.
   #giveBackIfEnded() {
+    if (this.#endpoint.isConnecting)
+      return;
     const second = this.#second;
     // The other TLSSocket may still have to send what it got.
     const isSending = second && !second.#isGivenBack &&
@@ -681,10 +692,11 @@ class TLSSplice extends EventEmitter {
       this.#stopUnlessEnded();
   }
 
-  // The endpoint is gone, which is a failure unless both directions have ended.
+  // The endpoint is gone, which is a failure unless both directions have ended, and one in
+  // any case if it was never connected.
   #stopUnlessEnded() {
     const ended = this.#ended | directionsOf(this.#native.getState(), 0, kOutEnded);
-    if (this.#state === 'running' && this.#directions & ~ended)
+    if (this.#state === 'running' && (this.#directions & ~ended || this.#endpoint.isConnecting))
       this.#stop('error', this.#endpoint.closeError, 'endpoint');
   }
 
@@ -953,6 +965,12 @@ class TLSSplice extends EventEmitter {
     // The endpoint does not get these bytes any more: that is no end of 'in'.
     if (undelivered !== undefined)
       return this.#giveBack('destroyed');
+    if (!this.#endpoint.isConnecting)
+      this.#endAll();
+  }
+
+  // The socket has ended both directions, and was destroyed.
+  #endAll() {
     this.#ended |= kOut;
     if (this.#directions & kIn)
       this.#onInEnded();
