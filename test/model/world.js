@@ -1474,7 +1474,7 @@ class World {
       fail(`the splice fails: ${err.stack}`);
     if (err.code === 'ERR_STREAM_PREMATURE_CLOSE' || this.#isEndedEarly(err))
       return;
-    const isItsOwn = (this.#endpoint?.encrypted || this.#connecting) && err === this.#endpoint.errored;
+    const isItsOwn = [this.#endpoint, this.#sink, this.#source].some((stream) => stream?.errored === err);
     const ofTLS = this.#endpoint?.encrypted && this.#farFault && err.code?.startsWith('ERR_SSL_');
     // An end in the handshake of the endpoint is a failure, of which it does not say
     // itself that it is an error.

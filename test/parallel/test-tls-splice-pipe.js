@@ -179,7 +179,11 @@ const failures = {
   },
   'the endpoint': {
     fail: ({ endpoint }) => endpoint.destroy(mine),
-    error: { side: 'endpoint' },
+    error: { message: 'mine', side: 'endpoint' },
+  },
+  'the endpoint without an error': {
+    fail: ({ endpoint }) => endpoint.destroy(),
+    error: { code: 'ERR_STREAM_PREMATURE_CLOSE', side: 'endpoint' },
   },
 };
 for (const connect of [endpoints.stream, endpoints.tls]) {
@@ -208,6 +212,35 @@ for (const connect of [endpoints.stream, endpoints.tls]) {
       assert.strictEqual(endpoint.listenerCount('error'), 0);
     });
   }
+}
+
+// An error that JavaScript's own reading or writing of the endpoint comes upon.
+for (const direction of ['in', 'out']) {
+  run(async () => {
+    const { client, server } = await tlsPair({ allowHalfOpen: true });
+    client.on('error', () => {});
+    const { 0: endpoint, 1: other } = await socketPair();
+    const done = server.pipeToNative(endpoint, { direction });
+    if (direction === 'in') {
+      endpoint.resume();
+      other.resetAndDestroy();
+    } else {
+      // The splice has no room for what it reads, so that it does not see the reset itself.
+      client.pause();
+      server.pause();
+      send(other, 64 * MiB).catch(() => {});
+      await settled(() => server.bytesWritten);
+      other.resetAndDestroy();
+      endpoint.write('x');
+    }
+    await assert.rejects(done, (err) => {
+      assert.strictEqual(err, endpoint.errored);
+      assert.match(err.code, /^(ECONNRESET|EPIPE)$/);
+      assert.strictEqual(err.side, 'endpoint');
+      return true;
+    });
+    assert.strictEqual(endpoint.listenerCount('error'), 0);
+  });
 }
 
 // A _destroy() of the user's that takes its time: the socket emits 'error' when nobody waits

@@ -344,10 +344,10 @@ class Endpoint {
     return false;
   }
 
-  // The failure of a splice whose endpoint has closed early: the reason why a stream could
-  // not be connected, or that it has closed.
+  // The failure of a splice whose stream has closed early: the error that the stream was
+  // destroyed with, or that it has closed.
   get closeError() {
-    return (this.isConnecting && this.stream.errored) || new ERR_STREAM_PREMATURE_CLOSE();
+    return this.stream.errored ?? new ERR_STREAM_PREMATURE_CLOSE();
   }
 
   // check() is called before the splice starts, and begin() when the handshake is done and
