@@ -302,6 +302,34 @@ run(async () => {
   fs.closeSync(writer);
 });
 
+// What a program has put on all objects is no endpoint.
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const { client: other, server: endpoint } = await tlsPair({ allowHalfOpen: true });
+  const { reader, writer } = fifo();
+  const names = ['fd', 'file', 'stream'];
+  for (const name of names)
+    Object.defineProperty(Object.prototype, name, { configurable: true, value: {} });
+  try {
+    const done = server.pipeToNative(writer, { __proto__: null, direction: 'in' });
+    client.end('there');
+    assert.strictEqual((await done).bytesIn, 5);
+    const joined = server.pipeToNative(endpoint, { __proto__: null, direction: 'out' });
+    other.end('back');
+    endpoint.end();
+    client.resume();
+    assert.strictEqual((await joined).bytesOut, 4);
+    await assert.rejects(server.pipeToNative(writer, { __proto__: null, autoClose: true }),
+                         { code: 'ERR_SOCKET_CLOSED' });
+  } finally {
+    for (const name of names)
+      delete Object.prototype[name];
+  }
+  assert.strictEqual(isOpen(writer), false);
+  fs.closeSync(reader);
+  endpoint.destroy();
+});
+
 // The class is for instanceof, not for making.
 assert.strictEqual(typeof tls.TLSSplice, 'function');
 assert.strictEqual(tls.TLSSplice.name, 'TLSSplice');

@@ -10,6 +10,7 @@ if (common.isWindows)
   common.skip('no FIFOs on Windows');
 
 const assert = require('assert');
+const { spawnSync } = require('child_process');
 const { once } = require('events');
 const fs = require('fs');
 const { constants: { errno: { EBADF } } } = require('os');
@@ -198,4 +199,12 @@ run(async () => {
   const closing = file.close();
   assert.throws(() => server.spliceTo({ fd: file, direction: 'in' }), { code: 'EBADF' });
   await closing;
+});
+
+// A program that has no FileHandle does not load the module of its class.
+run(async () => {
+  const program = "require('tls'); console.log(process.moduleLoadList.join())";
+  const { stdout } = spawnSync(process.execPath, ['-e', program], { encoding: 'utf8' });
+  assert.match(stdout, /NativeModule internal\/tls\/splice,/);
+  assert.doesNotMatch(stdout, /NativeModule internal\/fs\/promises/);
 });

@@ -241,10 +241,10 @@ class TLSSplice extends EventEmitter {
     if (stream?.encrypted) {
       const direction = kMirrored[options.direction];
       const mirrored = {
-        ...options, direction, framing: 'raw', maxPacketSize: undefined, autoClose: false,
+        __proto__: null, ...options, direction, framing: 'raw', maxPacketSize: undefined, autoClose: false,
       };
       this.#second = new TLSSplice(kCreate, stream, openNative(mirrored), {
-        ...mirrored, stream: undefined, head: undefined, signal: undefined,
+        __proto__: null, ...mirrored, stream: undefined, head: undefined, signal: undefined,
       });
       this.#second.#first = this;
       this.#second.#name = nounOf(options.name);

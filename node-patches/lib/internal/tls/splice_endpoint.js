@@ -15,10 +15,9 @@ const { Stream } = require('stream');
 const net = require('net');
 const { Buffer } = require('buffer');
 const { clearTimeout, setImmediate, setTimeout } = require('timers');
-const { FileHandle } = require('internal/fs/promises');
 const { getValidatedFd } = require('internal/fs/utils');
 const { kTakeover } = require('internal/net');
-const { kEmptyObject } = require('internal/util');
+const { getLazy, kEmptyObject } = require('internal/util');
 const { kBoundSession, kSession } = require('internal/stream_base_commons');
 const {
   Reader, Takeover, Writer, end, guarded,
@@ -66,6 +65,14 @@ const { TTY } = internalBinding('tty_wrap');
 const kDirections = { __proto__: null, in: kIn, out: kOut, duplex: kIn | kOut };
 const kFramings = { __proto__: null, auto, raw, ip, ipv4, ipv6, u16be };
 const kDefaultHighWaterMark = 256 * 1024;
+
+// Few programs have a FileHandle, and its module is a large one.
+const lazyFileHandle = getLazy(() => require('internal/fs/promises').FileHandle);
+
+function isFileHandle(value) {
+  return typeof value === 'object' && value !== null && !(value instanceof Stream) &&
+         value instanceof lazyFileHandle();
+}
 
 // How long to wait for what may never come, in milliseconds.
 const kStopTimeout = 2000;
@@ -185,23 +192,23 @@ function checkIsOther(socket, { name, fd, file, stream }) {
 // `fd`, and the `file` if that belongs to a FileHandle, whose `fd` is -1 when it has been
 // closed; or `stream`.
 function validateFd(fd, name) {
-  if (fd instanceof FileHandle)
-    return { name, fd: fd.fd, file: fd };
+  if (isFileHandle(fd))
+    return { __proto__: null, name, fd: fd.fd, file: fd };
   if (typeof fd !== 'number')
     throw new ERR_INVALID_ARG_TYPE(name, ['number', 'FileHandle'], fd);
-  return { name, fd: getValidatedFd(fd, name) };
+  return { __proto__: null, name, fd: getValidatedFd(fd, name) };
 }
 
 function validateStream(stream, name, types = ['net.Socket']) {
   if (stream instanceof net.Socket)
-    return { name, stream };
+    return { __proto__: null, name, stream };
   throw stream instanceof Stream ?
     new ERR_INVALID_ARG_VALUE(name, stream, kNoNativeHandle) :
     new ERR_INVALID_ARG_TYPE(name, types, stream);
 }
 
 function validateTarget(target) {
-  return typeof target === 'number' || target instanceof FileHandle ?
+  return typeof target === 'number' || isFileHandle(target) ?
     validateFd(target, 'target') :
     validateStream(target, 'target', ['number', 'FileHandle', 'net.Socket']);
 }
@@ -262,6 +269,7 @@ function validateAll(socket, endpoint, options) {
   if (signal !== undefined)
     validateAbortSignal(signal, 'options.signal');
   const validated = {
+    __proto__: null,
     ...endpoint,
     direction, autoClose, end, framing, maxPacketSize, head, highWaterMark, signal,
   };
@@ -571,10 +579,10 @@ async function closeTarget(socket, target) {
   const { promise, resolve } = PromiseWithResolvers();
   const splice = { [kOnEndpointClose]: resolve };
   let endpoint;
-  if (target instanceof FileHandle)
-    endpoint = new FileHandleEndpoint(null, splice, { file: target, autoClose: true });
+  if (isFileHandle(target))
+    endpoint = new FileHandleEndpoint(null, splice, { __proto__: null, file: target, autoClose: true });
   else if (target instanceof net.Socket)
-    endpoint = new Endpoint(null, splice, { stream: target, autoClose: true });
+    endpoint = new Endpoint(null, splice, { __proto__: null, stream: target, autoClose: true });
   else
     return;
   endpoint.closeNow();
