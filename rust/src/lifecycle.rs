@@ -52,7 +52,7 @@
 //! | End of the endpoint | `OUTBOUND_OVER` | `'out'` is over, `reason: 'end'` |
 //! | Connection reset, bad record, other TLS error | `TLS_FAILED`, `TLS_FAILING` | `'error'`, then `'close'` with `reason: 'error'` |
 //! | Read or write error of the endpoint (`EPIPE`, `ENOSPC`, and so on) | `ENDPOINT_FAILED` | `'error'` with `code` and `syscall`, then `'close'` |
-//! | `stream` is closed before the end | — | `'error'` (`ERR_STREAM_PREMATURE_CLOSE`, or that of a `tls.TLSSocket`), then `'close'` |
+//! | `stream` is closed before the end | — | `'error'` (that of the `stream`, or `ERR_STREAM_PREMATURE_CLOSE`), then `'close'` |
 //! | `tlsSocket.destroy([error])` | — | `'error'` if there is one, `'close'` with `reason: 'destroyed'`; before the handshake is done an error is the `reason` |
 //! | `splice.stop()`, abort of `signal` | `INBOUND_STOPPED`, `OUTBOUND_STOPPED`, `WANTS_HANDSHAKE` | `'close'` with `reason: 'stopped'` or `'aborted'` |
 //! | End of the `Worker` or process | — | Emits nothing |
