@@ -5,8 +5,8 @@
 //   node forwarder.js splice|pipeline FROM TO OPTIONS
 //
 // FROM is `tls` or `tcp`, which listen on a port, or `fifo:NAME`. TO is `tls:PORT`, `tcp:PORT`, or `fifo:NAME`. Of the
-// FIFOs of the first connection, NAME.0.up is for what the TLS peer sends, and NAME.0.down for what it gets. OPTIONS, in
-// JSON, are for the TLS sockets. It prints a line of JSON at the end of each connection.
+// FIFOs of the first connection, NAME.0.up is for what the TLS peer sends, and NAME.0.down for what it gets. OPTIONS,
+// in JSON, are for the TLS sockets. It prints a line of JSON at the end of each connection.
 
 const fs = require('fs');
 const net = require('net');

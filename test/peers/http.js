@@ -1,7 +1,7 @@
 'use strict';
 
-// What HTTP is used for: scanners that look for weaknesses, h2load with nghttpd behind ALPN, and curl with many files at
-// a time.
+// What HTTP is used for: scanners that look for weaknesses, h2load with nghttpd behind ALPN, and curl with many files
+// at a time.
 
 const assert = require('assert');
 const fs = require('fs');
@@ -112,7 +112,8 @@ function add(test) {
   for (const [name, scan] of Object.entries(scanners)) {
     test(`${name}, terminator`, name, async () => {
       const to = await servers.terminator();
-      const [splice, pipeline] = await Promise.all(moves.map(async (move) => scan((await through(move, 'tls', to)).port)));
+      const scans = moves.map(async (move) => scan((await through(move, 'tls', to)).port));
+      const [splice, pipeline] = await Promise.all(scans);
       assert(pipeline.some((line) => found[name].test(line)), pipeline.join('\n'));
       assert.deepStrictEqual(splice, pipeline);
     });

@@ -1,8 +1,8 @@
 'use strict';
 
-// Preloaded into Node's own tests: joins each TLSSocket, once its handshake is done, to one end of a pair of sockets, by
-// a splice or, as the control, by pipeline(). The test keeps its TLSSocket, but reads and writes the other end of the
-// pair with it.
+// Preloaded into Node's own tests: joins each TLSSocket, once its handshake is done, to one end of a pair of sockets,
+// by a splice or, as the control, by pipeline(). The test keeps its TLSSocket, but reads and writes the other end of
+// the pair with it.
 //
 //     test <-> its TLSSocket <-> front ... back <-> hidden TLSSocket <-> TLSWrap <-> network
 //

@@ -77,7 +77,9 @@ const nativeRow = (name, title, traffic, more) =>
 nativeRow('up', 'iperf3 (TCP) from the host', 'tcp');
 nativeRow('down', 'iperf3 (TCP) to the host', 'tcp', { args: ['-R'] });
 nativeRow('single', 'iperf3 (TCP) to the host, one packet per record', 'tcp', { args: ['-R'], single: true });
-nativeRow('udp', 'iperf3 (UDP) to the host, one packet per record', 'udp', { args: ['-R', '-l', '1232'], single: true });
+nativeRow('udp', 'iperf3 (UDP) to the host, one packet per record', 'udp', {
+  args: ['-R', '-l', '1232'], single: true,
+});
 nativeRow('ping', 'ping', 'ping');
 nativeRow('busy', 'ping, the main thread blocked for 300 ms of 600', 'ping', { busy: true });
 

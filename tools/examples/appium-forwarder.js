@@ -132,8 +132,8 @@ async function connectInWorker(socket, method, credentials, options) {
   }
 }
 
-// A socket of this thread for a descriptor of another thread's socket. A connected socket of any kind can be inherited by
-// a process, and be sent by that process to the thread that has started it. It arrives as a descriptor of its own.
+// A socket of this thread for a descriptor of another thread's socket. A connected socket of any kind can be inherited
+// by a process, and be sent by that process to the thread that has started it. It arrives as a descriptor of its own.
 async function socketFrom(fd) {
   const script = 'process.send(0, new (require("net").Socket)({ fd: 4 }), () => process.disconnect())';
   const child = spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'inherit', 'inherit', 'ipc', fd] });
@@ -154,7 +154,7 @@ async function serve({ fd, method, credentials }) {
     parentPort.close();
   };
   const go = new Promise((resolve) => {
-    parentPort.on('message', (message) => message === 'go' ? resolve() : stop());
+    parentPort.on('message', (message) => (message === 'go' ? resolve() : stop()));
   });
   try {
     const socket = await socketFrom(fd);
