@@ -283,6 +283,21 @@ for (const open of Object.values(endpoints)) {
   }
 }
 
+// An empty one has no part in how a splice ends: the socket has ended both ways, and destroys
+// itself before the splice has had its first turn.
+run(async () => {
+  const { client, server } = await endedPair();
+  const { target, other } = await endpoints.stream();
+  client.resume();
+  server.end();
+  await new Promise((resolve) => server.once('finish', common.mustCall(() => {
+    resolve(server.pipeToNative(target, { direction: 'in', head: Buffer.alloc(0) }));
+    assert.strictEqual(server.destroyed, false);
+  })));
+  assert.strictEqual(server.destroyed, true);
+  await once(other.resume(), 'end');
+});
+
 // JavaScript reads the last bytes of a socket, which has ended but has yet to emit 'end', and
 // passes them on: that comes behind them. The stream takes its time to connect.
 for (const direction of ['in', 'duplex']) {

@@ -226,7 +226,8 @@ class TLSSplice extends EventEmitter {
     this.#native = native;
     this.#directions = kDirections[options.direction];
     this.#endsOther = options.end;
-    this.#head = options.head;
+    // Most upgrades come with an empty one, which nothing has to wait for.
+    this.#head = options.head?.byteLength > 0 ? options.head : undefined;
     this.#signal = options.signal;
     this.#endpoint = createEndpoint(native, this, options);
     native.onchange = () => this.#update();
