@@ -2045,10 +2045,11 @@ class World {
   }
 
   // Nothing is waited for once the socket is destroyed, but another TLSSocket that
-  // has got all of it.
+  // has got all of it, and the connection of an endpoint, if the socket had ended both ways.
   async #mustClose() {
+    const { readableEnded, writableFinished } = this.#socket;
     const splices = this.#splices.filter(({ handle, state }) => handle !== null && state !== 'idle');
-    if (this.#config.endpoint === 'tls')
+    if (this.#config.endpoint === 'tls' || (this.#sink?.connecting && readableEnded && writableFinished))
       return;
     for (let i = 0; i < kTurnsToClose; i++)
       await turn();
