@@ -1415,6 +1415,11 @@ class World {
     splice.ended = new Promise((resolve) => closed = resolve);
     handle.on('close', this.#checked((stats) => {
       const settle = async () => {
+        // Only its owner hears when a FileHandle is closed that the owner has begun to close.
+        if (this.#config.by === 'file' && this.#fdClosed)
+          await Promise.all(this.#closing);
+        if (splice.options.autoClose && !this.#isEndpointClosed(splice))
+          fail("'close' before that of the endpoint");
         const outcome = await (finished ?? handle.finished).then(
           (value) => ({ value }), (error) => ({ error }));
         if (finished && outcome.error)
@@ -1434,8 +1439,6 @@ class World {
       };
       if (handle.state !== 'closed')
         fail(`'close' of a splice that is ${handle.state}`);
-      if (splice.options.autoClose && !this.#isEndpointClosed(splice))
-        fail("'close' before that of the endpoint");
       settle().catch((err) => this.#fail(err)).finally(() => {
         closed();
         this.#progressed();
