@@ -21,7 +21,7 @@ const fs = require('fs');
 const net = require('net');
 const os = require('os');
 const path = require('path');
-const { Readable } = require('stream');
+const { Duplex, Readable } = require('stream');
 const tls = require('tls');
 const { parseArgs } = require('util');
 const { Worker } = require('worker_threads');
@@ -29,7 +29,7 @@ const { Worker } = require('worker_threads');
 const common = path.join(__dirname, '../../out/tree/test/common');
 const {
   MiB, Receiver, cert, closing, fifo, isOpen, key, payload, pipeSocket, receive, record, send, settled, socketPair,
-  tlsPair, turns,
+  tlsOver, tlsPair, turns,
 } = require(`${common}/tls-splice`);
 const tmpdir = require(`${common}/tmpdir`);
 
@@ -960,6 +960,114 @@ for (const kind of ['fifo', 'unix', 'tcp', 'tcp fd']) {
     }
   }
 }
+
+// --- A hang-up ---------------------------------------------------------------------------
+
+// All that can be read from a descriptor at once.
+function drain(fd, onChunk) {
+  const chunk = Buffer.alloc(64 * 1024);
+  try {
+    for (let count; (count = fs.readSync(fd, chunk)) > 0;)
+      onChunk(Buffer.from(chunk.subarray(0, count)));
+  } catch (err) {
+    assert.strictEqual(err.code, 'EAGAIN');
+  }
+}
+
+// A socket has ended, and the end of its peer waits behind bytes that the splice has not
+// read, since its other side is full: epoll reports a hang-up, and no bytes, of a socket that
+// nobody reads. When the other side has room again, and epoll reports that first, the splice
+// reads the socket before libuv comes to the hang-up. `fill` writes all that the peer of the
+// socket takes.
+async function hangsUp(socket, peer, makeRoom) {
+  shim.reverseEvents();
+  await settled(() => socket.bytesRead);
+  socket.end(Buffer.alloc(8 * MiB));
+  await settled(() => socket._handle.writeQueueSize);
+  assert(socket._handle.writeQueueSize > 0);
+  // This runs in the turn in which libuv shuts the socket down.
+  const finished = new Promise((resolve) => {
+    socket.once('finish', () => {
+      makeRoom();
+      resolve();
+    });
+  });
+  peer.resume();
+  await finished;
+}
+
+const kUnread = 48 * 1024;
+
+// The connection under TLS hangs up.
+async function tlsHangsUp() {
+  const { client, server } = await openTLS();
+  const { target, other } = await endpoints.fifo('in');
+  const splice = server.spliceTo({ ...target, direction: 'in', highWaterMark: 64 * 1024 }).start();
+  const atSink = new Receiver();
+  // The FIFO, the splice and the kernel take this.
+  const size = 64 * 1024 + 64 * 1024 + kUnread;
+  await send(client, size, { seed: kSeedIn });
+  await hangsUp(server, client, () => {
+    assert(server.bytesRead < size);
+    for (let chunk; (chunk = other.read()) !== null;)
+      atSink.update(chunk);
+    drain(other._handle.fd, (chunk) => atSink.update(chunk));
+  });
+  receive(other, atSink);
+  const { reason, bytesIn, closeNotify } = await splice.finished;
+  assert.strictEqual(reason, 'end');
+  assert.strictEqual(closeNotify, true);
+  assert.strictEqual(bytesIn, size);
+  await atSink.reached(size);
+  atSink.check(size, kSeedIn);
+}
+
+// The endpoint hangs up.
+async function endpointHangsUp(kind) {
+  const { 0: a, 1: b } = await socketPair('tcp');
+  // What the client gets passes through JavaScript, which can stop that.
+  const under = new Duplex({
+    read() {},
+    write(chunk, encoding, callback) { a.write(chunk, callback); },
+    final(callback) { a.end(callback); },
+  });
+  a.on('data', (chunk) => under.push(chunk));
+  const { client, server } = tlsOver(under, b, { allowHalfOpen: true });
+  await Promise.all([once(client, 'secureConnect'), once(server, 'secure')]);
+  const { target: { stream }, other } = await endpoints[kind]('out');
+  other.pause();
+  a.pause();
+  const splice = server.spliceTo({ stream, direction: 'out', highWaterMark: 64 * 1024 }).start();
+  const received = receive(client);
+  const chunks = payload(64 * MiB, kSeedOut);
+  let size = 0;
+  const write = (bytes) => {
+    size += bytes.length;
+    other.write(bytes);
+  };
+  // Until the peer of TLS and the splice are full. The kernel has room for what follows.
+  do {
+    write(chunks.next().value);
+    await settled(() => stream.bytesRead);
+  } while (splice.stats.stallsOut === 0);
+  write(chunks.next().value.subarray(0, kUnread));
+  other.end();
+  await once(other, 'finish');
+  await hangsUp(stream, other, () => {
+    assert(stream.bytesRead < size);
+    while (a.read() !== null);
+    drain(a._handle.fd, (chunk) => under.push(chunk));
+    a.resume();
+  });
+  const { reason, bytesOut } = await splice.finished;
+  assert.strictEqual(reason, 'end');
+  assert.strictEqual(bytesOut, size);
+  (await received).check(size, kSeedOut);
+}
+
+test('fifo, in: a hang-up under TLS before it is read', tlsHangsUp);
+for (const kind of ['unix', 'tcp'])
+  test(`${kind}, out: a hang-up of the endpoint before it is read`, () => endpointHangsUp(kind));
 
 // --- The byte that libuv has ------------------------------------------------------------
 

@@ -1,5 +1,5 @@
 // Preloaded into out/node, and loaded by fault.js as an add-on: makes system calls on chosen files short, makes them
-// fail, end, or wait.
+// fail, end, or wait, and has epoll report in another order.
 //
 // A rule belongs to what a descriptor refers to, not to its number: the splice reads and writes a duplicate, or a
 // description of its own. Only reads or only writes, since both ends of a pipe are one inode.
@@ -17,6 +17,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -292,6 +293,21 @@ ssize_t recvmsg(int fd, struct msghdr* msg, int flags) {
   return Done(kRecvmsg, &verdict, result);
 }
 
+// The kernel reports events in an order of its own.
+static atomic_bool reverses;
+
+int epoll_pwait(int epfd, struct epoll_event* events, int max, int timeout, const sigset_t* mask) {
+  REAL(epoll_pwait);
+  int count = real(epfd, events, max, timeout, mask);
+  if (!atomic_load(&reverses)) return count;
+  for (int i = 0, j = count - 1; i < j; i++, j--) {
+    struct epoll_event event = events[i];
+    events[i] = events[j];
+    events[j] = event;
+  }
+  return count;
+}
+
 // --- For the test -------------------------------------------------------------------------------------------------
 
 #define MAX_ARGUMENTS 7
@@ -377,9 +393,17 @@ static napi_value Release(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
-// clear(): no rules any more. They must not hold anything.
+// reverseEvents(): epoll reports its events in the reverse order.
+static napi_value ReverseEvents(napi_env env, napi_callback_info info) {
+  Numbers(env, info, 0, NULL);
+  atomic_store(&reverses, true);
+  return NULL;
+}
+
+// clear(): no rules any more, and events in the order of the kernel. The rules must not hold anything.
 static napi_value Clear(napi_env env, napi_callback_info info) {
   Numbers(env, info, 0, NULL);
+  atomic_store(&reverses, false);
   pthread_mutex_lock(&mutex);
   rule_count = 0;
   atomic_store(&active, false);
@@ -412,6 +436,7 @@ NAPI_MODULE_INIT() {
     { "add", Add },
     { "state", State },
     { "release", Release },
+    { "reverseEvents", ReverseEvents },
     { "clear", Clear },
     { "socketPair", SocketPair },
     { "isBlocking", IsBlocking },

@@ -685,6 +685,12 @@ bool TLSSplice::IsDirect() const {
   return IsLibuvStream(lower());
 }
 
+bool TLSSplice::IsUnreadEnd(StreamBase* stream,
+                            ssize_t nread,
+                            const uv_buf_t& buf) {
+  return nread == UV_EOF && buf.base == nullptr && IsLibuvStream(stream);
+}
+
 std::shared_ptr<TLSSplice::Connection> TLSSplice::ConnectionOf(
     const TLSWrap& tls_wrap) {
   TLSWrap::Splice* any = tls_wrap.splice_in_ != nullptr ? tls_wrap.splice_in_
@@ -826,6 +832,11 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   const bool is_ours = IsSpliced(TLS_SPLICE_DECRYPT);
   const TLSSplice* in = InOf(*tls_wrap);
   const bool is_of_other = in != nullptr && in->IsSpliced(TLS_SPLICE_DECRYPT);
+  if (IsUnreadEnd(lower(), nread, buf)) {
+    // libuv has stopped reading the stream, as the pump may have ordered.
+    if (in != nullptr && in->reading_ == false) return;
+    if (stream()->ReadStart() == 0) return;
+  }
   if (!is_ours && (nread >= 0 || had_no_room || is_of_other)) {
     previous_listener_->OnStreamRead(nread, buf);
   } else if (had_no_room) {

@@ -153,6 +153,10 @@ void StreamEndpoint::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
     if (!is_reading_) base()->ReadStop();
     return;
   }
+  if (TLSSplice::IsUnreadEnd(base(), nread, buf)) {
+    // libuv has stopped reading the stream, as the pump may have ordered.
+    if (!is_reading_ || base()->ReadStart() == 0) return;
+  }
   BaseObjectPtr<TLSSplice> strong_ref{splice_};
   // After an end or an error libuv has stopped.
   if (nread < 0) is_reading_ = false;
