@@ -524,3 +524,57 @@ run(async () => {
   assert.strictEqual((await done).bytesIn, 1);
   listener.close();
 });
+
+// The peer ends, with default sockets on both sides, before a TLS endpoint is connected, which
+// then cannot be.
+run(async () => {
+  const { client, server } = await tlsPair();
+  client.on('error', () => {});
+  const { 0: under, 1: other } = await socketPair();
+  const endpoint = tls.connect({ socket: under, rejectUnauthorized: false });
+  track(endpoint);
+  const done = server.pipeToNative(endpoint);
+  client.resume().end();
+  await once(client, 'end');
+  await turns();
+  other.resetAndDestroy();
+  await assert.rejects(done, { code: 'ECONNRESET', side: 'endpoint' });
+});
+
+// An end of the socket, even during the handshake, does not wait for a stream to connect.
+run(async () => {
+  const listener = tls.createServer({ key, cert, allowHalfOpen: true }).listen(0);
+  await once(listener, 'listening');
+  const accepted = once(listener, 'secureConnection');
+  const socket = tls.connect({
+    port: listener.address().port, rejectUnauthorized: false, allowHalfOpen: true,
+  });
+  track(socket);
+  const { go, options } = slow();
+  const { connect, accepted: acceptedEndpoint } = await backend(options);
+  const done = socket.pipeToNative(connect());
+  socket.end();
+  const { 0: peer } = await accepted;
+  track(peer);
+  listener.close();
+  await once(peer.resume(), 'end');
+  go();
+  const other = await acceptedEndpoint;
+  peer.end('x');
+  assert.strictEqual(`${await once(other, 'data')}`, 'x');
+  other.end();
+  assert.strictEqual((await done).bytesIn, 1);
+});
+
+// A stream that the splice destroys when it is connected does not emit 'connect'.
+run(async () => {
+  const { client, server } = await tlsPair();
+  client.on('error', () => {});
+  const { connect } = await backend();
+  const stream = connect();
+  const events = record(stream, ['connect', 'ready', 'close']);
+  const done = server.pipeToNative(stream, { autoClose: true });
+  stream.end();
+  await assert.rejects(done, { code: 'ERR_INVALID_STATE' });
+  assert.deepStrictEqual(events, ['close']);
+});

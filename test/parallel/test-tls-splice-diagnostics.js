@@ -15,7 +15,7 @@ const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
-const { run, socketPair, tlsPair, turns } = require('../common/tls-splice');
+const { closing, run, socketPair, tlsPair, turns } = require('../common/tls-splice');
 
 // As a child, with NODE_DEBUG: one splice that ends, and one that is stopped.
 if (process.argv[2] === 'child') {
@@ -159,6 +159,20 @@ run(async () => {
   for (const name of names)
     unsubscribe(name, fail);
   assert.deepStrictEqual(errors, [mine, mine]);
+});
+
+// A subscriber that takes the promise has been told of the error.
+run(async () => {
+  const { server, endpoint } = await world();
+  let finished;
+  const onError = ({ handle }) => { ({ finished } = handle); };
+  subscribe('tls.splice.error', onError);
+  const splice = server.spliceTo({ stream: endpoint }).start();
+  server.on('error', () => {});
+  server.destroy(mine);
+  await closing(splice);
+  unsubscribe('tls.splice.error', onError);
+  await assert.rejects(finished, mine);
 });
 
 // NODE_DEBUG=tls

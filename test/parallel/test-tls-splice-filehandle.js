@@ -208,3 +208,16 @@ run(async () => {
   assert.match(stdout, /NativeModule internal\/tls\/splice,/);
   assert.doesNotMatch(stdout, /NativeModule internal\/fs\/promises/);
 });
+
+// One that somebody has given another number
+run(async () => {
+  const { server } = await tlsPair();
+  const file = await open('w');
+  for (const value of ['x', 1.5, -2]) {
+    Object.defineProperty(file, 'fd', { configurable: true, value });
+    const code = typeof value === 'string' ? 'ERR_INVALID_ARG_TYPE' : 'ERR_OUT_OF_RANGE';
+    assert.throws(() => server.spliceTo({ fd: file, direction: 'in' }), { code });
+  }
+  delete file.fd;
+  await file.close();
+});

@@ -17,9 +17,10 @@ const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
+const tmpdir = require('../common/tmpdir');
 const {
-  cert, closing, fifo, ipv6, key, receive, run, settled, socketPair, tlsOver, tlsPair, track,
-  turns,
+  MiB, cert, closing, fifo, ipv6, key, receive, run, settled, socketPair, tlsOver, tlsPair,
+  track, turns,
 } = require('../common/tls-splice');
 
 async function text(stream) {
@@ -386,4 +387,19 @@ run(async () => {
   assert.strictEqual(splice.stats.packetsIn, 2);
   client.end();
   await splice.finished;
+});
+
+// The socket closes while a thread writes the head to a file: that is no end.
+run(async () => {
+  tmpdir.refresh();
+  const path = tmpdir.resolve('head');
+  const head = Buffer.alloc(64 * MiB);
+  const { server } = await endedPair();
+  const file = fs.openSync(path, 'w');
+  const done = server.pipeToNative(file, { direction: 'in', head, highWaterMark: 64 * 1024 });
+  while (fs.fstatSync(file).size === 0)
+    await turns(1);
+  server.end();
+  await assert.rejects(done, { code: 'ERR_STREAM_PREMATURE_CLOSE' });
+  fs.closeSync(file);
 });

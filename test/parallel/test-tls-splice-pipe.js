@@ -13,12 +13,13 @@ const assert = require('assert');
 const { subscribe, unsubscribe } = require('diagnostics_channel');
 const { getEventListeners, once } = require('events');
 const fs = require('fs');
+const { PassThrough } = require('stream');
 const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  MiB, fifo, run, send, settled, socketPair, tlsOver, tlsPair,
+  MiB, fifo, run, send, settled, socketPair, tlsOver, tlsPair, turns,
 } = require('../common/tls-splice');
 
 const badRecord = Buffer.from('ff030300050000000000', 'hex');
@@ -359,4 +360,52 @@ run(async () => {
   assert.strictEqual(server.listenerCount('error'), 0);
   for (const fd of [reader, writer, source, other])
     fs.closeSync(fd);
+});
+
+// A socket that was destroyed in the same tick has yet to emit its error, which the promise
+// has.
+for (const victim of ['endpoint', 'server']) {
+  for (const autoClose of [false, true]) {
+    run(async () => {
+      const { client, server } = await tlsPair();
+      client.on('error', () => {});
+      const { endpoint } = await endpoints.stream();
+      ({ endpoint, server })[victim].destroy(mine);
+      await assert.rejects(server.pipeToNative(endpoint, { autoClose }), mine);
+      assert.strictEqual(endpoint.destroyed, autoClose || victim === 'endpoint');
+    });
+  }
+}
+
+// It cannot be an endpoint, but autoClose is for it, too.
+run(async () => {
+  const { server } = await tlsPair();
+  const target = new PassThrough();
+  await assert.rejects(server.pipeToNative(target, { autoClose: true }), { code: 'ERR_INVALID_ARG_VALUE' });
+  assert.strictEqual(target.destroyed, true);
+});
+
+// Who listens to the addition and the removal of listeners may throw.
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const { endpoint, other } = await endpoints.stream();
+  const errors = [];
+  const onError = (err) => errors.push(err);
+  process.on('uncaughtException', onError);
+  const fail = (name) => {
+    if (name === 'error')
+      throw mine;
+  };
+  const before = server.listenerCount('error');
+  endpoint.on('newListener', fail);
+  server.on('removeListener', fail);
+  const done = server.pipeToNative(endpoint);
+  client.resume().end('there');
+  other.resume().end('back');
+  assert.strictEqual((await done).reason, 'end');
+  await turns();
+  process.removeListener('uncaughtException', onError);
+  assert(errors.length >= 2);
+  assert(errors.every((err) => err === mine));
+  assert.strictEqual(server.listenerCount('error'), before);
 });

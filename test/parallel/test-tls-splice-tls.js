@@ -612,3 +612,48 @@ for (const victim of ['near', 'socket', 'endpoint', 'far']) {
     }
   });
 }
+
+// All bytes have been passed to the endpoint, but not sent: then the splice has not ended, and
+// fails with the endpoint. The other direction has ended, or is not spliced.
+for (const direction of ['in', 'duplex']) {
+  for (const fails of [true, false]) {
+    run(async () => {
+      const near = await tlsPair({ allowHalfOpen: true });
+      let isStuck = false;
+      const ends = [0, 1].map(() => new Duplex({
+        read() {},
+        write(chunk, encoding, callback) {
+          if (isStuck)
+            return;
+          this.other.push(chunk);
+          callback();
+        },
+        final(callback) {
+          this.other.push(null);
+          callback();
+        },
+      }));
+      ends[0].other = ends[1];
+      ends[1].other = ends[0];
+      const { client: endpoint, server: far } = tlsOver(ends[0], ends[1], { allowHalfOpen: true });
+      await once(endpoint, 'secureConnect');
+      near.client.on('error', () => {});
+      far.on('error', () => {});
+      if (direction === 'duplex')
+        far.end();
+      await turns();
+      isStuck = true;
+      const done = near.server.pipeToNative(endpoint, { direction, highWaterMark: MiB });
+      near.client.resume();
+      await send(near.client, MiB / 2);
+      await settled(() => near.server.bytesRead);
+      const mine = new Error('the network is down');
+      if (fails)
+        ends[0].destroy(mine);
+      else
+        endpoint.destroy();
+      await assert.rejects(done, fails ? mine : { code: 'ERR_STREAM_PREMATURE_CLOSE' });
+      far.destroy();
+    });
+  }
+}

@@ -202,8 +202,9 @@ declare module 'node:tls' {
          */
         start(): this;
         /**
-         * Ends the splice, and gives the socket back to JavaScript. The socket is destroyed instead if its peer or a file
-         * keeps the splice waiting for two seconds. The promise is never rejected; each call returns the same promise.
+         * Ends the splice, and gives the socket back to JavaScript. The socket is destroyed instead if a renegotiation, a
+         * stream below the socket or a write to a file keeps the splice waiting for two seconds. The promise is never
+         * rejected; each call returns the same promise.
          */
         stop(): Promise<TLSSpliceStats>;
         /** Opposite of {@link TLSSplice.unref}. */

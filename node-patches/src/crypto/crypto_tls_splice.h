@@ -72,11 +72,11 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // Whether the endpoint is not going to be read any more.
   bool IsOutOver() const { return (GetPumpState().outcome & kOutOver) != 0; }
   // Whether libuv reports the end of a stream that it has not read, since a
-  // read(2) would have had a buffer. libuv 1.52 and later take a hang-up without
-  // POLLIN for the end. But POLLIN is not reported of a stream that nobody read
-  // when libuv began to wait; and if a callback of another handle has started
-  // reading the stream in the meantime, there may be bytes before the end. So
-  // the stream has to be read again, which finds them, or the end.
+  // read(2) would have had a buffer. libuv 1.52 and later take a hang-up
+  // without POLLIN for the end. But POLLIN is not reported of a stream that
+  // nobody read when libuv began to wait; and if a callback of another handle
+  // has started reading the stream in the meantime, there may be bytes before
+  // the end. So the stream has to be read again, which finds them, or the end.
   static bool IsUnreadEnd(StreamBase* stream,
                           ssize_t nread,
                           const uv_buf_t& buf);

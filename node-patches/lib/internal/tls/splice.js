@@ -22,7 +22,8 @@
 // else is waited for; 'closed'. They are never left for an earlier one.
 
 const {
-  ArrayPrototypePush, Float64Array, MathMax, ObjectAssign, ObjectIsExtensible,
+  ArrayPrototypeFilter, ArrayPrototypeFind, ArrayPrototypePush, Float64Array, MathMax,
+  ObjectAssign, ObjectIsExtensible,
   PromisePrototypeThen, PromiseWithResolvers, ReflectDefineProperty, Symbol, SymbolAsyncDispose,
   SymbolDispose, TypedArrayPrototypeSet,
 } = primordials;
@@ -467,6 +468,9 @@ class TLSSplice extends EventEmitter {
       this.#beginIn();
     if (!isConnecting)
       this.#beginOutWhenFlushed();
+    // The user has ended the socket, and no stream has to be connected for that.
+    else if (this.#onFinal !== null && this.#state === 'running')
+      this.#beginOut();
   }
 
   // Returns whether the endpoint can be spliced.
@@ -664,10 +668,14 @@ class TLSSplice extends EventEmitter {
   }
 
   #onSecondGivenBack() {
-    const { reason, error } = this.#second.#outcome;
+    const second = this.#second;
+    const { reason, error } = second.#outcome;
     if (this.#state !== 'running')
       return this.#closeIfReady();
-    this.#giveBackIfEnded();
+    // Everything may have been passed on, but not sent.
+    const isSent = (second.#directions & ~second.#ended & kOut) === 0;
+    if (reason === 'end' || isSent)
+      this.#giveBackIfEnded();
     if (this.#state === 'running' && reason !== 'end')
       this.#stop('error', error ?? new ERR_STREAM_PREMATURE_CLOSE(), 'endpoint');
     // If the second splice has ended, its socket may still be open for reading.
@@ -963,8 +971,9 @@ class TLSSplice extends EventEmitter {
       return this.#fail(new ConnResetException('socket hang up'), 'tls');
     // The native side would report the end of the TLSWrap as a failure.
     const undelivered = this.#native.release(kIn | kOut);
-    // The endpoint does not get these bytes any more: that is no end of 'in'.
-    if (undelivered !== undefined)
+    // The endpoint does not get these bytes any more: that is no end of 'in'. Nor is it one
+    // while a thread has bytes that a file may not take.
+    if (undelivered !== undefined || state & kWriting)
       return this.#giveBack('destroyed');
     if (!this.#endpoint.isConnecting)
       this.#endAll();
@@ -1150,7 +1159,7 @@ class TLSSplice extends EventEmitter {
   #emitClose() {
     this.#counters = copyOf(this.#readStats());
     const { stats } = this;
-    const { error, isAwaited } = this.#outcome;
+    const { error } = this.#outcome;
     this.#outcome.settle(stats);
     // A splice that was stopped before it was started has taken nothing.
     if (this.#reader !== null || this.#writer !== null) {
@@ -1158,7 +1167,7 @@ class TLSSplice extends EventEmitter {
         this.#publish(errorChannel, error);
       this.#publish(endChannel);
     }
-    if (error && (!isAwaited || this.listenerCount('error') > 0)) {
+    if (error && (!this.#outcome.isAwaited || this.listenerCount('error') > 0)) {
       let hasThrown = true;
       try {
         this.emit('error', error);
@@ -1223,11 +1232,26 @@ function createSplice(socket, validated) {
 
 function ignoreError() {}
 
+// Who awaits a promise that reports the errors of sockets does not have to listen to 'error'
+// as well. Returns a function that ends this after the next tick, in which a socket emits
+// the error that it was destroyed with, unless the user has replaced _destroy().
+function ignoreErrors(sockets) {
+  const forEach = (method) => {
+    for (let i = 0; i < sockets.length; i++)
+      guarded(() => sockets[i][method]('error', ignoreError));
+  };
+  forEach('on');
+  return async () => {
+    const { promise, resolve } = PromiseWithResolvers();
+    process.nextTick(resolve);
+    await promise;
+    forEach('removeListener');
+  };
+}
+
 // Resolves with the stats of a splice that has started when both sides have ended. In any
-// other case, destroys the socket with the error and rejects, as stream.pipeline() does. The
-// promise reports the errors of the sockets, so nobody else has to listen to 'error'
-// meanwhile.
-async function runToEnd(splice, socket, { stream, signal }) {
+// other case, destroys the socket with the error and rejects, as stream.pipeline() does.
+async function runToEnd(splice, socket, signal) {
   let abortError;
   const getAbortError = () => {
     abortError ??= new AbortError(undefined, { cause: signal.reason });
@@ -1236,8 +1260,8 @@ async function runToEnd(splice, socket, { stream, signal }) {
   const destroySocket = (err) => {
     // Anybody may have removed the listener, and a _destroy() of the user's may take its time.
     if (!socket.closed) {
-      socket.on('error', ignoreError);
-      socket.once('close', () => socket.removeListener('error', ignoreError));
+      guarded(() => socket.on('error', ignoreError));
+      guarded(() => socket.once('close', () => socket.removeListener('error', ignoreError)));
     }
     socket.destroy(err);
   };
@@ -1247,8 +1271,6 @@ async function runToEnd(splice, socket, { stream, signal }) {
       destroySocket(getAbortError());
   };
   let listener;
-  socket.on('error', ignoreError);
-  stream?.on('error', ignoreError);
   try {
     listener = signal && addAbortListener(signal, destroyIfAborted);
     const stats = await splice.finished;
@@ -1261,16 +1283,18 @@ async function runToEnd(splice, socket, { stream, signal }) {
     throw stats.reason === 'destroyed' ? ObjectAssign(err, { side: 'tls' }) : err;
   } catch (err) {
     destroySocket(err);
-    // Unless the user has replaced _destroy(), the socket emits 'error' in the next tick.
-    const { promise, resolve } = PromiseWithResolvers();
-    process.nextTick(resolve);
-    await promise;
     throw err;
   } finally {
-    listener?.[SymbolDispose]();
-    socket.removeListener('error', ignoreError);
-    stream?.removeListener('error', ignoreError);
+    guarded(() => listener?.[SymbolDispose]());
   }
+}
+
+// The error of pipeToNative() when there is no splice: one of the sockets may have been
+// destroyed with an error, which says more than that the socket is closed.
+function startErrorOf(err, sockets) {
+  if (err?.code !== 'ERR_SOCKET_CLOSED')
+    return err;
+  return ArrayPrototypeFind(sockets, ({ errored }) => errored)?.errored ?? err;
 }
 
 /**
@@ -1282,31 +1306,35 @@ async function runToEnd(splice, socket, { stream, signal }) {
  * @returns {Promise<object>} The stats. Rejects with what spliceTo() and start() throw.
  *   Otherwise destroys the socket with the error that it rejects with: that of the splice,
  *   an AbortError, which has the stats, or ERR_STREAM_PREMATURE_CLOSE if the socket was
- *   destroyed without an error.
+ *   destroyed without an error. Until the promise is settled, neither the socket nor the
+ *   target needs a listener for 'error'.
  */
 async function pipeToNative(target, options = kEmptyObject) {
+  const sockets = ArrayPrototypeFilter([this, target], (value) => value instanceof net.Socket);
+  const heedErrors = ignoreErrors(sockets);
   let splice;
   let validated;
   let autoClose = false;
   try {
-    // Before anything can be found to be wrong.
-    autoClose = options?.autoClose === true;
-    checkAvailable(this);
-    validated = validateArguments(this, target, options);
-    splice = createSplice(this, validated);
-  } catch (err) {
-    if (autoClose)
-      await closeTarget(this, target);
-    throw err;
+    try {
+      // Before anything can be found to be wrong.
+      autoClose = options?.autoClose === true;
+      checkAvailable(this);
+      validated = validateArguments(this, target, options);
+      splice = createSplice(this, validated);
+      splice.start();
+    } catch (err) {
+      // A splice closes an endpoint with `autoClose` itself.
+      if (splice !== undefined)
+        await splice.stop();
+      else if (autoClose)
+        await closeTarget(this, target);
+      throw startErrorOf(err, sockets);
+    }
+    return await runToEnd(splice, this, validated.signal);
+  } finally {
+    await heedErrors();
   }
-  try {
-    splice.start();
-  } catch (err) {
-    // This closes an endpoint with `autoClose`.
-    await splice.stop();
-    throw err;
-  }
-  return runToEnd(splice, this, validated);
 }
 
 module.exports = { TLSSplice, afterWrap, beforeWrap, pipeToNative, spliceTo };

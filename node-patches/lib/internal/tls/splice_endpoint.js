@@ -192,8 +192,11 @@ function checkIsOther(socket, { name, fd, file, stream }) {
 // `fd`, and the `file` if that belongs to a FileHandle, whose `fd` is -1 when it has been
 // closed; or `stream`.
 function validateFd(fd, name) {
-  if (isFileHandle(fd))
-    return { __proto__: null, name, fd: fd.fd, file: fd };
+  if (isFileHandle(fd)) {
+    const { fd: number } = fd;
+    const isClosed = number === -1;
+    return { __proto__: null, name, fd: isClosed ? -1 : getValidatedFd(number, `${name}.fd`), file: fd };
+  }
   if (typeof fd !== 'number')
     throw new ERR_INVALID_ARG_TYPE(name, ['number', 'FileHandle'], fd);
   return { __proto__: null, name, fd: getValidatedFd(fd, name) };
@@ -583,7 +586,9 @@ async function closeTarget(socket, target) {
     endpoint = new FileHandleEndpoint(null, splice, { __proto__: null, file: target, autoClose: true });
   else if (target instanceof net.Socket)
     endpoint = new Endpoint(null, splice, { __proto__: null, stream: target, autoClose: true });
-  else
+  else if (target instanceof Stream)
+    guarded(() => target.destroy?.());
+  if (endpoint === undefined)
     return;
   endpoint.closeNow();
   const timer = setTimeout(resolve, kStopTimeout);

@@ -127,9 +127,11 @@ class Takeover {
     this.#tell(kOnClose);
   }
 
-  // The socket is connected, and about to emit 'connect'.
+  // The socket is connected, and about to emit 'connect'. Returns whether a splice has
+  // destroyed it, since a destroyed socket does not emit that.
   onConnect() {
     this.#tell(kOnConnect);
+    return this.#socket.destroyed;
   }
 
   // A TLSSocket has emitted 'secure'. `checks`: a client or a server should have
