@@ -1712,6 +1712,8 @@ class World {
             fail(`stats.closeNotify is ${closeNotify}`);
           if (partIn !== null && this.#atP !== this.#P.written)
             fail(`reason 'end' after ${this.#atP} bytes of ${this.#P.written}`);
+          if (this.#endpoint?.encrypted && options.end !== false && !this.#endpoint.writableFinished)
+            fail("reason 'end', but the endpoint has not sent everything");
         }
         if (hasOut && !this.#peerMayEnd() && !this.#F.ended && !this.#endpointMayFail())
           fail("reason 'end', but nobody has ended");

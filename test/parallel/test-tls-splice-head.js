@@ -403,3 +403,51 @@ run(async () => {
   await assert.rejects(done, { code: 'ERR_STREAM_PREMATURE_CLOSE' });
   fs.closeSync(file);
 });
+
+// Memory that the user has transferred. A descriptor with autoClose stays the user's.
+for (const make of [(buffer) => new DataView(buffer), (buffer) => new Uint8Array(buffer)]) {
+  run(async () => {
+    const { server } = await tlsPair();
+    const buffer = new ArrayBuffer(8);
+    const head = make(buffer);
+    structuredClone(buffer, { transfer: [buffer] });
+    const { reader, writer } = fifo();
+    const options = { direction: 'in', autoClose: true, head };
+    assert.throws(() => server.spliceTo({ fd: writer, ...options }), { code: 'ERR_INVALID_ARG_VALUE' });
+    fs.fstatSync(writer);
+    await assert.rejects(server.pipeToNative(writer, options), { code: 'ERR_INVALID_ARG_VALUE' });
+    assert.throws(() => fs.fstatSync(writer), { code: 'EBADF' });
+    fs.closeSync(reader);
+  });
+
+  for (const onread of [undefined, { buffer: Buffer.alloc(100), callback: common.mustNotCall() }]) {
+    run(async () => {
+      const listener = tls.createServer({ key, cert }).listen(0);
+      await once(listener, 'listening');
+      const { 0: endpoint } = await socketPair();
+      const socket = tls.connect({ port: listener.address().port, rejectUnauthorized: false, onread });
+      track(socket);
+      const buffer = new ArrayBuffer(8);
+      const splice = socket.spliceTo({ stream: endpoint, direction: 'in', head: make(buffer) }).start();
+      structuredClone(buffer, { transfer: [buffer] });
+      assert.strictEqual((await splice.stop()).reason, 'stopped');
+      await once(socket, 'secureConnect');
+      assert.strictEqual(socket.destroyed, false);
+      listener.close();
+    });
+  }
+}
+
+// What the user has made of the properties of a head has no part in it.
+run(async () => {
+  const { client, server } = await tlsPair({ allowHalfOpen: true });
+  const { 0: endpoint, 1: other } = await socketPair();
+  const head = Buffer.from('head');
+  for (const name of ['buffer', 'byteLength', 'byteOffset', 'length'])
+    Object.defineProperty(head, name, { get: common.mustNotCall() });
+  const done = server.pipeToNative(endpoint, { head });
+  client.resume().end();
+  other.end();
+  assert.strictEqual(await text(other), 'head');
+  assert.strictEqual((await done).bytesIn, 4);
+});

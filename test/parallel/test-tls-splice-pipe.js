@@ -13,7 +13,6 @@ const assert = require('assert');
 const { subscribe, unsubscribe } = require('diagnostics_channel');
 const { getEventListeners, once } = require('events');
 const fs = require('fs');
-const { PassThrough } = require('stream');
 const tls = require('tls');
 if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
@@ -376,14 +375,6 @@ for (const victim of ['endpoint', 'server']) {
     });
   }
 }
-
-// It cannot be an endpoint, but autoClose is for it, too.
-run(async () => {
-  const { server } = await tlsPair();
-  const target = new PassThrough();
-  await assert.rejects(server.pipeToNative(target, { autoClose: true }), { code: 'ERR_INVALID_ARG_VALUE' });
-  assert.strictEqual(target.destroyed, true);
-});
 
 // Who listens to the addition and the removal of listeners may throw.
 run(async () => {

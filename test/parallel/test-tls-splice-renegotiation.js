@@ -350,3 +350,45 @@ for (const [name, make] of Object.entries(streams)) {
     }
   }
 }
+
+// A stop() while the empty write of renegotiate() is under way in a stream of JavaScript,
+// which takes no other write before that is complete.
+for (const role of ['server', 'client']) {
+  for (const isFull of [false, true]) {
+    for (const direction of ['in', 'duplex']) {
+      run(async () => {
+        const { 0: endpoint, 1: other } = await socketPair();
+        const ends = duplexPair({ allowHalfOpen: true });
+        for (const end of ends) {
+          const { _write } = end;
+          end._write = (chunk, encoding, callback) => {
+            Reflect.apply(_write, end, [chunk, encoding, () => setImmediate(setImmediate, callback)]);
+          };
+        }
+        const pair = tlsOver(ends[0], ends[1], { maxVersion: 'TLSv1.2', allowHalfOpen: true });
+        await Promise.all([once(pair.client, 'secureConnect'), once(pair.server, 'secure')]);
+        const socket = pair[role];
+        const peer = pair[role === 'server' ? 'client' : 'server'];
+        peer.resume();
+        const splice = socket.spliceTo({ stream: endpoint, direction, end: false, highWaterMark: 20_000 }).start();
+        if (isFull) {
+          other.pause();
+          peer.write(Buffer.alloc(12 * MiB));
+          await settled(() => socket.bytesRead);
+        }
+        const renegotiated = new Promise((resolve) => {
+          assert.strictEqual(socket.renegotiate({}, common.mustSucceed(resolve)), true);
+        });
+        const stopped = splice.stop();
+        socket.resume();
+        other.resume();
+        await stopped;
+        await renegotiated;
+        socket.write('still there');
+        assert.strictEqual(`${(await once(peer, 'data'))[0]}`, 'still there');
+        for (const end of ends)
+          end.destroy();
+      });
+    }
+  }
+}

@@ -376,6 +376,7 @@ bool TLSSplice::TakeOver(TLSWrap* tls_wrap,
   // If another splice has been released and is yet to resume(), this splice
   // inherits the errors and ends that JS is to be told of.
   if (direction == TLS_SPLICE_DECRYPT && in != nullptr) {
+    BaseObjectPtr<TLSSplice> strong_ref{in};
     in->LeaveResuming();
     if (in->IsHandleClosing()) in->FreePump();
   }
@@ -460,6 +461,14 @@ void TLSSplice::ResumeNow() {
   InternalCallbackScope callback_scope(this);
   // This has called hooks of JS (async_hooks).
   if (!resuming_) return;
+  // A stream of JS takes no write before its empty write is complete, after
+  // which OnDrain() comes here again.
+  awaiting_empty_write_.reset();
+  if (tls_wrap->current_empty_write_ && InOf(*tls_wrap) == this &&
+      !IsLibuvStream(tls_wrap->underlying_stream())) {
+    awaiting_empty_write_ = strong_ref;
+    return;
+  }
   // The queue may have the error of another connection, which SSL_get_error()
   // would take for one of this connection.
   ERR_clear_error();
@@ -522,6 +531,7 @@ void TLSSplice::TakeOverEnd(const tls_splice_actions& actions) {
 
 void TLSSplice::LeaveResuming() {
   if (!resuming_) return;
+  awaiting_empty_write_.reset();
   if (connection_->in == this)
     SetSplice(resuming_.get(), TLS_SPLICE_DECRYPT, nullptr);
   resuming_.reset();
@@ -685,10 +695,10 @@ bool TLSSplice::IsDirect() const {
   return IsLibuvStream(lower());
 }
 
-bool TLSSplice::IsUnreadEnd(StreamBase* stream,
-                            ssize_t nread,
-                            const uv_buf_t& buf) {
-  return nread == UV_EOF && buf.base == nullptr && IsLibuvStream(stream);
+bool TLSSplice::IsDoubtfulEnd(ssize_t nread,
+                              const uv_buf_t& buf,
+                              uint64_t reading_since) const {
+  return nread == UV_EOF && buf.base == nullptr && reading_since == turn();
 }
 
 std::shared_ptr<TLSSplice::Connection> TLSSplice::ConnectionOf(
@@ -788,6 +798,7 @@ void TLSSplice::Close(Local<Value> close_callback) {
 }
 
 void TLSSplice::OnDestroySSL() {
+  BaseObjectPtr<TLSSplice> strong_ref{this};
   LeaveResuming();
   if (IsHandleClosing()) FreePump();
   if (spliced_ == 0) return;
@@ -832,10 +843,10 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   const bool is_ours = IsSpliced(TLS_SPLICE_DECRYPT);
   const TLSSplice* in = InOf(*tls_wrap);
   const bool is_of_other = in != nullptr && in->IsSpliced(TLS_SPLICE_DECRYPT);
-  if (IsUnreadEnd(lower(), nread, buf)) {
-    // libuv has stopped reading the stream, as the pump may have ordered.
-    if (in != nullptr && in->reading_ == false) return;
-    if (stream()->ReadStart() == 0) return;
+  if (in != nullptr && IsDirect() &&
+      IsDoubtfulEnd(nread, buf, in->reading_since_) &&
+      stream()->ReadStart() == 0) {
+    return;
   }
   if (!is_ours && (nread >= 0 || had_no_room || is_of_other)) {
     previous_listener_->OnStreamRead(nread, buf);
@@ -902,6 +913,7 @@ bool TLSSplice::IsFlushed(const TLSWrap& tls_wrap) {
 }
 
 void TLSSplice::OnDrain() {
+  if (awaiting_empty_write_) return ResumeNow();
   if (depth_ > 0 || is_flushing_ || (spliced_ & TLS_SPLICE_ENCRYPT) == 0 ||
       !tls_wrap_->ssl_) {
     return;
@@ -939,12 +951,16 @@ void TLSSplice::On(uint32_t event, int value) {
   Apply(Tell(event, value));
 }
 
+uint64_t TLSSplice::turn() const {
+  uv_metrics_t metrics;
+  CHECK_EQ(uv_metrics_info(env()->event_loop(), &metrics), 0);
+  return metrics.loop_count;
+}
+
 // What the splices of an event loop do in one turn of it is bounded. libuv
 // counts a turn after it has called the idle handles, which are `ahead` then.
 void TLSSplice::BeginTurn(uint64_t ahead) {
-  uv_metrics_t metrics;
-  CHECK_EQ(uv_metrics_info(env()->event_loop(), &metrics), 0);
-  Check(tls_splice_begin_turn(metrics.loop_count + ahead));
+  Check(tls_splice_begin_turn(turn() + ahead));
 }
 
 tls_splice_actions TLSSplice::Tell(uint32_t event,
@@ -1242,6 +1258,7 @@ void TLSSplice::FreeNodeBIOs() const {
 
 int TLSSplice::ClearOut() {
   if (resuming_) {
+    if (awaiting_empty_write_ && resuming_->current_empty_write_) return 1;
     BaseObjectPtr<TLSSplice> strong_ref{this};
     BaseObjectPtr<TLSWrap> tls_wrap = resuming_;
     const bool is_failing = GetPumpState().holds_tls_error;
@@ -1356,6 +1373,7 @@ void TLSSplice::SetReading(bool on) {
   reading_ = on;
   // These fail if the stream is closed or has failed, which the pump is told.
   if (on) {
+    reading_since_ = turn();
     stream()->ReadStart();
   } else {
     stream()->ReadStop();

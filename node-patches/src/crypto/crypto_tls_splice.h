@@ -71,15 +71,18 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   }
   // Whether the endpoint is not going to be read any more.
   bool IsOutOver() const { return (GetPumpState().outcome & kOutOver) != 0; }
-  // Whether libuv reports the end of a stream that it has not read, since a
-  // read(2) would have had a buffer. libuv 1.52 and later take a hang-up
-  // without POLLIN for the end. But POLLIN is not reported of a stream that
-  // nobody read when libuv began to wait; and if a callback of another handle
-  // has started reading the stream in the meantime, there may be bytes before
-  // the end. So the stream has to be read again, which finds them, or the end.
-  static bool IsUnreadEnd(StreamBase* stream,
-                          ssize_t nread,
-                          const uv_buf_t& buf);
+  // The number of the present turn of the event loop. libuv waits for events
+  // at the beginning of a turn.
+  uint64_t turn() const;
+  // Whether a stream may have bytes before an end that libuv reports.
+  // libuv 1.52 and later take a hang-up without POLLIN for the end, and do not
+  // call read(2), which would need a buffer. But POLLIN is not reported of a
+  // stream that nobody read when libuv waited for events; and the callback of
+  // another handle may have started reading the stream in the same turn. Such a
+  // stream has to be read for another turn, which finds the bytes or the end.
+  bool IsDoubtfulEnd(ssize_t nread,
+                     const uv_buf_t& buf,
+                     uint64_t reading_since) const;
   // Polling the descriptor has found these events.
   void OnPoll(int events);
   // The endpoint can be read or written: these events were waited for.
@@ -275,6 +278,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // Whether the stream below is being read. This is not known at first: JS may
   // have been reading it or not.
   std::optional<bool> reading_;
+  uint64_t reading_since_ = 0;  // The turn in which the splice started that.
   // The event loop has called this, so that no call into OpenSSL or into a
   // stream is under way.
   bool on_top_ = false;
@@ -283,6 +287,9 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   bool has_close_notify_ = false;
   // The TLSWrap that JS has again, from release() until resume() is done.
   BaseObjectPtr<TLSWrap> resuming_;
+  // This splice, which JS may have closed, while ResumeNow() waits for the
+  // empty write of the TLSWrap.
+  BaseObjectPtr<TLSSplice> awaiting_empty_write_;
   uint64_t last_activity_ = 0;
 };
 

@@ -129,6 +129,7 @@ void StreamEndpoint::Await(int events) {
   is_reading_ = is_source;
   // A stream that is closing cannot be read; JS says that it has closed.
   if (is_source) {
+    reading_since_ = splice_->turn();
     base()->ReadStart();
   } else {
     base()->ReadStop();
@@ -153,9 +154,9 @@ void StreamEndpoint::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
     if (!is_reading_) base()->ReadStop();
     return;
   }
-  if (TLSSplice::IsUnreadEnd(base(), nread, buf)) {
-    // libuv has stopped reading the stream, as the pump may have ordered.
-    if (!is_reading_ || base()->ReadStart() == 0) return;
+  if (splice_->IsDoubtfulEnd(nread, buf, reading_since_) &&
+      base()->ReadStart() == 0) {
+    return;
   }
   BaseObjectPtr<TLSSplice> strong_ref{splice_};
   // After an end or an error libuv has stopped.

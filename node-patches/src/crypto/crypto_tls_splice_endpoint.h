@@ -141,6 +141,7 @@ class StreamEndpoint final : public TLSSpliceEndpoint, public StreamListener {
 
   bool is_held_ = false;
   bool is_reading_ = false;
+  uint64_t reading_since_ = 0;  // The turn in which reading was started.
   bool is_closed_ = false;
   bool has_ended_ = false;
   // The write of WriteByte(): `is_writing_` inside of that call, `pending_`

@@ -228,7 +228,7 @@ class TLSSplice extends EventEmitter {
     this.#directions = kDirections[options.direction];
     this.#endsOther = options.end;
     // Most upgrades come with an empty one, which nothing has to wait for.
-    this.#head = options.head?.byteLength > 0 ? options.head : undefined;
+    this.#head = options.head?.length > 0 ? options.head : undefined;
     this.#signal = options.signal;
     this.#endpoint = createEndpoint(native, this, options);
     native.onchange = () => this.#update();
@@ -808,7 +808,9 @@ class TLSSplice extends EventEmitter {
     this.#head = undefined;
     this.#stopWriting();
     this.#endpoint.unguard();
-    this.#reader.unshift(head);
+    // The user may have transferred the memory.
+    if (head.length > 0)
+      this.#reader.unshift(head);
   }
 
   #giveBackOut() {

@@ -6,18 +6,22 @@
 // internal/tls/splice.
 
 const {
+  DataViewPrototypeGetBuffer, DataViewPrototypeGetByteLength, DataViewPrototypeGetByteOffset,
   Error, ObjectAssign, ObjectIsExtensible, ObjectKeys, PromiseWithResolvers, SafeWeakSet,
-  Symbol,
+  Symbol, TypedArrayPrototypeGetBuffer, TypedArrayPrototypeGetByteLength,
+  TypedArrayPrototypeGetByteOffset,
 } = primordials;
 
 const { closeSync } = require('fs');
 const { Stream } = require('stream');
 const net = require('net');
 const { Buffer } = require('buffer');
+const { FastBuffer } = require('internal/buffer');
 const { clearTimeout, setImmediate, setTimeout } = require('timers');
 const { getValidatedFd } = require('internal/fs/utils');
 const { kTakeover } = require('internal/net');
 const { getLazy, kEmptyObject } = require('internal/util');
+const { isDataView } = require('internal/util/types');
 const { kBoundSession, kSession } = require('internal/stream_base_commons');
 const {
   Reader, Takeover, Writer, end, guarded,
@@ -240,6 +244,20 @@ function validateArguments(socket, target, options) {
   return validateAll(socket, endpoint, options);
 }
 
+// Returns a Buffer with the memory of a typed array or a DataView, whatever properties of
+// its own that has.
+function bufferOf(view, name) {
+  try {
+    return isDataView(view) ?
+      new FastBuffer(DataViewPrototypeGetBuffer(view), DataViewPrototypeGetByteOffset(view),
+                     DataViewPrototypeGetByteLength(view)) :
+      new FastBuffer(TypedArrayPrototypeGetBuffer(view), TypedArrayPrototypeGetByteOffset(view),
+                     TypedArrayPrototypeGetByteLength(view));
+  } catch {
+    throw new ERR_INVALID_ARG_VALUE(name, view, 'has an ArrayBuffer that is detached or too short');
+  }
+}
+
 // Arguments come first, in the order in which they are documented, and then the states of
 // the sockets.
 function validateAll(socket, endpoint, options) {
@@ -274,7 +292,8 @@ function validateAll(socket, endpoint, options) {
   const validated = {
     __proto__: null,
     ...endpoint,
-    direction, autoClose, end, framing, maxPacketSize, head, highWaterMark, signal,
+    direction, autoClose, end, framing, maxPacketSize, highWaterMark, signal,
+    head: head === undefined ? undefined : bufferOf(head, 'options.head'),
   };
   const { name, stream } = endpoint;
   if (socket._handle)
@@ -586,9 +605,7 @@ async function closeTarget(socket, target) {
     endpoint = new FileHandleEndpoint(null, splice, { __proto__: null, file: target, autoClose: true });
   else if (target instanceof net.Socket)
     endpoint = new Endpoint(null, splice, { __proto__: null, stream: target, autoClose: true });
-  else if (target instanceof Stream)
-    guarded(() => target.destroy?.());
-  if (endpoint === undefined)
+  else
     return;
   endpoint.closeNow();
   const timer = setTimeout(resolve, kStopTimeout);

@@ -770,8 +770,7 @@ class Reader {
     if (socket.destroyed || socket.readableEnded)
       return;
     if (handle && socket[kBuffer]) {
-      const { buffer, byteOffset, byteLength } = bytes;
-      handle.reading = this.#giveToCallback(new FastBuffer(buffer, byteOffset, byteLength), handle.reading);
+      handle.reading = this.#giveToCallback(bytes, handle.reading);
     } else {
       guarded(() => socket.unshift(bytes));
     }
