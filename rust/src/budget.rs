@@ -162,14 +162,15 @@ pub enum Admission {
 ///
 /// Work is counted in bytes, and each call that moves bytes counts as
 /// [`Call::least_work`] of them at least. So a budget is spent after a bounded number of
-/// calls, however little each of them moves.
+/// calls, however little each of them moves. If more ciphertext was taken in than cleartext was
+/// made of it, the ciphertext is the work: a peer may pad its records.
 #[derive(Clone, Debug)]
 pub struct Budget {
     /// The turn that the share and the work are those of; `None` before the first one.
     turn: Option<u64>,
     share: usize,
     spent: usize,
-    /// How much of `spent` the event loop knows of.
+    /// How much of [`Budget::work`] the event loop knows of.
     settled: usize,
     /// How much ciphertext was read, in bytes, of which OpenSSL may make less cleartext.
     taken_in: usize,
@@ -231,8 +232,8 @@ impl Budget {
         if self.turn == Some(now.turn) {
             return now;
         }
-        if self.spent > 0 {
-            self.is_busy = self.spent >= BUSY;
+        if self.work() > 0 {
+            self.is_busy = self.work() >= BUSY;
         }
         let paused = self
             .turn
@@ -290,10 +291,17 @@ impl Budget {
 
     /// How many bytes more are work for this turn.
     pub fn left(&self) -> usize {
-        self.share.saturating_sub(self.spent.max(self.taken_in))
+        self.share.saturating_sub(self.work())
     }
 
-    /// Whether it is time to let the event loop turn.
+    /// The work that the direction has done in its turn, in bytes. Decrypting a record costs what
+    /// its ciphertext is long, however little cleartext is in the record.
+    fn work(&self) -> usize {
+        self.spent.max(self.taken_in)
+    }
+
+    /// Whether it is time to let the event loop turn. What was taken in does not count here: the
+    /// direction is to decrypt and to deliver that.
     pub fn is_spent(&self) -> bool {
         self.spent >= self.share
     }
@@ -312,7 +320,7 @@ impl Budget {
 
     /// Lets the event loop know of the work. To be called when the direction pauses.
     pub fn settle(&mut self) {
-        if self.spent < BUSY || self.settled == self.spent {
+        if self.work() < BUSY || self.settled == self.work() {
             return;
         }
         let mut now = LOOP.get();
@@ -320,8 +328,8 @@ impl Budget {
             self.is_counted = true;
             now.busy += 1;
         }
-        let work = self.spent - self.settled;
-        self.settled = self.spent;
+        let work = self.work() - self.settled;
+        self.settled = self.work();
         self.clock += work as u64;
         now.work += work;
         LOOP.set(now);

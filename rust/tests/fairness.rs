@@ -15,9 +15,16 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use common::{connect, Tls, TLS1_3};
+use libc::c_int;
+use openssl_sys::SSL;
 use tls_splice::endpoint::Endpoint;
 use tls_splice::inbound::InboundStep;
 use tls_splice::splice::{Direction, Splice};
+
+// What openssl-sys lacks.
+extern "C" {
+    fn SSL_set_block_padding(ssl: *mut SSL, block_size: usize) -> c_int;
+}
 
 /// What the busy splices may move together in one turn.
 const PER_TURN: usize = 1 << 21;
@@ -69,12 +76,15 @@ fn ends(kind: Kind, direction: Direction) -> (OwnedFd, File) {
 
 /// A splice that always has something to move, and room for it.
 struct Busy {
-    kind: Kind,
     direction: Direction,
     splice: Splice,
     ours: Tls,
     peer: Tls,
     far: File,
+    /// What the peer writes at once, for the inbound direction.
+    cleartext: Vec<u8>,
+    /// How many bytes the stream below has given.
+    taken_in: usize,
     /// Ciphertext that the stream below has, for the inbound direction.
     wire: VecDeque<u8>,
     /// How many bytes of `wire` the stream below gives in one turn at most, as a TCP connection
@@ -97,16 +107,30 @@ impl Busy {
             assert!(unsafe { splice.attach(direction, ours.0) });
         }
         Busy {
-            kind,
             direction,
             splice,
             ours,
             peer,
             far,
+            cleartext: match kind {
+                Kind::Datagrams => {
+                    let len = (PACKET as u16).to_be_bytes();
+                    [&len[..], &vec![7; PACKET]].concat().repeat(8)
+                }
+                Kind::Pipe | Kind::Socket => vec![7; PACKET * 8],
+            },
+            taken_in: 0,
             wire: VecDeque::new(),
             window: 2 * HIGH_WATER_MARK,
             is_paused: false,
         }
+    }
+
+    /// Lets the peer send records that are as long as can be, each with one byte of cleartext.
+    fn pad_records(&mut self) {
+        self.cleartext = vec![7];
+        let set = unsafe { SSL_set_block_padding(self.peer.0, MAX_RECORD) };
+        assert_eq!(set, 1);
     }
 
     /// Fills what the splice reads from, and empties what it writes to.
@@ -114,12 +138,7 @@ impl Busy {
         match self.direction {
             Direction::Inbound => {
                 while self.wire.len() < self.window {
-                    let mut bytes = vec![7; PACKET * 8];
-                    if self.kind == Kind::Datagrams {
-                        let len = (PACKET as u16).to_be_bytes();
-                        bytes = [&len[..], &vec![7; PACKET]].concat().repeat(8);
-                    }
-                    assert!(self.peer.write(&bytes));
+                    assert!(self.peer.write(&self.cleartext));
                     self.wire.extend(self.peer.take(usize::MAX));
                 }
                 self.until_it_would_block(|far| far.read(&mut [0; 65536]));
@@ -177,6 +196,7 @@ impl Busy {
                 *byte = from;
             }
             window -= n;
+            self.taken_in += n;
             self.splice.commit(n);
             if n == 0 || self.decrypt() || n < lent {
                 return;
@@ -266,6 +286,44 @@ fn reads_that_are_short_count_as_others_do() {
             assert!(*most <= MOST_IN_A_TURN + 200 * MAX_RECORD, "{what}");
             let mean = moved.iter().sum::<usize>() / moved.len();
             assert!((PER_TURN / 3..=MOST_IN_A_TURN).contains(&mean), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_pads_its_records_gets_no_more_than_others() {
+    for every in [1, 2] {
+        let mut splices: Vec<_> = (0..200)
+            .map(|_| Busy::new(Kind::Pipe, Direction::Inbound))
+            .collect();
+        for splice in splices.iter_mut().step_by(every) {
+            splice.pad_records();
+        }
+        // As with other records, in the first turns each splice knows only of some.
+        for _ in 0..16 {
+            turn(&mut splices);
+        }
+        let mut all = vec![0; splices.len()];
+        for _ in 0..32 {
+            splices.iter_mut().for_each(|splice| splice.taken_in = 0);
+            turn(&mut splices);
+            let taken_in: usize = splices.iter().map(|splice| splice.taken_in).sum();
+            assert!(taken_in <= MOST_IN_A_TURN, "1 of {every}: {taken_in} bytes");
+            for (sum, splice) in all.iter_mut().zip(&splices) {
+                *sum += splice.taken_in;
+            }
+        }
+        let mean = all.iter().sum::<usize>() / all.len();
+        assert!(
+            mean >= 32 * PER_TURN / 2 / all.len(),
+            "1 of {every}: {mean}"
+        );
+        for taken_in in all {
+            let range = mean / 2..=mean * 2;
+            assert!(
+                range.contains(&taken_in),
+                "1 of {every}: {taken_in}, {mean}"
+            );
         }
     }
 }
