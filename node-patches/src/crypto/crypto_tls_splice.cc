@@ -1241,12 +1241,15 @@ void TLSSplice::ScheduleTurn() {
 // for reading, as a rule, which is more than all else that an idle connection
 // has. The next write to the NodeBIO allocates again.
 //
-// Nobody has a pointer into an empty NodeBIO. libuv asks for memory of a
-// NodeBIO and reads into that memory without calling anybody in between, and
-// ciphertext that libuv is writing stays in the NodeBIO until it is written.
+// Nobody has a pointer into a NodeBIO that is freed here. From the time that
+// the pump has its BIO, OnStreamAlloc() lends no memory of the NodeBIO for
+// reading. Before that time, libuv may have asked for such memory and not have
+// read into that memory yet: in between, libuv accepts a handle that comes over
+// an IPC pipe, which calls hooks of JS (async_hooks). Ciphertext that libuv is
+// writing stays in the NodeBIO until it is written.
 void TLSSplice::FreeNodeBIOs() const {
   if (spliced_ == 0 || !tls_wrap_->ssl_ || !IsDirect()) return;
-  if (IsSpliced(TLS_SPLICE_DECRYPT)) {
+  if (rbio_attached_) {
     NodeBIO* enc_in = NodeBIO::FromBIO(tls_wrap_->enc_in_);
     enc_in->FreeIfEmpty();
     // After the splice, what libuv reads follows what the pump has given back.
