@@ -32,15 +32,15 @@ pub struct Connection {
     unsent: Cell<Unsent>,
 }
 
-/// How many bytes of OpenSSL's answers to KeyUpdates may wait for the stream below: the answers
-/// to some 2,400. BoringSSL allows 32 KeyUpdates in a row (kMaxKeyUpdates).
+/// How many bytes of OpenSSL's answers, to KeyUpdates or to HelloRequests, may wait for the stream
+/// below: the answers to some 2,400 KeyUpdates. BoringSSL allows 32 in a row (kMaxKeyUpdates).
 const MOST_ANSWERS: usize = 64 * 1024;
 
 /// The ciphertext that waited for the stream below when a pump had run, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Unsent {
     pending: usize,
-    /// How much of it OpenSSL has written by itself, inside of `SSL_read`.
+    /// How much of it OpenSSL has written by itself, inside of `SSL_read`, but for handshakes.
     answers: usize,
 }
 
@@ -360,8 +360,12 @@ impl Call<'_> {
         unsafe { self.carry_out(orders) };
     }
 
-    /// Runs the inbound pump. Bounds what waits of the messages that OpenSSL writes by itself,
-    /// inside of `SSL_read`.
+    /// Runs the inbound pump. While the outbound direction is spliced, too, this bounds what waits
+    /// of the messages that OpenSSL writes by itself, inside of `SSL_read`. There is no such bound
+    /// while JavaScript has one of the directions: if it writes, what waits is not known to be
+    /// answers, and if it reads, `SSL_read` is called by TLSWrap, as without a splice. In the
+    /// latter case a full stream below makes the outbound pump pause, as it does for other
+    /// ciphertext.
     ///
     /// # Safety
     /// As for [`Call::handle`].
@@ -377,16 +381,22 @@ impl Call<'_> {
         let before = unsent
             .get()
             .after_flush(unsafe { session::pending_ciphertext(self.ssl) });
-        // SAFETY: by the contract above.
-        if before.answers > MOST_ANSWERS && unsafe { session::answers_without_bound(self.ssl) } {
-            self.splice.give_up(session::TOO_MANY_ANSWERS);
+        if before.answers > MOST_ANSWERS {
+            // SAFETY: by the contract above.
+            let end = unsafe { session::too_many_answers(self.ssl) };
+            self.splice.give_up(end);
         }
         // SAFETY: passed on.
         let outcome = unsafe { self.splice.run_inbound(self.ssl, self.cancelled) };
         if !self.cancelled.get() {
             // SAFETY: by the contract above; the call was not cancelled.
             let pending = unsafe { session::pending_ciphertext(self.ssl) };
-            let answers = before.answers + pending.saturating_sub(before.pending);
+            // SAFETY: as above.
+            let written = match unsafe { session::is_answering_handshake(self.ssl) } {
+                true => 0,
+                false => pending.saturating_sub(before.pending),
+            };
+            let answers = before.answers + written;
             unsent.set(Unsent { pending, answers });
         }
         outcome
@@ -489,11 +499,12 @@ pub unsafe fn begin_wait(splice: &mut Splice, connection: &Connection, ssl: *mut
 #[cfg(all(test, target_os = "linux"))]
 #[allow(clippy::undocumented_unsafe_blocks)]
 mod tests {
+    use std::ffi::CStr;
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
     use crate::budget;
-    use crate::common::{connect, Tls, TLS1_3};
+    use crate::common::{connect, Tls, TLS1_2, TLS1_3};
     use crate::endpoint::{Endpoint, VnetDevice};
     use crate::frame::Framing;
     use crate::offload::header::{ByteOrder, Layout};
@@ -512,11 +523,14 @@ mod tests {
 
     impl Rig {
         fn new() -> Rig {
+            Rig::over(connect(TLS1_3, true))
+        }
+
+        fn over((ours, peer): (Tls, Tls)) -> Rig {
             let (near, far) = UnixDatagram::pair().unwrap();
             near.set_nonblocking(true).unwrap();
             let layout = Layout::new(HEADER, ByteOrder::NATIVE).unwrap();
             let endpoint = Endpoint::Vnet(VnetDevice::over(near.into(), layout));
-            let (ours, peer) = connect(TLS1_3, true);
             let mut rig = Rig {
                 ours,
                 peer,
@@ -607,6 +621,16 @@ mod tests {
         rig.on(Event::Turn);
     }
 
+    /// OpenSSL's text for the error that has ended what the peer sends.
+    fn error_text(rig: &Rig) -> &CStr {
+        match rig.splice.cleartext_end() {
+            Some(session::Cause::Error(error)) => unsafe {
+                CStr::from_ptr(openssl_sys::ERR_reason_error_string(error))
+            },
+            end => panic!("{end:?}"),
+        }
+    }
+
     #[test]
     fn answers_to_key_updates_that_the_peer_does_not_read_end_the_connection() {
         let mut rig = Rig::new();
@@ -617,6 +641,7 @@ mod tests {
             count += 1;
         }
         assert!((3..=5).contains(&count));
+        assert_eq!(error_text(&rig), c"too many key updates");
     }
 
     #[test]
@@ -642,5 +667,37 @@ mod tests {
             read_key_updates(&mut rig, 1000);
         }
         assert_eq!(rig.splice.cleartext_end(), None);
+    }
+    /// Reads so many requests of the peer to renegotiate: HelloRequests, or a ClientHello.
+    fn read_renegotiations(rig: &mut Rig, count: usize) {
+        for _ in 0..count {
+            rig.peer.renegotiate();
+        }
+        rig.ours.give(&rig.peer.take(usize::MAX));
+        rig.on(Event::Turn);
+    }
+
+    #[test]
+    fn refusals_to_renegotiate_that_the_peer_does_not_read_end_the_connection() {
+        let mut rig = Rig::over(connect(TLS1_2, false));
+        rig.ours.refuse_renegotiation();
+        let mut count = 0;
+        while rig.splice.cleartext_end().is_none() {
+            assert!(rig.ours.pending() <= MOST_ANSWERS + 1000 * 40);
+            read_renegotiations(&mut rig, 1000);
+            count += 1;
+        }
+        assert!((3..=5).contains(&count));
+        assert_eq!(error_text(&rig), c"no renegotiation");
+    }
+
+    #[test]
+    fn what_belongs_to_a_renegotiation_does_not_count() {
+        for ours_is_server in [false, true] {
+            let mut rig = Rig::over(connect(TLS1_2, ours_is_server));
+            read_renegotiations(&mut rig, 1);
+            assert!(rig.ours.pending() > 0);
+            assert_eq!(rig.connection.unsent.get().answers, 0);
+        }
     }
 }

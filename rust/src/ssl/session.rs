@@ -127,6 +127,11 @@ const FAILED_BEFORE: c_ulong = ffi::ERR_PACK(LIB_SSL, 0, 207);
 /// error, and does not raise it.
 const TOO_MANY_KEY_UPDATES: c_ulong = ffi::ERR_PACK(LIB_SSL, 0, 132);
 
+/// The error of a peer of TLS 1.2 that asks for renegotiation again and again, and does not read
+/// that this is refused: SSL_R_NO_RENEGOTIATION, which is also the name of the alert that OpenSSL
+/// answers with, each time.
+const NO_RENEGOTIATION: c_ulong = ffi::ERR_PACK(LIB_SSL, 0, 339);
+
 fn clamp(len: usize) -> c_int {
     c_int::try_from(len).unwrap_or(c_int::MAX)
 }
@@ -175,21 +180,35 @@ unsafe fn end_of(ssl: *mut SSL, ret: c_int) -> End {
     End { ret, cause }
 }
 
-/// How the cleartext ends if the peer asks for too many KeyUpdates.
-pub const TOO_MANY_ANSWERS: End = End {
-    ret: -1,
-    cause: Cause::Error(TOO_MANY_KEY_UPDATES),
-};
-
-/// Whether `SSL_read` may write one message after the other although the peer reads nothing: it
-/// answers each KeyUpdate of TLS 1.3 that asks for that. In TLS 1.2 only a handshake makes it
-/// write, and the peer has to read before it can begin another one.
+/// How the cleartext ends if the peer makes `SSL_read` write one message after the other, and reads
+/// none of them: with TLS 1.3 it asks for KeyUpdates, and with TLS 1.2 for the renegotiation that
+/// SSL_OP_NO_RENEGOTIATION forbids.
 ///
 /// # Safety
 /// `ssl` must be valid.
-pub unsafe fn answers_without_bound(ssl: *const SSL) -> bool {
+pub unsafe fn too_many_answers(ssl: *const SSL) -> End {
     // SAFETY: by the contract above.
-    unsafe { ffi::SSL_version(ssl) == ffi::TLS1_3_VERSION }
+    let error = match unsafe { ffi::SSL_version(ssl) } {
+        ffi::TLS1_3_VERSION => TOO_MANY_KEY_UPDATES,
+        _ => NO_RENEGOTIATION,
+    };
+    End {
+        ret: -1,
+        cause: Cause::Error(error),
+    }
+}
+
+/// Whether what `SSL_read` has just written belongs to a handshake that is under way. That is long
+/// if certificates are among it, but the peer has to read it before it can begin another handshake.
+///
+/// This is never so with TLS 1.3, which has no handshake after the first one. There, `SSL_in_init`
+/// is also true while a KeyUpdate has arrived in part, and the peer would choose what counts.
+///
+/// # Safety
+/// `ssl` must be valid.
+pub unsafe fn is_answering_handshake(ssl: *mut SSL) -> bool {
+    // SAFETY: by the contract above.
+    unsafe { ffi::SSL_version(ssl) != ffi::TLS1_3_VERSION && is_renegotiating(ssl) }
 }
 
 /// SSL_write(3) of `bytes`, which must not be empty. After [`Write::Want`] the

@@ -31,6 +31,7 @@ use tls_splice::stats::Stats;
 extern "C" {
     pub fn SSL_key_update(ssl: *mut SSL, kind: c_int) -> c_int;
     pub fn SSL_renegotiate(ssl: *mut SSL) -> c_int;
+    fn SSL_set_options(ssl: *mut SSL, options: u64) -> u64;
     pub fn SSL_set_info_callback(
         ssl: *mut SSL,
         callback: Option<unsafe extern "C" fn(*const SSL, c_int, c_int)>,
@@ -244,6 +245,19 @@ impl Tls {
             assert_eq!(SSL_key_update(self.0, request.into()), 1);
             assert_eq!(ossl::SSL_do_handshake(self.0), 1);
         }
+    }
+
+    /// Asks for a renegotiation: a server with a HelloRequest, and a client with a ClientHello.
+    pub fn renegotiate(&self) {
+        unsafe {
+            assert_eq!(SSL_renegotiate(self.0), 1);
+            ossl::SSL_do_handshake(self.0);
+        }
+    }
+
+    /// Answers each request for a renegotiation with an alert, and goes on.
+    pub fn refuse_renegotiation(&self) {
+        unsafe { SSL_set_options(self.0, ossl::SSL_OP_NO_RENEGOTIATION) };
     }
 
     /// Sends close_notify.
