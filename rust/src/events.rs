@@ -642,6 +642,10 @@ mod tests {
         }
         assert!((3..=5).contains(&count));
         assert_eq!(error_text(&rig), c"too many key updates");
+        assert_eq!(
+            rig.splice.stats().peak_buffered_out,
+            rig.ours.pending() as u64
+        );
     }
 
     #[test]

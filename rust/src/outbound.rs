@@ -325,7 +325,7 @@ impl Outbound {
     ///
     /// # Safety
     /// `ssl` must be valid.
-    unsafe fn hold(&self, ssl: *mut SSL, context: &mut Context) -> usize {
+    pub unsafe fn hold(&self, ssl: *mut SSL, context: &mut Context) -> usize {
         // SAFETY: by the contract above.
         let pending = unsafe { session::pending_ciphertext(ssl) };
         let unread = context.endpoint.unread();

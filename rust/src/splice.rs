@@ -280,8 +280,15 @@ impl Splice {
         let mut flush = Flush::No;
         if !matches!(step, InboundStep::Stopped | InboundStep::Cancelled) {
             // What OpenSSL answered to a KeyUpdate, a renegotiation or bad records.
-            // SAFETY: by the contract above; the call was not cancelled.
-            if unsafe { session::pending_ciphertext(ssl) } > 0 {
+            let pending = match &self.outbound {
+                // SAFETY: by the contract above; the call was not cancelled.
+                Some(outbound) if !self.is_outbound_released => unsafe {
+                    outbound.hold(ssl, &mut self.context)
+                },
+                // SAFETY: as above.
+                _ => unsafe { session::pending_ciphertext(ssl) },
+            };
+            if pending > 0 {
                 flush = Flush::Yes;
             }
             // Ciphertext arrives while the endpoint is full, too, if the stream that it
