@@ -64,8 +64,10 @@ impl End {
 /// details: it is gone only if bytes that were decrypted before it had to wait.
 ///
 /// Node makes the code of its error from OpenSSL's reason string, and drops an error whose
-/// reason has none. That is a fatal alert with a number that OpenSSL does not know, which
-/// becomes an [`UNKNOWN_ALERT_TYPE`] with the number in its data.
+/// reason has none. A fatal alert with a number that OpenSSL does not know is such an error, and
+/// becomes an [`UNKNOWN_ALERT_TYPE`] with the number in its data. The others are errors of the
+/// system, and of providers without strings. They stay as they are: the socket is destroyed
+/// without them, and the splice ends with ERR_SOCKET_CLOSED.
 pub fn raise(error: c_ulong) {
     let (lib, reason) = (ffi::ERR_GET_LIB(error), ffi::ERR_GET_REASON(error));
     // SAFETY: plain calls on this thread's error queue. The library and reason are
