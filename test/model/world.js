@@ -2056,6 +2056,9 @@ class World {
     const splices = this.#splices.filter(({ handle, state }) => handle !== null && state !== 'idle');
     if (this.#config.endpoint === 'tls' || (this.#sink?.connecting && readableEnded && writableFinished))
       return;
+    // A thread closes a FileHandle.
+    if (this.#config.by === 'file' && splices.some(({ options }) => options.autoClose))
+      return;
     for (let i = 0; i < kTurnsToClose; i++)
       await turn();
     for (const { state } of splices) {
