@@ -266,6 +266,48 @@ fn a_blocking_tcp_socket_stays_blocking_and_never_blocks() {
     assert!(!nonblocking(&twin));
 }
 
+/// poll(2) calls a socket ready as long as something is in its error queue, which no read and
+/// no write takes out.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_socket_does_not_stay_ready_for_its_error_queue() {
+    let _alone = alone();
+    for is_nonblocking in [true, false] {
+        let (near, far) = tcp();
+        near.set_nonblocking(is_nonblocking).unwrap();
+        far.set_nonblocking(true).unwrap();
+        // The rig only reads and writes it.
+        let far = unsafe { UnixStream::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(far)) };
+        let times = libc::SOF_TIMESTAMPING_TX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
+        packets::set_option(
+            &near,
+            libc::SOL_SOCKET,
+            libc::SO_TIMESTAMPING,
+            times as c_int,
+        );
+        let twin = near.try_clone().unwrap();
+        let has_report = || {
+            let mut poll = libc::pollfd {
+                fd: twin.as_raw_fd(),
+                events: 0,
+                revents: 0,
+            };
+            unsafe { libc::poll(&raw mut poll, 1, 0) == 1 && poll.revents & libc::POLLERR != 0 }
+        };
+        let mut rig = Rig::over(Options::default(), near.into(), far);
+        rig.start();
+        rig.peer_write(1000);
+        rig.settle();
+        rig.sink_read(1000);
+        assert_eq!(rig.to_us.at, 1000);
+        rig.settle();
+        assert!(!has_report());
+        rig.source_write(1000);
+        rig.settle();
+        assert_eq!(rig.from_us.at, rig.sent_out.at);
+    }
+}
+
 #[test]
 fn pipes_fifos_and_ttys_keep_their_mode() {
     let _alone = alone();

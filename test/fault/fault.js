@@ -1022,6 +1022,33 @@ async function tlsHangsUp() {
   atSink.check(size, kSeedIn);
 }
 
+// As JavaScript has just begun to read, and gives the rest to a splice.
+async function tlsHangsUpWhenRead() {
+  const { client, server } = await openTLS();
+  const { target: { stream }, other } = await endpoints.unix('in');
+  const { 0: teller, 1: told } = await socketPair('unix');
+  defer(() => { teller.destroy(); told.destroy(); });
+  const atSink = new Receiver();
+  const size = 64 * 1024 + kUnread;
+  server.pause();
+  await send(client, size, { seed: kSeedIn });
+  const done = once(told, 'data').then(() => {
+    atSink.update(server.read(5));
+    return server.spliceTo({ stream, direction: 'in' }).start().finished;
+  });
+  await hangsUp(server, client, () => {
+    assert(server.bytesRead < size);
+    teller.write('now');
+  });
+  receive(other, atSink);
+  const { reason, bytesIn, closeNotify } = await done;
+  assert.strictEqual(reason, 'end');
+  assert.strictEqual(closeNotify, true);
+  assert.strictEqual(bytesIn, size - 5);
+  await atSink.reached(size);
+  atSink.check(size, kSeedIn);
+}
+
 // The endpoint hangs up.
 async function endpointHangsUp(kind) {
   const { 0: a, 1: b } = await socketPair('tcp');
@@ -1066,6 +1093,7 @@ async function endpointHangsUp(kind) {
 }
 
 test('fifo, in: a hang-up under TLS before it is read', tlsHangsUp);
+test('unix, in: a hang-up under TLS that JavaScript has begun to read', tlsHangsUpWhenRead);
 for (const kind of ['unix', 'tcp'])
   test(`${kind}, out: a hang-up of the endpoint before it is read`, () => endpointHangsUp(kind));
 

@@ -697,8 +697,11 @@ bool TLSSplice::IsDirect() const {
 
 bool TLSSplice::IsDoubtfulEnd(ssize_t nread,
                               const uv_buf_t& buf,
-                              uint64_t reading_since) const {
-  return nread == UV_EOF && buf.base == nullptr && reading_since == turn();
+                              std::optional<uint64_t>* doubted_in) const {
+  if (nread != UV_EOF || buf.base != nullptr) return false;
+  const uint64_t now = turn();
+  const std::optional<uint64_t> before = std::exchange(*doubted_in, now);
+  return !before || *before + 1 != now;
 }
 
 std::shared_ptr<TLSSplice::Connection> TLSSplice::ConnectionOf(
@@ -841,10 +844,10 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   // read(2) can fail with ENOBUFS, too: then there is a buffer.
   const bool had_no_room = nread == UV_ENOBUFS && buf.len == 0;
   const bool is_ours = IsSpliced(TLS_SPLICE_DECRYPT);
-  const TLSSplice* in = InOf(*tls_wrap);
+  TLSSplice* in = InOf(*tls_wrap);
   const bool is_of_other = in != nullptr && in->IsSpliced(TLS_SPLICE_DECRYPT);
   if (in != nullptr && IsDirect() &&
-      IsDoubtfulEnd(nread, buf, in->reading_since_) &&
+      IsDoubtfulEnd(nread, buf, &in->doubted_in_) &&
       stream()->ReadStart() == 0) {
     return;
   }
@@ -1376,7 +1379,6 @@ void TLSSplice::SetReading(bool on) {
   reading_ = on;
   // These fail if the stream is closed or has failed, which the pump is told.
   if (on) {
-    reading_since_ = turn();
     stream()->ReadStart();
   } else {
     stream()->ReadStop();

@@ -74,15 +74,19 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // The number of the present turn of the event loop. libuv waits for events
   // at the beginning of a turn.
   uint64_t turn() const;
-  // Whether a stream may have bytes before an end that libuv reports.
-  // libuv 1.52 and later take a hang-up without POLLIN for the end, and do not
-  // call read(2), which would need a buffer. But POLLIN is not reported of a
-  // stream that nobody read when libuv waited for events; and the callback of
-  // another handle may have started reading the stream in the same turn. Such a
-  // stream has to be read for another turn, which finds the bytes or the end.
+  // Whether a stream may have more than an end that libuv reports, and so has
+  // to be read on. `doubted_in` is the turn of the last such doubt.
+  //
+  // An end that read(2) has found comes with the buffer of that call. libuv
+  // concludes others from a hang-up: 1.52 and later if POLLIN is not reported,
+  // which is so, too, if nobody read the stream when libuv waited, and the
+  // callback of another handle has started reading it in the same turn; earlier
+  // versions after a short read(2), which may also have stopped in front of an
+  // error, urgent data or a descriptor. If there are no bytes and no error, the
+  // next turn, in which libuv waits for POLLIN, brings the end again.
   bool IsDoubtfulEnd(ssize_t nread,
                      const uv_buf_t& buf,
-                     uint64_t reading_since) const;
+                     std::optional<uint64_t>* doubted_in) const;
   // Polling the descriptor has found these events.
   void OnPoll(int events);
   // The endpoint can be read or written: these events were waited for.
@@ -278,7 +282,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // Whether the stream below is being read. This is not known at first: JS may
   // have been reading it or not.
   std::optional<bool> reading_;
-  uint64_t reading_since_ = 0;  // The turn in which the splice started that.
+  // The turn in which an end of the stream below was doubted last.
+  std::optional<uint64_t> doubted_in_;
   // The event loop has called this, so that no call into OpenSSL or into a
   // stream is under way.
   bool on_top_ = false;

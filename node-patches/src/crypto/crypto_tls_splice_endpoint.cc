@@ -129,7 +129,6 @@ void StreamEndpoint::Await(int events) {
   is_reading_ = is_source;
   // A stream that is closing cannot be read; JS says that it has closed.
   if (is_source) {
-    reading_since_ = splice_->turn();
     base()->ReadStart();
   } else {
     base()->ReadStop();
@@ -154,7 +153,7 @@ void StreamEndpoint::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
     if (!is_reading_) base()->ReadStop();
     return;
   }
-  if (splice_->IsDoubtfulEnd(nread, buf, reading_since_) &&
+  if (splice_->IsDoubtfulEnd(nread, buf, &doubted_in_) &&
       base()->ReadStart() == 0) {
     return;
   }

@@ -10,6 +10,8 @@
 #include "stream_base.h"
 #include "uv.h"
 
+#include <optional>
+
 namespace node {
 namespace crypto {
 
@@ -141,7 +143,7 @@ class StreamEndpoint final : public TLSSpliceEndpoint, public StreamListener {
 
   bool is_held_ = false;
   bool is_reading_ = false;
-  uint64_t reading_since_ = 0;  // The turn in which reading was started.
+  std::optional<uint64_t> doubted_in_;  // The turn in which its end was.
   bool is_closed_ = false;
   bool has_ended_ = false;
   // The write of WriteByte(): `is_writing_` inside of that call, `pending_`

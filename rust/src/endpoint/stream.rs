@@ -3,7 +3,7 @@
 use libc::c_void;
 
 use super::descriptor::{retry, Descriptor};
-use super::system::{SigpipeGuard, SEND_FLAGS};
+use super::system::{self, SigpipeGuard, SEND_FLAGS};
 use super::{Io, Resume, StreamRead};
 use crate::error::OpenError;
 
@@ -88,12 +88,33 @@ impl Stream {
         let fd = self.descriptor.fd();
         let buf = out.as_mut_ptr().cast::<c_void>();
         // SAFETY: `out` is writable for its length.
-        retry(|| unsafe {
+        let io = retry(|| unsafe {
             match self.transport {
                 Transport::Socket => libc::recv(fd, buf, out.len(), libc::MSG_DONTWAIT),
                 Transport::Other => libc::read(fd, buf, out.len()),
             }
-        })
+        });
+        self.without_reports(io)
+    }
+
+    /// Passes on what a call has returned. If a socket takes or has nothing at present, but
+    /// has something in its error queue, for which poll(2) calls it ready in vain, that is
+    /// dropped.
+    fn without_reports(&self, io: Io) -> Io {
+        if io == Io::WouldBlock && self.transport == Transport::Socket {
+            let fd = self.descriptor.fd();
+            let mut poll = libc::pollfd {
+                fd,
+                events: 0,
+                revents: 0,
+            };
+            // SAFETY: `poll` is valid for the call, which does not wait.
+            if unsafe { libc::poll(&raw mut poll, 1, 0) } == 1 && poll.revents & libc::POLLERR != 0
+            {
+                system::drop_reports(fd);
+            }
+        }
+        io
     }
 
     /// write(2) or send(2), never blocking, without SIGPIPE.
@@ -105,7 +126,8 @@ impl Stream {
         let buf = bytes.as_ptr().cast::<c_void>();
         if self.transport == Transport::Socket {
             // SAFETY: `bytes` is readable for its length.
-            return retry(|| unsafe { libc::send(fd, buf, bytes.len(), SEND_FLAGS) });
+            let io = retry(|| unsafe { libc::send(fd, buf, bytes.len(), SEND_FLAGS) });
+            return self.without_reports(io);
         }
         let _guard = match self.sigpipe {
             Sigpipe::Harmless => None,

@@ -157,7 +157,12 @@ impl Drop for Rig {
     }
 }
 
-pub fn set_option(socket: &UdpSocket, level: libc::c_int, name: libc::c_int, value: libc::c_int) {
+pub fn set_option(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) {
     let set = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
