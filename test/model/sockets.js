@@ -116,11 +116,13 @@ class Sockets {
         return null;
       // The far side may be there before the socket emits 'connect', for which reads and writes
       // of the socket wait.
-      const accepted = Promise.all([
-        once(server, 'connection'), new Promise((resolve) => socket.once('connect', resolve)),
-      ]).then(({ 0: { 0: far } }) => far);
+      const connection = once(server, 'connection').then(({ 0: far }) => far);
+      const connected = new Promise((resolve) => socket.once('connect', resolve));
       find(null);
-      const far = await Promise.race([accepted, gone]);
+      const far = await Promise.race([connected.then(() => connection), gone]);
+      // A splice may destroy the socket when that is connected.
+      if (far === null)
+        connection.then((far) => far.destroy());
       server.close();
       return far;
     };

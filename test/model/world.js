@@ -1712,7 +1712,8 @@ class World {
             fail(`stats.closeNotify is ${closeNotify}`);
           if (partIn !== null && this.#atP !== this.#P.written)
             fail(`reason 'end' after ${this.#atP} bytes of ${this.#P.written}`);
-          if (this.#endpoint?.encrypted && this.#endpoint.destroyed && !this.#endpoint.writableFinished && options.end)
+          // The splice ends it when it has sent everything.
+          if (this.#endpoint?.encrypted && this.#endpoint.destroyed && !this.#endpoint.writableEnded && options.end)
             fail("reason 'end', but the endpoint was destroyed before it had sent everything");
         }
         if (hasOut && !this.#peerMayEnd() && !this.#F.ended && !this.#endpointMayFail())
