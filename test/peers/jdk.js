@@ -78,7 +78,11 @@ async function useClient(make, move, version) {
   client.catch(() => {});
   for (const what of cases) {
     await talk(await path.open(), what);
-    assert.deepStrictEqual(await path.outcome(), { protocol: version }, what);
+    const outcome = await path.outcome();
+    // With TLS 1.2 the JDK closes when it has the end, and pipeline() may still have to send its own.
+    if (move !== 'splice' && version === 'TLSv1.2' && outcome.error === 'EPIPE')
+      delete outcome.error;
+    assert.deepStrictEqual(outcome, { protocol: version }, `${move}, ${what}`);
   }
   await client;
 }
@@ -97,7 +101,7 @@ function useServer(make, move, version) {
   return toServer('localhost', casesOf(move, version), async (port, what) => {
     const path = await make(move, port, version);
     await talk(await path.open(), what);
-    assert.deepStrictEqual(await path.outcome(), { protocol: version }, what);
+    assert.deepStrictEqual(await path.outcome(), { protocol: version }, `${move}, ${what}`);
   });
 }
 
