@@ -6,7 +6,7 @@
 const fs = require('fs');
 const net = require('net');
 const tls = require('tls');
-const { once } = require('events');
+const { on, once } = require('events');
 
 const { kRepo, run, start } = require('../tun/net');
 
@@ -54,6 +54,12 @@ function both(socket) {
   return { readable: socket, writable: socket };
 }
 
+// Gets the connections of a server one after the other, also those that have come before.
+function opener(server, event) {
+  const connections = on(server, event);
+  return async () => both((await connections.next()).value[0]);
+}
+
 async function listen(server) {
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -80,7 +86,7 @@ async function through(move, from, to, options = {}, open = undefined) {
 const toClients = {
   async terminator(move) {
     const server = net.createServer({ allowHalfOpen: true });
-    const open = async () => both((await once(server, 'connection'))[0]);
+    const open = opener(server, 'connection');
     return through(move, 'tls', `tcp:${await listen(server)}`, {}, open);
   },
   async fifos(move) {
@@ -91,7 +97,7 @@ const toClients = {
     const server = tls.createServer({
       key: fs.readFileSync('localhost.key'), cert: fs.readFileSync('localhost.pem'), allowHalfOpen: true,
     });
-    const open = async () => both((await once(server, 'secureConnection'))[0]);
+    const open = opener(server, 'secureConnection');
     return through(move, 'tls', `tls:${await listen(server)}`, {}, open);
   },
 };
