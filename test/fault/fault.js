@@ -977,8 +977,7 @@ function drain(fd, onChunk) {
 // A socket has ended, and the end of its peer waits behind bytes that the splice has not
 // read, since its other side is full: epoll reports a hang-up, and no bytes, of a socket that
 // nobody reads. When the other side has room again, and epoll reports that first, the splice
-// reads the socket before libuv comes to the hang-up. `fill` writes all that the peer of the
-// socket takes.
+// reads the socket before libuv comes to the hang-up. `makeRoom` is called in the turn before.
 async function hangsUp(socket, peer, makeRoom) {
   shim.reverseEvents();
   await settled(() => socket.bytesRead);

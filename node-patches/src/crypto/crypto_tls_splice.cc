@@ -695,9 +695,9 @@ bool TLSSplice::IsDirect() const {
   return IsLibuvStream(lower());
 }
 
-bool TLSSplice::IsDoubtfulEnd(ssize_t nread,
-                              const uv_buf_t& buf,
-                              std::optional<uint64_t>* doubted_in) const {
+bool TLSSplice::DoubtEnd(ssize_t nread,
+                         const uv_buf_t& buf,
+                         std::optional<uint64_t>* doubted_in) const {
   if (nread != UV_EOF || buf.base != nullptr) return false;
   const uint64_t now = turn();
   const std::optional<uint64_t> before = std::exchange(*doubted_in, now);
@@ -846,8 +846,7 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   const bool is_ours = IsSpliced(TLS_SPLICE_DECRYPT);
   TLSSplice* in = InOf(*tls_wrap);
   const bool is_of_other = in != nullptr && in->IsSpliced(TLS_SPLICE_DECRYPT);
-  if (in != nullptr && IsDirect() &&
-      IsDoubtfulEnd(nread, buf, &in->doubted_in_) &&
+  if (in != nullptr && IsDirect() && DoubtEnd(nread, buf, &in->doubted_in_) &&
       stream()->ReadStart() == 0) {
     return;
   }

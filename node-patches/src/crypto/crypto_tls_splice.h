@@ -74,8 +74,9 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // The number of the present turn of the event loop. libuv waits for events
   // at the beginning of a turn.
   uint64_t turn() const;
-  // Whether a stream may have more than an end that libuv reports, and so has
-  // to be read on. `doubted_in` is the turn of the last such doubt.
+  // Doubts an end that libuv reports of a stream: the stream may have more, and
+  // so has to be read on. Returns false if the end is certain. `doubted_in` is
+  // the turn in which an end was doubted last, and is set.
   //
   // An end that read(2) has found comes with the buffer of that call. libuv
   // concludes others from a hang-up: 1.52 and later if POLLIN is not reported,
@@ -84,9 +85,9 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // versions after a short read(2), which may also have stopped in front of an
   // error, urgent data or a descriptor. If there are no bytes and no error, the
   // next turn, in which libuv waits for POLLIN, brings the end again.
-  bool IsDoubtfulEnd(ssize_t nread,
-                     const uv_buf_t& buf,
-                     std::optional<uint64_t>* doubted_in) const;
+  bool DoubtEnd(ssize_t nread,
+                const uv_buf_t& buf,
+                std::optional<uint64_t>* doubted_in) const;
   // Polling the descriptor has found these events.
   void OnPoll(int events);
   // The endpoint can be read or written: these events were waited for.

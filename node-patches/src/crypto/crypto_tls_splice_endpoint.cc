@@ -153,8 +153,7 @@ void StreamEndpoint::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
     if (!is_reading_) base()->ReadStop();
     return;
   }
-  if (splice_->IsDoubtfulEnd(nread, buf, &doubted_in_) &&
-      base()->ReadStart() == 0) {
+  if (splice_->DoubtEnd(nread, buf, &doubted_in_) && base()->ReadStart() == 0) {
     return;
   }
   BaseObjectPtr<TLSSplice> strong_ref{splice_};

@@ -143,7 +143,7 @@ class StreamEndpoint final : public TLSSpliceEndpoint, public StreamListener {
 
   bool is_held_ = false;
   bool is_reading_ = false;
-  std::optional<uint64_t> doubted_in_;  // The turn in which its end was.
+  std::optional<uint64_t> doubted_in_;  // When its end was doubted last.
   bool is_closed_ = false;
   bool has_ended_ = false;
   // The write of WriteByte(): `is_writing_` inside of that call, `pending_`
