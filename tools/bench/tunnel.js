@@ -103,7 +103,9 @@ async function open(row, name) {
   const { 0: listens, 1: connects } = addresses(row);
   const listening = end('a', receiver, listens, 'listen', '192.0.2.1', '4433', ...certificate);
   await listening.next(/^listening/);
-  const connecting = end('b', sender, connects, 'connect', '192.0.2.1', '4433', ...certificate);
+  // A host shows its certificate to the device.
+  const connecting = end('b', sender, connects, 'connect', '192.0.2.1', '4433',
+                         ...(ends[sender].isHost ? certificate : []));
   await Promise.all([listening.next(/^up/), connecting.next(/^up/)]);
   return { sender: connecting, receiver: listening, to: addresses(row)[2] };
 }

@@ -86,9 +86,16 @@ static bool flush(void) {
   return true;
 }
 
+static int usage(void) {
+  fputs("usage: TUN_FD=3 tun-relay [--offload] listen HOST PORT CERT KEY\n"
+        "       TUN_FD=3 tun-relay [--offload] connect HOST PORT\n",
+        stderr);
+  return 2;
+}
+
 static SSL *open_tls(char **args, int count) {
   bool is_server = strcmp(args[0], "listen") == 0;
-  if (count != (is_server ? 5 : 3)) exit(2);
+  if (count != (is_server ? 5 : 3)) exit(usage());
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)atoi(args[2]))};
   if (inet_pton(AF_INET, args[1], &address.sin_addr) != 1) die(args[1]);
   SSL_CTX *ctx = SSL_CTX_new(TLS_method());
@@ -458,7 +465,7 @@ int main(int argc, char **argv) {
   int first = 1;
   bool offload = argc > 1 && strcmp(argv[1], "--offload") == 0;
   if (offload) first = 2;
-  if (argc < first + 3 || !getenv("TUN_FD")) return 2;
+  if (argc < first + 3 || !getenv("TUN_FD")) return usage();
   open_device(offload);
   SSL *ssl = open_tls(argv + first, argc - first);
   puts("up");
