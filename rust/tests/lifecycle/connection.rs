@@ -77,8 +77,8 @@ pub enum Rare {
     Handshake,
     /// `SSL_write` may fail for a reason of its own.
     WriteBreaks,
-    /// Node may cycle at any time, and a pump may panic. JavaScript may leave what it was
-    /// given back to the next splice.
+    /// Node may cycle at any time, a pump may panic, and OpenSSL may call back. JavaScript may
+    /// leave what it was given back to the next splice.
     CyclesAndPanic,
 }
 

@@ -22,7 +22,7 @@ struct Fault {
     worlds: &'static str,
 }
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 15] = [
     Fault {
         what: "A direction moves bytes in the turn in which it was taken over.",
         text: "Direction::Inbound => self.inbound = Inbound::Starting,",
@@ -99,6 +99,12 @@ const FAULTS: [Fault; 14] = [
         what: "What waits for a handshake is not tried again when ciphertext arrives.",
         text: "        match self.waits_for_handshake() {\n            true => Orders::ENCRYPT,",
         with: "        match self.waits_for_handshake() {\n            true => Orders::NONE,",
+        worlds: "singles",
+    },
+    Fault {
+        what: "A call that was cancelled inside of SSL_write is not made again.",
+        text: "            Sending::Paused => Orders::NEXT_TURN,\n            _ => Orders::NONE,",
+        with: "            _ => Orders::NONE,",
         worlds: "singles",
     },
     Fault {

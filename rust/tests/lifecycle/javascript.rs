@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::connection::*;
 use crate::ensure;
 use crate::machine::*;
-use crate::world::World;
+use crate::world::{Callback, World};
 
 /// Directions, as bits.
 pub const IN: u8 = 1;
@@ -95,6 +95,15 @@ impl Handle {
 fn directions_of(bits: u32, inbound: u32, outbound: u32) -> u8 {
     let is = |bit, direction| if bits & bit != 0 { direction } else { 0 };
     is(inbound, IN) | is(outbound, OUT)
+}
+
+/// The directions that do not move anything any more, when the splice has been stopped.
+fn stopped(bits: u32) -> u8 {
+    directions_of(
+        bits,
+        outcome::INBOUND_STOPPED | outcome::INBOUND_OVER,
+        outcome::OUTBOUND_STOPPED | outcome::OUTBOUND_OVER,
+    )
 }
 
 impl Side {
@@ -288,6 +297,44 @@ impl<const N: usize> World<N> {
         true
     }
 
+    /// Whether JavaScript can do this in a callback of OpenSSL, in a call of a pump of the splice
+    /// `h`. `other` is the direction that this pump does not move.
+    pub fn can_call(&self, callback: Callback, s: usize, h: usize, other: u8) -> bool {
+        let side = &self.sides[s];
+        let handle = &side.handles[h];
+        if side.setup.rare != Rare::CyclesAndPanic {
+            return false;
+        }
+        match (callback, handle.state) {
+            // Nobody has the second one of a joined pair.
+            (Callback::Stop, _) if N == 2 => self.sides[0].handles[h].state == JsState::Running,
+            (Callback::Stop, state) => state == JsState::Running,
+            (Callback::GiveBackOther, JsState::Stopping) => {
+                handle.has & stopped(side.bits(h)) & other != 0
+            }
+            (Callback::GiveBackOther, _) => handle.has & handle.ended & other != 0,
+        }
+    }
+
+    /// OpenSSL calls back, and JavaScript does this: see [`World::can_call`].
+    pub fn call(&mut self, callback: Callback, s: usize, h: usize, other: u8) {
+        match callback {
+            Callback::Stop if N == 2 => {
+                self.user_stops(0, h);
+                // JavaScript may run its ticks in the callback, which ends the first splice, and
+                // that stops the second one.
+                if s == 1 {
+                    self.update(0, h);
+                }
+            }
+            Callback::Stop => {
+                self.user_stops(s, h);
+            }
+            Callback::GiveBackOther if other == IN => self.give_back_in(s, h),
+            Callback::GiveBackOther => self.give_back_out(s, h),
+        }
+    }
+
     fn stop_with_failure(&mut self, s: usize, h: usize) {
         reach(Row::EndpointError, outcome::ENDPOINT_FAILED);
         ensure!(
@@ -316,11 +363,7 @@ impl<const N: usize> World<N> {
     }
 
     fn give_back_stopped(&mut self, s: usize, h: usize, bits: u32) {
-        let stopped = directions_of(
-            bits,
-            outcome::INBOUND_STOPPED | outcome::INBOUND_OVER,
-            outcome::OUTBOUND_STOPPED | outcome::OUTBOUND_OVER,
-        );
+        let stopped = stopped(bits);
         if self.sides[s].handles[h].reason == Reason::Stopped {
             reach(
                 Row::Stopped,

@@ -6,6 +6,15 @@ use crate::ensure;
 use crate::javascript::{JsState, IN, OUT};
 use crate::machine::*;
 
+/// What becomes of the next `SSL_write`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writing {
+    /// It comes to its end.
+    Finished,
+    /// A callback of OpenSSL's cancels the call of the pump.
+    Cancelled,
+}
+
 impl Side {
     /// The inbound pump, see rust/src/inbound.rs. `None` if it does nothing.
     pub fn run_inbound(&mut self, h: usize, is_joined: bool) -> Option<(Delivery, Cleartext)> {
@@ -80,7 +89,7 @@ impl Side {
     }
 
     /// The outbound pump, see rust/src/outbound.rs and rust/src/splice.rs.
-    pub fn run_outbound(&mut self, h: usize, is_joined: bool) -> Sending {
+    pub fn run_outbound(&mut self, h: usize, is_joined: bool, writing: Writing) -> Sending {
         let is_stopping = self.handles[h].state == JsState::Stopping;
         ensure!(
             self.starting & OUT == 0 || is_stopping,
@@ -101,6 +110,14 @@ impl Side {
                 }
                 if self.handshake == Handshake::Pending {
                     return Sending::WantsRead;
+                }
+                if writing == Writing::Cancelled {
+                    // OpenSSL may accept the bytes all the same.
+                    if self.setup.budget == Budget::All {
+                        self.unsent = 0;
+                        self.unwritten = true;
+                    }
+                    return Sending::Paused;
                 }
                 if self.read_end == Cleartext::Failed || self.is_write_broken {
                     return self.fail_write(h);

@@ -48,6 +48,7 @@ fn worlds(handles: Handles) -> Vec<World<1>> {
                 sides: [Side::new(setup, tail, 1, buffered)],
                 is_joined: false,
                 resumes_at_once: false,
+                callback: None,
             });
         }
     }
@@ -122,6 +123,7 @@ fn one_way() -> Vec<World<2>> {
                     sides,
                     is_joined: true,
                     resumes_at_once: false,
+                    callback: None,
                 });
             }
         }
@@ -138,6 +140,7 @@ fn both_ways() -> Vec<World<2>> {
                 sides: courses.map(|course| side(Handles::Duplex, budget, course)),
                 is_joined: true,
                 resumes_at_once: false,
+                callback: None,
             });
         }
     }

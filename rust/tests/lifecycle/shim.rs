@@ -5,6 +5,7 @@ use crate::connection::*;
 use crate::ensure;
 use crate::javascript::{JsState, IN, OUT};
 use crate::machine::*;
+use crate::pumps::Writing;
 use crate::world::World;
 
 impl<const N: usize> World<N> {
@@ -117,7 +118,7 @@ impl<const N: usize> World<N> {
 
 impl<const N: usize> World<N> {
     /// The inbound pump has decrypted what it can when it sees that it was cancelled.
-    pub fn interrupt_inbound(&mut self, s: usize, h: usize) {
+    pub fn cancel_inbound(&mut self, s: usize, h: usize) {
         let side = &mut self.sides[s];
         while side.can_decrypt() {
             side.held += side.decrypt_one();
@@ -130,16 +131,26 @@ impl<const N: usize> World<N> {
     }
 
     pub fn encrypt(&mut self, s: usize, h: usize) {
-        let side = &mut self.sides[s];
+        let side = &self.sides[s];
         if side.is_gone {
             return;
         }
-        let sending = match !side.setup.is_direct && side.unwritten {
+        if !side.setup.is_direct && side.unwritten {
             // A stream of JavaScript's has yet to complete a write.
-            true => Sending::Full,
-            false => side.run_outbound(h, N == 2),
+            return self.feed(s, h, Input::Sent(Sending::Full));
+        }
+        let callback = self.callback.filter(|&call| self.can_call(call, s, h, IN));
+        let writing = match callback {
+            Some(_) => Writing::Cancelled,
+            None => Writing::Finished,
         };
+        let sending = self.sides[s].run_outbound(h, N == 2, writing);
+        // The events of the callback are queued until the pump has returned.
         self.feed(s, h, Input::Sent(sending));
+        if let (Some(callback), Sending::Paused) = (callback, sending) {
+            self.callback = None;
+            self.call(callback, s, h, IN);
+        }
     }
 
     /// TLSSplice::Deliver(): whether the inbound pump is to be run again.

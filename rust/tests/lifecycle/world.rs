@@ -23,6 +23,38 @@ pub struct World<const N: usize> {
     /// Within an event: JavaScript takes what it is given back at once, so that the socket
     /// is read again before anything else is given back. Between events this is `false`.
     pub resumes_at_once: bool,
+    /// Within an event: OpenSSL will call back in the next `SSL_write` of a pump. Between events
+    /// this is `None`.
+    pub callback: Option<Callback>,
+}
+
+/// What JavaScript does in a callback of OpenSSL, which is in the middle of a call of a pump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Callback {
+    /// The user stops the splice.
+    Stop,
+    /// JavaScript gives back the other direction of the splice, which has ended or stopped. The
+    /// direction of the pump goes on.
+    GiveBackOther,
+}
+
+/// An event in which the outbound pump runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Trigger {
+    Turn(usize),
+    SourceReady,
+    /// The stream below has given ciphertext: the pump of the other one of a joined pair runs.
+    Read,
+}
+
+impl Trigger {
+    fn what(self) -> What {
+        match self {
+            Trigger::Turn(h) => What::Turn(h),
+            Trigger::SourceReady => What::SourceReady,
+            Trigger::Read => What::Read,
+        }
+    }
 }
 
 /// What can happen to a connection. A number is that of a handle.
@@ -58,8 +90,10 @@ pub enum What {
     EndSource,
     Handshake,
     Stop(usize),
-    /// The user stops the splice in a callback of the `SSL_read` of its pump.
-    StopInside,
+    /// OpenSSL calls back in an `SSL_read` of the inbound pump.
+    InsideRead(Callback),
+    /// OpenSSL calls back in the first `SSL_write` of the event.
+    InsideWrite(Callback, Trigger),
     StopTimer(usize),
     Destroy(bool),
     Gone,
@@ -85,6 +119,9 @@ impl<const N: usize> World<N> {
             What::Destroy(has_error) => return self.user_destroys(s, has_error),
             What::DestroyForFault => return self.destroy_for_fault(s),
             What::BeginOut(h) => return self.begin_out(s, h),
+            What::InsideWrite(callback, trigger) => {
+                return self.inside_write(callback, Event(s, trigger.what()));
+            }
             _ => {}
         }
         if self.sides[s].is_gone {
@@ -129,10 +166,21 @@ impl<const N: usize> World<N> {
             What::Handshake
             | What::HandshakeDone
             | What::NodeCycles
-            | What::StopInside
+            | What::InsideRead(_)
             | What::SslWriteBreaks => self.session(s, what),
             _ => self.endpoint(s, what),
         }
+    }
+
+    /// The event, if a callback of OpenSSL's is called in it.
+    fn inside_write(&mut self, callback: Callback, event: Event) -> bool {
+        let is_rare = |side: &Side| side.setup.rare == Rare::CyclesAndPanic;
+        if !self.sides.iter().any(is_rare) {
+            return false;
+        }
+        self.callback = Some(callback);
+        let has_happened = self.apply(event);
+        has_happened && self.callback.take().is_none()
     }
 
     /// The stream below.
@@ -262,7 +310,7 @@ impl<const N: usize> World<N> {
                 self.node_cycle(s);
                 self.lower_read(s);
             }
-            What::StopInside => {
+            What::InsideRead(callback) => {
                 let Some(h) = side.handle_of(IN) else {
                     return false;
                 };
@@ -270,11 +318,11 @@ impl<const N: usize> World<N> {
                     && side.can_decrypt()
                     && side.held == 0
                     && side.failure[h] == Failure::No;
-                if rare != Rare::CyclesAndPanic || N == 2 || !runs {
+                if !runs || !self.can_call(callback, s, h, OUT) {
                     return false;
                 }
-                self.interrupt_inbound(s, h);
-                return self.user_stops(s, h);
+                self.cancel_inbound(s, h);
+                self.call(callback, s, h, OUT);
             }
             What::NodeCycles => {
                 if rare != Rare::CyclesAndPanic {
@@ -460,7 +508,15 @@ pub fn events(sides: usize) -> Events<Event> {
         Handshake,
         Stop(0),
         Stop(1),
-        StopInside,
+        InsideRead(Callback::Stop),
+        InsideRead(Callback::GiveBackOther),
+        InsideWrite(Callback::Stop, Trigger::Turn(0)),
+        InsideWrite(Callback::Stop, Trigger::Turn(1)),
+        InsideWrite(Callback::Stop, Trigger::SourceReady),
+        InsideWrite(Callback::Stop, Trigger::Read),
+        InsideWrite(Callback::GiveBackOther, Trigger::Turn(0)),
+        InsideWrite(Callback::GiveBackOther, Trigger::SourceReady),
+        InsideWrite(Callback::GiveBackOther, Trigger::Read),
         StopTimer(0),
         StopTimer(1),
         Destroy(false),
