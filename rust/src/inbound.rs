@@ -319,7 +319,7 @@ impl Inbound {
             ),
             Endpoint::Stream(stream) => self.deliver_bytes(stream, *format, stats),
             Endpoint::File(_) | Endpoint::Caller(_) => {
-                match self.track.good(*format, self.held.front()) {
+                match self.track.look_ahead(*format, self.held.front()) {
                     0 => Delivery::OutOfStep,
                     _ => Delivery::Transfer,
                 }
@@ -345,7 +345,7 @@ impl Inbound {
         stats: &mut Stats,
     ) -> Delivery {
         while !self.held.is_empty() {
-            let wanted = self.track.good(format, self.held.front());
+            let wanted = self.track.look_ahead(format, self.held.front());
             if wanted == 0 {
                 return Delivery::OutOfStep;
             }
@@ -382,7 +382,7 @@ impl Inbound {
         if self.is_transferring {
             return &[];
         }
-        let n = self.track.good(format, self.held.front());
+        let n = self.track.look_ahead(format, self.held.front());
         self.is_transferring = n > 0;
         &self.held.front()[..n]
     }
@@ -414,7 +414,7 @@ impl Inbound {
     pub fn pass(&mut self, limit: usize, context: &mut Context) -> Held {
         let stats = &mut context.stats;
         let n = if context.format.has_packets() {
-            let n = self.track.good(context.format, self.held.front());
+            let n = self.track.look_ahead(context.format, self.held.front());
             let n = n.min(limit);
             let bytes = &self.held.front()[..n];
             self.track

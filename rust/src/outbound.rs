@@ -264,7 +264,7 @@ impl Outbound {
             return Some(self.finish(pending));
         }
         let room = room(context, pending, context.unit);
-        if room == 0 || self.must_yield(context) {
+        if room == 0 || self.ask_to_read(context) == Admission::Wait {
             return Some(self.interrupt(context));
         }
         let read = match self.transfer_error.take() {
@@ -305,19 +305,21 @@ impl Outbound {
         None
     }
 
-    /// Whether the source is not to be read in this turn of the event loop (any more). Transfers
-    /// are asked for when they begin.
-    fn must_yield(&mut self, context: &Context) -> bool {
+    /// Asks the budget whether the source may be read now. A transfer asks when it begins.
+    fn ask_to_read(&mut self, context: &Context) -> Admission {
         match context.endpoint {
-            Endpoint::Stream(_) => self.must_wait(),
-            Endpoint::Packets(_) | Endpoint::Vnet(_) => self.budget.begin() == Admission::Wait,
-            Endpoint::File(_) | Endpoint::Caller(_) => false,
+            Endpoint::Stream(_) => self.ask_to_read_bytes(),
+            Endpoint::Packets(_) | Endpoint::Vnet(_) => self.budget.begin(),
+            Endpoint::File(_) | Endpoint::Caller(_) => Admission::Work,
         }
     }
 
-    /// Whether a stream of bytes is not to be read in this turn any more.
-    fn must_wait(&mut self) -> bool {
-        self.budget.begin() == Admission::Wait || self.budget.is_nearly_spent()
+    /// Asks the budget whether a byte stream may be read now.
+    fn ask_to_read_bytes(&mut self) -> Admission {
+        match self.budget.begin() {
+            Admission::Work if self.budget.is_nearly_spent() => Admission::Wait,
+            admission => admission,
+        }
     }
 
     /// Counts what is held as cleartext and as ciphertext, but for bytes from before the
@@ -362,9 +364,9 @@ impl Outbound {
                 return Some(OutboundStep::AfterDrain);
             }
             let n = match intake {
-                Intake::Open => self.next_write(unit, read_limit(room), context.format),
+                Intake::Open => self.prepare_write(unit, read_limit(room), context.format),
                 // What was read before the splice can be more than there is room for.
-                Intake::Shut => self.next_write(unit, usize::MAX, context.format),
+                Intake::Shut => self.prepare_write(unit, usize::MAX, context.format),
             };
             if n == 0 {
                 self.held.replace(Held::default());
@@ -407,10 +409,10 @@ impl Outbound {
         }
     }
 
-    /// Length of the next SSL_write: of the batch of packets, or of at most `limit`
-    /// bytes of a stream; the same as before for one that has begun. 0 if what is next
-    /// is no packet.
-    fn next_write(&mut self, unit: Unit, limit: usize, format: PacketFormat) -> usize {
+    /// Chooses what the next `SSL_write` encrypts, and returns its length: the packets that are
+    /// held become the batch, unless there is one; of a stream it is at most `limit` bytes. An
+    /// `SSL_write` that has begun keeps its length. 0 if what is next is no packet.
+    fn prepare_write(&mut self, unit: Unit, limit: usize, format: PacketFormat) -> usize {
         match (self.begun, unit) {
             (0, Unit::Packets) => {
                 if self.batch == 0 {
@@ -418,7 +420,7 @@ impl Outbound {
                 }
                 self.batch
             }
-            (0, Unit::Bytes) => self.track.good(format, self.held.front()).min(limit),
+            (0, Unit::Bytes) => self.track.look_ahead(format, self.held.front()).min(limit),
             (begun, _) => begun,
         }
     }
@@ -637,7 +639,7 @@ impl Outbound {
         if !self.wants_source() {
             return &mut [];
         }
-        if self.must_wait() {
+        if self.ask_to_read_bytes() == Admission::Wait {
             return &mut [];
         }
         let room = room(context, pending, Unit::Bytes);

@@ -27,8 +27,8 @@ pub enum Unit {
 
 /// Where the packets are in a byte stream whose pieces are not packets.
 ///
-/// The stream passes by in two steps. First [`Track::good`] looks ahead: it finds the
-/// packets in the bytes that are held. Later [`Track::pass`] or [`Track::skip`] takes
+/// The stream passes by in two steps. First [`Track::look_ahead`] finds the packets in the
+/// bytes that are held. Later [`Track::pass`] or [`Track::skip`] takes
 /// note of the bytes that have left the splice.
 ///
 /// Invariant: the bytes that were looked at are those that have left, and the next
@@ -48,10 +48,10 @@ pub struct Track {
 }
 
 impl Track {
-    /// How many bytes at the start of `next` are packets, or the beginning of one.
-    /// `next` is what is held: the same bytes as at the last call, but for those that
-    /// have left since then, and more.
-    pub fn good(&mut self, format: PacketFormat, next: &[u8]) -> usize {
+    /// Looks at the bytes of `next` that are new, and returns how many bytes at the start of
+    /// `next` are packets, or the beginning of one. `next` is what is held: the same bytes as at
+    /// the last call, but for those that have left since then, and more.
+    pub fn look_ahead(&mut self, format: PacketFormat, next: &[u8]) -> usize {
         if format.has_packets() && self.seen < next.len() && self.desync.is_none() {
             if let Err(at) = self.ahead.follow(format, &next[self.seen..], |_| {}) {
                 let seen = self.offset + self.seen as u64;
@@ -77,11 +77,11 @@ impl Track {
         self.ahead.is_at_boundary()
     }
 
-    /// Takes note that `bytes`, which are good ones, have left. `on_packet` is called
-    /// for each packet whose last byte is among them.
+    /// Takes note that `bytes` have left, in which [`Track::look_ahead`] has found nothing wrong.
+    /// `on_packet` is called for each packet whose last byte is among them.
     pub fn pass(&mut self, format: PacketFormat, bytes: &[u8], on_packet: impl FnMut(Packet)) {
         if format.has_packets() {
-            // There is no error in bytes that `good` has approved of.
+            // This cannot fail, since `look_ahead` has followed the same bytes.
             let _ = self.gone.follow(format, bytes, on_packet);
         }
         self.skip(bytes.len());
