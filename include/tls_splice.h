@@ -190,8 +190,8 @@
 #define TLS_SPLICE_ON_RELEASE 13
 
 // Event: JavaScript has the bytes that it was given with TLS_SPLICE_ON_RELEASE, and has had a
-// turn of the event loop for them unless it has read them at once. `value` is not 0 if JavaScript has been told of the end of what
-// the peer sends.
+// turn of the event loop for them unless it has read them at once. `value` is not 0 if
+// JavaScript has been told of the end of what the peer sends.
 #define TLS_SPLICE_ON_RESUME 14
 
 // Event: the `SSL` or the stream below is about to be freed. No later call uses the session.
@@ -334,8 +334,8 @@ struct tls_splice_state {
   // or an end that follows the bytes it was given. TLS_SPLICE_ON_RESUME tells which. The
   // splice must not be freed before.
   bool owes;
-  // A write to the stream below has failed, be it reported yet or not, or the connection
-  // has failed otherwise: TLS_SPLICE_ON_LOWER_WRITE_FAILED would be no news.
+  // A write to the stream below has failed, whether JavaScript knows of that or not, or the
+  // connection has failed otherwise: TLS_SPLICE_ON_LOWER_WRITE_FAILED need not be reported.
   bool has_write_failed;
   // The libuv error code of the write to the stream below with which the connection has
   // failed, or 0.
@@ -399,7 +399,7 @@ struct tls_splice_stats {
   // How many packets the endpoint has refused, which are lost.
   uint64_t drops_in;
   // How many packets from the endpoint were lost, since they do not fit the framing, or
-  // were cut off, or the header that the device has before them says what cannot be.
+  // were cut off, or contradict the header that the device puts before them.
   uint64_t drops_out;
   // How many of `drops_in` were refused with EINVAL.
   uint64_t drops_einval;
@@ -417,8 +417,8 @@ struct tls_splice_stats {
   uint64_t super_packets_in;
   // How many times several packets were read as one from a TUN device with IFF_VNET_HDR.
   uint64_t super_packets_out;
-  // Of how many protocols (TCP, UDP) packets are not written as one any more, since a TUN
-  // device with IFF_VNET_HDR has refused that, and has taken the same packets one by one.
+  // The number of protocols (TCP, UDP) whose packets are not written as one any more, since a
+  // TUN device with IFF_VNET_HDR has refused that, and has taken the same packets one by one.
   uint64_t super_packets_refused;
 };
 
@@ -529,12 +529,13 @@ int tls_splice_push_before(struct tls_splice *splice,
 //
 // What a splice does in one turn is bounded, and depends on how many splices of the event loop
 // are busy. A splice that has done its share goes on in the next turn, and waits for ever if the
-// library is not told of that turn. To be called in each turn before `tls_splice_on`, `tls_splice_alloc` and `tls_splice_begin_transfer`.
+// library is not told of that turn. To be called in each turn before `tls_splice_on`,
+// `tls_splice_alloc` and `tls_splice_begin_transfer`.
 int tls_splice_begin_turn(uint64_t number);
 
 // Tells the splice what has happened, which is one of TLS_SPLICE_ON_*. The splice moves
-// what can be moved, and says in `*actions` what the caller has to do. `value` goes with
-// some events, see there; with others it is 0.
+// what can be moved, and says in `*actions` what the caller has to do. The comment of an event
+// says what `value` is; otherwise it is 0.
 //
 // Events that need the session say so: `ssl` is the session then, and may be NULL with
 // every other event. TLS_SPLICE_EARG if it is NULL and needed.
@@ -627,8 +628,7 @@ int tls_splice_collected(struct tls_splice *splice,
                          size_t *count);
 
 // Drops the first `n` bytes of what `tls_splice_collected` gives, since the stream below has
-// taken them. If `is_all` is false, the stream below takes no more at present: what is left
-// goes to the session's own write BIO, and TLSWrap::EncOut writes it later.
+// taken them.
 //
 // # Safety
 // `splice` is NULL or valid.

@@ -30,8 +30,8 @@ const MOST: usize = 256 * 1024;
 /// Node.js reads at once. A share is a multiple of this.
 const LEAST: usize = 4 * MAX_RECORD;
 
-/// From this much work on, in bytes, a direction was busy in its turn. Directions that do less do
-/// not make the shares smaller.
+/// A direction that does at least this much work in a turn, in bytes, counts as busy. Directions
+/// that do less do not make the shares smaller.
 const BUSY: usize = MAX_RECORD / 2;
 
 /// A direction that has not asked for more turns than this does not count as busy any more.
@@ -44,7 +44,7 @@ struct Loop {
     turn: u64,
     /// How many busy directions have asked, or worked, in this turn.
     busy: usize,
-    /// The same of the two turns before.
+    /// `busy` of the two turns before, the later one first.
     busy_before: [usize; 2],
     /// What busy directions have done in this turn, in bytes.
     work: usize,
@@ -104,8 +104,8 @@ impl Loop {
         self.busy_lately() > PER_TURN / LEAST
     }
 
-    /// How far ahead a clock is to be that begins now. If all of them began at the same time,
-    /// all directions would want to work in the same turn.
+    /// How far ahead of the event loop's clock the clock of a direction begins. If all clocks
+    /// began at the same time, all directions would want to work in the same turn.
     fn stagger(&self) -> u64 {
         const STEPS: usize = PER_TURN / LEAST;
         (self.busy % STEPS * (LEAST / STEPS)) as u64
@@ -117,8 +117,8 @@ impl Loop {
         self.work >= PER_TURN + PER_TURN / 8
     }
 
-    /// Whether a direction with that clock is to work. In a full turn only those do that have
-    /// fallen behind, so that nobody always comes too late for that.
+    /// Whether a direction with that clock is to work. In a full turn only directions that have
+    /// fallen behind do: a direction that is late in each turn would otherwise never work.
     fn admits(&self, clock: u64) -> bool {
         let behind = match self.is_full() {
             true => 2 * LEAST as u64,
@@ -158,7 +158,7 @@ pub enum Admission {
     Wait,
 }
 
-/// The work that one direction has done in a turn, and its share of what a turn allows.
+/// The work that one direction has done in a turn, and its share of the work of the turn.
 ///
 /// Work is counted in bytes, and each call that moves bytes counts as
 /// [`Call::least_work`] of them at least. So a budget is spent after a bounded number of
@@ -166,7 +166,7 @@ pub enum Admission {
 /// made of it, the ciphertext is the work: a peer may pad its records.
 #[derive(Clone, Debug)]
 pub struct Budget {
-    /// The turn that the share and the work are those of; `None` before the first one.
+    /// The turn to which `share`, `spent` and so on belong; `None` before the first one.
     turn: Option<u64>,
     share: usize,
     spent: usize,
@@ -241,12 +241,14 @@ impl Budget {
         if paused > LONG_PAUSE {
             self.is_busy = false;
         }
-        // Who has not asked for some turns had nothing to do: that is not made up for.
+        // A direction that has not asked for more than two turns had nothing to move, and does not
+        // get these turns back.
         if paused > 2 || !self.is_busy || !now.is_crowded() {
             self.clock = now.clock + now.stagger();
         }
-        // What was moved while there was room for all is not to be waited for, and what a slow
-        // peer did not take is made up for in part.
+        // The clock stays within these bounds, so that a direction neither waits long for what it
+        // moved while few others were busy, nor catches up on everything that a slow peer did not
+        // take.
         let (slowest, fastest) = (3 * LEAST as u64, 2 * LEAST as u64);
         self.clock = self
             .clock
@@ -264,7 +266,8 @@ impl Budget {
         now
     }
 
-    /// A direction that did little has little if not all can work in each turn.
+    /// The share of this direction in the present turn. If not all directions can work in each
+    /// turn, a direction that was not busy has a small share.
     fn share_in(&self, now: &Loop) -> usize {
         match self.is_busy || !(now.is_crowded() || now.is_full()) {
             true => share_of(now.busy_lately()),
@@ -336,7 +339,7 @@ impl Budget {
     }
 }
 
-/// The share of each direction if so many are busy.
+/// The share of each direction if `busy` directions are busy.
 fn share_of(busy: usize) -> usize {
     let pieces = PER_TURN / LEAST / busy.max(1);
     (pieces * LEAST).clamp(LEAST, MOST)
@@ -471,7 +474,7 @@ mod tests {
         movers.iter_mut().map(|mover| mover.work(mover.given)).sum()
     }
 
-    /// The same in the next turn.
+    /// Lets the event loop turn, and then each direction move what it may.
     fn turn(movers: &mut [Mover]) -> usize {
         next_turn();
         work(movers)
@@ -481,7 +484,8 @@ mod tests {
         (0..count).map(|_| turn(movers)).collect()
     }
 
-    /// What a turn may come to: who has begun may finish, and some may have fallen behind.
+    /// The most work of a turn: a direction that has begun may use its whole share, and those that
+    /// have fallen behind are admitted, too.
     const MOST_IN_A_TURN: usize = PER_TURN + PER_TURN / 4;
 
     #[test]
@@ -495,7 +499,7 @@ mod tests {
         ] {
             let mut all = movers(count, given);
             for (i, sum) in turns(100, &mut all).into_iter().enumerate() {
-                // In the first turn nobody needs a ticket.
+                // In the first turn no direction is known to be busy, so that all are admitted.
                 let most = MOST_IN_A_TURN + if i == 0 { count * BUSY } else { 0 };
                 assert!(sum <= most, "{count}, turn {i}: {sum}");
             }
@@ -682,7 +686,7 @@ mod tests {
         turns(20, &mut all);
         let mut new = movers(100, usize::MAX);
         assert_eq!(turn(&mut new), 100 * BUSY);
-        // From then on they are as the others.
+        // From then on the new directions are treated like the others.
         let sum = turn(&mut new) + work(&mut all);
         assert!(sum <= MOST_IN_A_TURN, "{sum}");
     }
@@ -709,7 +713,7 @@ mod tests {
         })
         .join()
         .unwrap();
-        // And one that is moved to another loop works there, too.
+        // A direction that is moved to another event loop works there, too.
         std::thread::spawn(move || {
             turns(2, &mut here[1..2]);
             assert_eq!(turn(&mut here[1..2]), MOST);

@@ -40,13 +40,15 @@ const MOST_ANSWERS: usize = 64 * 1024;
 #[derive(Clone, Copy, Debug, Default)]
 struct Unsent {
     pending: usize,
-    /// How much of it OpenSSL has written by itself, inside of `SSL_read`, but for handshakes.
+    /// How many of the `pending` bytes OpenSSL has written of its own accord inside of `SSL_read`,
+    /// handshakes excluded.
     answers: usize,
 }
 
 impl Unsent {
-    /// The same when less is left of it. How the answers lie among the rest is not known: they
-    /// are taken to lie evenly.
+    /// What waits after the stream below has taken some ciphertext, so that `pending` bytes are
+    /// left. Where the answers are among these bytes is not known; they are assumed to be spread
+    /// evenly.
     fn after_flush(self, pending: usize) -> Unsent {
         let answers = match self.pending {
             all if all > pending => (self.answers as u64 * pending as u64 / all as u64) as usize,
@@ -158,10 +160,10 @@ impl Event {
 /// Whether the stream below takes a write now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lower {
-    /// It does.
+    /// The stream below takes a write.
     Ready,
-    /// It does not: this is inside of a write to it, or another write has to complete
-    /// first.
+    /// The stream below takes no write: this is inside of a write to it, or another write has to
+    /// complete first.
     Busy,
 }
 
@@ -347,8 +349,9 @@ impl Call<'_> {
                 self.actions.ssl_ret = ssl_ret;
                 Delivery::Drained
             }
-            // The endpoint may have failed as the source of the other direction. The end of the
-            // stream below is not to overtake what is not decrypted any more.
+            // With `Stopped`, the endpoint may have failed as the source of the other direction.
+            // Nothing more is decrypted then, and the end of the stream below must not be told before
+            // the bytes that are not decrypted.
             InboundStep::Failed(_) | InboundStep::Stopped => Delivery::Failed,
             // Paused, and not stopped: if the queued event concerns the other direction alone,
             // this direction goes on in the next turn.

@@ -172,8 +172,8 @@ pub enum DeviceHeader {
     /// `struct tun_pi` of a TAP device of Linux, without IFF_NO_PI: 16 bits of flags, then
     /// the EtherType that the Ethernet frame has, too.
     PacketInfoEthernet,
-    /// The header of utun of macOS: the address family, as 32 bits, the high byte first. It
-    /// was not tried on a Mac.
+    /// The header of utun of macOS: the address family, as 32 bits, the high byte first. This
+    /// was never tried on a Mac.
     Utun,
 }
 
@@ -252,7 +252,7 @@ pub struct Follower {
     rest: usize,
 }
 
-/// So many bytes of a packet are enough to tell its length.
+/// This many bytes at the start of a packet, framing included, are enough to tell its length.
 const HEAD: usize = 8;
 
 impl Follower {

@@ -52,7 +52,8 @@ pub struct State {
     /// The inbound direction was given back, and JavaScript has yet to be told of an error
     /// or an end that follows the bytes it was given.
     pub owes: bool,
-    /// A write to the stream below has failed, or a failed write would be no news.
+    /// A write to the stream below has failed, or the connection has failed otherwise: a failed
+    /// write need not be reported any more.
     pub has_write_failed: bool,
     /// The libuv error code of the write with which the connection has failed, or 0.
     pub write_error: c_int,

@@ -47,24 +47,24 @@ pub enum InboundStep {
     Cancelled,
 }
 
-/// How far the ciphertext is bounded that the pump can reach in one run.
+/// How much ciphertext there may be for one run of the pump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ciphertext {
-    /// By nothing: it is in Node's BIO.
+    /// Any amount: the ciphertext is in Node's BIO.
     Unbounded,
-    /// By what [`crate::splice::Splice::alloc`] has lent. When the budget is spent, `alloc`
-    /// lends nothing more, so that little ciphertext is left to decrypt.
+    /// As much as [`crate::splice::Splice::alloc`] has lent memory for. When the budget is spent,
+    /// `alloc` lends nothing more, so that little ciphertext is left to decrypt.
     Lent,
 }
 
 /// What the endpoint did at the last delivery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Sink {
-    /// It has taken all that it was given, except for the beginning of a packet whose rest
-    /// is to come.
+    /// The endpoint has taken all that it was given, except for the beginning of a packet whose
+    /// rest is to come.
     #[default]
     Open,
-    /// It takes no more at present.
+    /// The endpoint takes no more at present.
     Full,
 }
 

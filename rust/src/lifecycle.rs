@@ -69,8 +69,7 @@ pub enum LowerEnd {
     /// Reading has failed with this libuv error code.
     ReadFailed(c_int),
     /// A write of the outbound pump's ciphertext has failed with this libuv error code.
-    /// No caller of JavaScript's waits for that write, so that only the splice hears of
-    /// the failure.
+    /// JavaScript does not wait for that write, so that only the splice hears of the failure.
     WriteFailed(c_int),
 }
 
@@ -322,14 +321,14 @@ enum Connection {
 pub struct Lifecycle {
     inbound: Inbound,
     outbound: Outbound,
-    /// The end of what the stream below gives, that nobody has been told of.
+    /// The end of what the stream below gives, as long as nobody has been told of it.
     untold_end: Option<LowerEnd>,
-    /// The stream below has ended. If it were read on, it would end again at once, and so on
-    /// in each turn of the event loop.
+    /// The stream below has ended. If it were read on, it would report its end again in each
+    /// turn of the event loop.
     has_lower_ended: bool,
-    /// The failure of a write to the stream below. It stays known when it has been reported.
+    /// The failure of a write to the stream below, whether it has been reported or not.
     write_failure: Option<LowerEnd>,
-    /// What `SSL_read` has come to, and nobody has been told of if it is a failure.
+    /// What `SSL_read` has come to. It is `Failed` only as long as nobody has been told of that.
     cleartext: Cleartext,
     connection: Connection,
 }
@@ -533,7 +532,7 @@ impl Lifecycle {
             }
             Delivery::Drained => {
                 let orders = self.drained();
-                // Node may have decrypted by itself, and then says nothing of a cycle.
+                // Node may have decrypted of its own accord, and then reports no `Cycled`.
                 let next_turn = self.has_untold_lower_end();
                 Orders {
                     next_turn,
@@ -727,7 +726,8 @@ impl Lifecycle {
         Orders::NONE
     }
 
-    /// The first failure of the connection is the one that is reported.
+    /// The connection has failed, unless it has failed before: the first failure is the one that
+    /// is reported.
     fn fail(&mut self) -> Orders {
         if self.connection == Connection::Alive {
             self.connection = Connection::Failed;
@@ -756,8 +756,8 @@ impl Lifecycle {
         Orders::NONE
     }
 
-    /// Nothing can be sent any more, and why is reported now or later. The failure of the
-    /// endpoint came before and stays what is reported (rule 5).
+    /// Takes note that nothing can be sent any more. Why is reported now or later, except if the
+    /// endpoint has failed before: then that failure is reported (rule 5).
     fn cut_outbound(&mut self) {
         let is_finished = matches!(
             self.outbound,
@@ -860,7 +860,8 @@ impl Lifecycle {
         is_known && self.connection == Connection::Alive
     }
 
-    /// Whether a write to the stream below has failed, or a failed write would be no news.
+    /// Whether a write to the stream below has failed, or the connection has failed otherwise: a
+    /// failed write need not be reported any more.
     pub fn has_write_failed(&self) -> bool {
         self.write_failure.is_some() || self.connection != Connection::Alive
     }
@@ -898,7 +899,7 @@ impl Lifecycle {
         };
         match self.connection {
             Connection::Panicked => own | outcome::TLS_FAILED,
-            // What was finished before is not concerned.
+            // A direction that was finished before the connection has failed is not concerned.
             _ if is_finished => own,
             Connection::Failed | Connection::Gone => own | outcome::TLS_FAILED,
             Connection::Alive if self.is_failing() => own | outcome::TLS_FAILING,

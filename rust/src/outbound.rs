@@ -48,22 +48,22 @@ pub enum OutboundStep {
 /// Whether the source is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intake {
-    /// It is.
+    /// The source is read.
     Open,
-    /// It is not any more. What was read is still encrypted, whether the peer takes it
-    /// or not: OpenSSL may have begun with it, and the source cannot take it back.
+    /// The source is not read any more. What was read is still encrypted, whether the peer takes
+    /// it or not: OpenSSL may have begun with it, and the source cannot take it back.
     Shut,
 }
 
 /// Whether the source gives more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Source {
-    /// It may.
+    /// The source may give more.
     #[default]
     Open,
-    /// It has given its end of file.
+    /// The source has given its end of file.
     Ended,
-    /// It is not read any more, as the caller asked; whether it has ended is not known.
+    /// The source is not read any more, as the caller asked; whether it has ended is not known.
     Left,
 }
 
@@ -101,10 +101,9 @@ pub struct Outbound {
     /// The work since the event loop last turned. A run of the pump ends the turn, except if
     /// the endpoint is a stream of the caller's.
     budget: Budget,
-    /// That the source is not read, since the write BIO is too full, was counted as a
-    /// stall.
+    /// The source is not read, since the write BIO is too full, and this was counted as a stall.
     is_stall_counted: bool,
-    /// How many packets the endpoint had been given when the pump ran the last time.
+    /// How many packets the endpoint had been given by the time that the pump ran last.
     packets_given: u64,
 }
 

@@ -39,7 +39,7 @@ pub struct Stats {
     /// How many packets the endpoint has refused, which are lost.
     pub drops_in: u64,
     /// How many packets from the endpoint were lost, since they do not fit the framing, or
-    /// were cut off, or the header that the device has before them says what cannot be.
+    /// were cut off, or contradict the header that the device puts before them.
     pub drops_out: u64,
     /// How many of `drops_in` were refused with EINVAL.
     pub drops_einval: u64,
@@ -57,8 +57,8 @@ pub struct Stats {
     pub super_packets_in: u64,
     /// How many times several packets were read as one from a TUN device with IFF_VNET_HDR.
     pub super_packets_out: u64,
-    /// Of how many protocols (TCP, UDP) packets are not written as one any more, since a TUN
-    /// device with IFF_VNET_HDR has refused that, and has taken the same packets one by one.
+    /// The number of protocols (TCP, UDP) whose packets are not written as one any more, since a
+    /// TUN device with IFF_VNET_HDR has refused that, and has taken the same packets one by one.
     pub super_packets_refused: u64,
 }
 

@@ -1,6 +1,5 @@
-//! What only a TUN device with super-packets needs. As [`crate::packets`] does for other
-//! packet endpoints, this does as many reads and writes as fit into one turn, and those are
-//! of many packets each.
+//! Like [`crate::packets`], for TUN devices with super-packets: one read or write can carry
+//! many packets.
 
 use std::io::IoSlice;
 
@@ -96,7 +95,7 @@ struct Writer<'a> {
     device: &'a VnetDevice,
     plan: &'a Plan,
     stream: &'a [u8],
-    /// The packets that are not to be written any more: they were, or they are dropped.
+    /// The packets that need not be written any more: they were written, or are dropped.
     delivered: [bool; WINDOW],
     budget: &'a mut Budget,
     stats: &'a mut Stats,
@@ -224,7 +223,7 @@ pub enum Reading {
 /// counted.
 ///
 /// Each read goes to a buffer of its own, so that no super-packet is copied as a whole before
-/// it is split. Only ordinary packets are, which costs little beside a system call for each.
+/// it is split. Ordinary packets are copied, which costs little beside the system call for each.
 pub fn read(
     chunk: &mut Chunk,
     limit: usize,
@@ -235,7 +234,7 @@ pub fn read(
 ) -> Reading {
     let mut read = Chunk::lend(Size::Small);
     let header_len = device.layout().size();
-    // What whole records have left behind: the buffer is filled at its start again.
+    // A part of a record may be left from the last batch: it goes to the start of the buffer.
     chunk.compact();
     while chunk.len() < limit.min(GATHERED) && !budget.is_spent() {
         let bytes = read.spare_for(Unit::Packets);
@@ -319,7 +318,7 @@ impl Rest {
     }
 }
 
-/// How many of `len` bytes are whole records; all if they do not fill one.
+/// `len` rounded down to whole records; `len` itself if it is less than one record.
 pub fn whole_records(len: usize) -> usize {
     match len > MAX_RECORD {
         true => len - len % MAX_RECORD,
@@ -400,8 +399,8 @@ mod tests {
             unsafe { self.splice.run_outbound(self.ours.0, &Cell::new(false)) }.step
         }
 
-        /// What the peer gets, record by record. With it goes the ciphertext that bounds what
-        /// is read.
+        /// What the peer gets, record by record. This empties the write BIO, whose ciphertext
+        /// bounds what is read from the device.
         fn records(&mut self) -> Vec<Vec<u8>> {
             self.peer.give(&self.ours.take(usize::MAX));
             let mut records = Vec::new();
@@ -462,7 +461,7 @@ mod tests {
                 (false, true) => Gso::TcpV6,
             },
             gso_size: size as u16,
-            // Of a packet that is forwarded it is wrong.
+            // The kernel's value is wrong for a packet that is forwarded, and nobody may use it.
             header_len: 0,
             csum_start: spec.transport_at() as u16,
             csum_offset: if spec.is_udp { 6 } else { 16 },

@@ -64,7 +64,7 @@ for (const { 0: under, 1: makeStream } of Object.entries(streams)) {
   for (const { 0: kind, 1: makeSource } of Object.entries(sources)) {
     for (const directions of [['out'], ['duplex'], ['in', 'out'], ['out', 'in']]) {
       for (const { 0: what, 1: act } of Object.entries(actions)) {
-        // JSStreamSocket does not bear an empty write and a shutdown at once.
+        // The FIFO can only be read.
         if (kind === 'fd' && !directions.every((direction) => direction === 'out'))
           continue;
         run(async () => {

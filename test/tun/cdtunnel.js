@@ -234,7 +234,7 @@ module.exports = function(test, work) {
     test(`CDTunnel with ${name} in the tunnel`, async () => {
       const { client } = await connect(ways['TLS-PSK'], { mtu: 1500, early: [garbage], pieces: [1 << 14] });
       assert.strictEqual(await client.exited, 1);
-      assert.match(client.output, /^The data at byte 0 of direction 'in' is not a complete packet$/m);
+      assert.match(client.output, /^The data at byte 0 of direction 'in' is not a valid packet$/m);
     });
   }
 

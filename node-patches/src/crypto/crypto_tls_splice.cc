@@ -113,7 +113,8 @@ StreamBase* LibuvStreamOf(Local<Value> handle) {
   return stream;
 }
 
-// A limit from JS may be larger than size_t, and is none then.
+// Converts a limit from JS. A limit that is larger than any size_t limits
+// nothing.
 size_t LimitOf(Local<Value> value) {
   CHECK(value->IsNumber());
   return static_cast<size_t>(
@@ -121,7 +122,8 @@ size_t LimitOf(Local<Value> value) {
                static_cast<double>(std::numeric_limits<size_t>::max())));
 }
 
-// Finds the listener of a stream, which only the next listener knows.
+// Finds the listener of a stream, which only a listener that is pushed onto it
+// can tell.
 class ListenerProbe : public StreamListener {
  public:
   StreamListener* Find(StreamBase* stream) {
@@ -350,7 +352,8 @@ bool TLSSplice::TakeOver(TLSWrap* tls_wrap,
   TLSSplice* in = connection ? connection->in : nullptr;
   const TLSSplice* out = connection ? connection->out : nullptr;
   const TLSSplice* holder = direction == TLS_SPLICE_DECRYPT ? in : out;
-  // A splice that is to resume() has the direction in name only.
+  // Between release() and resume() the TLSWrap still points to the splice that
+  // was released, although JS has the direction.
   const bool is_taken = holder != nullptr && holder->IsSpliced(direction);
   if (IsHandleClosing() || !tls_wrap->ssl_ || is_taken ||
       tls_wrap->stream() == nullptr) {
@@ -444,7 +447,7 @@ void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
   TLSSplice* splice;
   ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
   CHECK(args[0]->IsBoolean());
-  // Otherwise JS, given the bytes, has started another splice.
+  // JS may have started another splice when it was given the bytes.
   if (!splice->resuming_) return;
   if (args[0]->IsFalse()) return splice->ResumeNow();
   BaseObjectPtr<TLSSplice> strong_ref{splice};
@@ -459,7 +462,7 @@ void TLSSplice::ResumeNow() {
   HandleScope handle_scope(env()->isolate());
   Context::Scope context_scope(env()->context());
   InternalCallbackScope callback_scope(this);
-  // This has called hooks of JS (async_hooks).
+  // The callback scope has called hooks of JS (async_hooks).
   if (!resuming_) return;
   // A stream of JS takes no write before its empty write is complete, after
   // which OnDrain() comes here again.
@@ -505,8 +508,8 @@ void TLSSplice::ResumeNow() {
   if (IsHandleClosing()) FreePump();
 }
 
-// Between release() and resume(), TLSWrap::ReadStart() does nothing. This makes
-// up for such a call.
+// Between release() and resume(), TLSWrap::ReadStart() does nothing. If JS has
+// called it in that time, this calls it again.
 void TLSSplice::RestoreReading(TLSWrap* tls_wrap) {
   Local<Value> reading;
   if (tls_wrap->object()
@@ -805,8 +808,8 @@ void TLSSplice::OnDestroySSL() {
   LeaveResuming();
   if (IsHandleClosing()) FreePump();
   if (spliced_ == 0) return;
-  // JS, which destroys the SSL, knows that by itself, unless the user has
-  // removed what would have told it.
+  // JS destroys the SSL, so that it knows. But the user may have removed what
+  // would have told the splice.
   Tell(TLS_SPLICE_ON_GONE);
   DetachAndStopReading(spliced_);
   if (env()->can_call_into_js()) NotifyOfChange();
@@ -900,11 +903,12 @@ void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
   const bool is_ours = (spliced_ & TLS_SPLICE_ENCRYPT) != 0 &&
                        !tls_wrap_->current_write_ && !tls_wrap_->shutdown_;
   previous_listener_->OnStreamAfterWrite(w, status);
-  // This has called JS, which may have given the direction back, or destroyed
-  // the socket.
+  // The listener has called JS, which may have given the direction back, or
+  // destroyed the socket.
   if (spliced_ != 0 && !IsDirect()) ScheduleTurn();
   if ((spliced_ & TLS_SPLICE_ENCRYPT) == 0) return;
-  // A slow peer has taken something, which has been sent to it long ago.
+  // A slow peer has taken bytes that OpenSSL may have accepted long ago: this,
+  // too, is activity.
   if (status == 0) last_activity_ = env()->GetNowUint64();
   if (status != 0 && is_ours) FailTLS(status);
   if (spliced_ != 0 && !IsDirect()) On(TLS_SPLICE_ON_LOWER_DRAINED);
@@ -1005,7 +1009,7 @@ void TLSSplice::Apply(const tls_splice_actions& actions) {
     return ScheduleTurn();
   }
   // The TLSWrap may have failed to write something of its own, such as an
-  // alert. JS is not told of that, either.
+  // alert. TLSWrap tells nobody of that, so that the splice reports it.
   if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0 && depth_ == 0 &&
       tls_wrap_->write_error_ != 0 && !GetPumpState().has_write_failed) {
     FailTLS(tls_wrap_->write_error_);
@@ -1228,7 +1232,7 @@ void TLSSplice::ScheduleTurn() {
     // See OnReady().
     std::optional<InternalCallbackScope> callback_scope;
     if (!splice->IsDirect()) callback_scope.emplace(splice);
-    // This has called hooks of JS (async_hooks).
+    // The callback scope has called hooks of JS (async_hooks).
     if (splice->spliced_ == 0 || !splice->tls_wrap_->ssl_) return;
     splice->BeginTurn(1);
     splice->on_top_ = true;

@@ -185,8 +185,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
 
   // Tells the pump what has happened, and does what it orders.
   void On(uint32_t event, int value = 0);
-  // Only tells the pump. The connection is that of a TLSWrap which is given
-  // back, or else that of `tls_wrap_`.
+  // Only tells the pump. The event is one of the connection of `tls_wrap`,
+  // which is passed if JS has it again, and otherwise is `tls_wrap_`.
   tls_splice_actions Tell(uint32_t event,
                           int value = 0,
                           TLSWrap* tls_wrap = nullptr);
@@ -227,8 +227,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   void ResumeNow();
   void RestoreReading(TLSWrap* tls_wrap);
   void LeaveResuming();
-  // Whether the pump has done what it was asked for, which `result` says. If it
-  // has panicked, that is the end of the splice and of its socket.
+  // Whether the pump has done what it was asked for: `result` is what the call
+  // has returned. If the pump has panicked, the splice and its socket end.
   bool Check(int result);
   // Notify(), if the pump's part of getState() has changed.
   void NotifyOfChange();
@@ -243,8 +243,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   };
   // Runs the next turn; nullptr until there is one.
   uv_idle_t* turn_ = nullptr;
-  // Never nullptr. Before open() and join() it is a stream that there is none
-  // of.
+  // Never nullptr. Until open() or join() replaces it, this is a StreamEndpoint
+  // without a stream.
   std::unique_ptr<TLSSpliceEndpoint> endpoint_;
   tls_splice* pump_ = nullptr;
   // Never nullptr. If another splice has a direction of the TLSWrap when this
@@ -285,8 +285,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   std::optional<bool> reading_;
   // The turn in which an end of the stream below was doubted last.
   std::optional<uint64_t> doubted_in_;
-  // The event loop has called this, so that no call into OpenSSL or into a
-  // stream is under way.
+  // This is inside of a callback of the event loop, and no call into OpenSSL or
+  // into a stream is under way.
   bool on_top_ = false;
   bool notify_scheduled_ = false;
   // JS has seen the peer's close_notify, which the pump may not have read.

@@ -18,8 +18,9 @@ namespace crypto {
 // What a TLSSplice joins its TLSWrap to. There is a class for each way in which
 // libuv reads and writes an endpoint, and TLSSplice knows only this interface.
 //
-// An endpoint belongs to its TLSSplice and lives as long: no callback of libuv
-// finds it gone. Events are UV_READABLE and UV_WRITABLE.
+// An endpoint belongs to its TLSSplice and lives as long as that, so that a
+// callback of libuv never finds it gone. Events are UV_READABLE and
+// UV_WRITABLE.
 class TLSSpliceEndpoint : public MemoryRetainer {
  public:
   explicit TLSSpliceEndpoint(TLSSplice* splice) : splice_(splice) {}
@@ -60,7 +61,8 @@ class TLSSpliceEndpoint : public MemoryRetainer {
 // A file descriptor that can be polled. The pump reads and writes it.
 class PollEndpoint final : public TLSSpliceEndpoint {
  public:
-  // The handle is that of the TLSSplice as a HandleWrap, which closes it.
+  // `handle` is the uv_poll_t of the TLSSplice. As a HandleWrap, the TLSSplice
+  // closes it.
   PollEndpoint(TLSSplice* splice, uv_poll_t* handle)
       : TLSSpliceEndpoint(splice), handle_(handle) {}
 
@@ -100,8 +102,9 @@ class FileEndpoint final : public TLSSpliceEndpoint {
   uv_fs_t read_;
   uv_fs_t write_;
   int fd_ = -1;
-  // Of these events, the transfers that are under way. While there is one, the
-  // TLSSplice, which has the memory that is read or written, stays alive.
+  // The events (UV_READABLE, UV_WRITABLE) whose transfers are under way. While
+  // there is one, `keep_alive_` keeps the TLSSplice alive, which has the memory
+  // that is read or written.
   int transfers_ = 0;
   BaseObjectPtr<TLSSplice> keep_alive_;
   // Abandon() was called.
@@ -143,7 +146,8 @@ class StreamEndpoint final : public TLSSpliceEndpoint, public StreamListener {
 
   bool is_held_ = false;
   bool is_reading_ = false;
-  std::optional<uint64_t> doubted_in_;  // When its end was doubted last.
+  // The turn in which an end of the stream was doubted last.
+  std::optional<uint64_t> doubted_in_;
   bool is_closed_ = false;
   bool has_ended_ = false;
   // The write of WriteByte(): `is_writing_` inside of that call, `pending_`
@@ -172,7 +176,7 @@ class JoinedEndpoint final : public TLSSpliceEndpoint {
  private:
   void WakePeer();
 
-  // The endpoint of the other splice, as long as that is not closed.
+  // The endpoint of the other splice; nullptr once one of the two is closed.
   JoinedEndpoint* peer_ = nullptr;
   // The last Deliver() has found no room at the peer.
   bool waits_for_room_ = false;

@@ -22,7 +22,7 @@ enum Poll {
 /// Who may change O_NONBLOCK of the descriptor's open file description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Nonblocking {
-    /// Nobody: the flag is set for good, or is not needed.
+    /// Nobody changes it: the flag is set for good, or is not needed.
     Settled,
     /// The flag is needed, and others have the description, too. They may clear the flag at
     /// any time, as another splice does at its end.

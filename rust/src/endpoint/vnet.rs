@@ -31,12 +31,12 @@ pub(crate) type Writev = Box<dyn FnMut(&[IoSlice]) -> Io + Send>;
 /// What is known of whether the kernel takes packets of a protocol that are written as one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Joining {
-    /// It has taken the last ones, or there were none yet.
+    /// The kernel has taken the last joined packets, or there were none yet.
     #[default]
     Trusted,
-    /// It has refused the last ones, perhaps because the link was down.
+    /// The kernel has refused the last joined packets, perhaps because the link was down.
     Doubted,
-    /// It takes none.
+    /// The kernel takes no joined packets.
     GivenUp,
 }
 
@@ -75,8 +75,8 @@ impl VnetDevice {
         self.layout
     }
 
-    /// Which packets may be written as one. Whether the kernel takes them shows at the first
-    /// that are: some kernels refuse them, and Linux before 6.2 refuses those of UDP.
+    /// Which packets may be written as one. Only the first write of joined packets shows whether
+    /// the kernel takes them: some kernels refuse them, and Linux before 6.2 refuses those of UDP.
     pub fn joinable(&self) -> Joinable {
         Joinable {
             tcp: self.tcp.get() != Joining::GivenUp,

@@ -52,8 +52,8 @@ pub const TLS_SPLICE_ON_STOP: u32 = 12;
 /// TLS_SPLICE_ENCRYPT. For TLS_SPLICE_DECRYPT, `tls_splice_take_undelivered` comes before.
 pub const TLS_SPLICE_ON_RELEASE: u32 = 13;
 /// Event: JavaScript has the bytes that it was given with TLS_SPLICE_ON_RELEASE, and has had a
-/// turn of the event loop for them unless it has read them at once. `value` is not 0 if JavaScript has been told of the end of what
-/// the peer sends.
+/// turn of the event loop for them unless it has read them at once. `value` is not 0 if
+/// JavaScript has been told of the end of what the peer sends.
 pub const TLS_SPLICE_ON_RESUME: u32 = 14;
 /// Event: the `SSL` or the stream below is about to be freed. No later call uses the session.
 pub const TLS_SPLICE_ON_GONE: u32 = 15;
@@ -193,7 +193,8 @@ fn actions_of(given: &Actions) -> tls_splice_actions {
 ///
 /// What a splice does in one turn is bounded, and depends on how many splices of the event loop
 /// are busy. A splice that has done its share goes on in the next turn, and waits for ever if the
-/// library is not told of that turn. To be called in each turn before `tls_splice_on`, `tls_splice_alloc` and `tls_splice_begin_transfer`.
+/// library is not told of that turn. To be called in each turn before `tls_splice_on`,
+/// `tls_splice_alloc` and `tls_splice_begin_transfer`.
 #[no_mangle]
 pub extern "C" fn tls_splice_begin_turn(number: u64) -> c_int {
     budget::begin_turn(number);
@@ -201,8 +202,8 @@ pub extern "C" fn tls_splice_begin_turn(number: u64) -> c_int {
 }
 
 /// Tells the splice what has happened, which is one of TLS_SPLICE_ON_*. The splice moves
-/// what can be moved, and says in `*actions` what the caller has to do. `value` goes with
-/// some events, see there; with others it is 0.
+/// what can be moved, and says in `*actions` what the caller has to do. The comment of an event
+/// says what `value` is; otherwise it is 0.
 ///
 /// Events that need the session say so: `ssl` is the session then, and may be NULL with
 /// every other event. TLS_SPLICE_EARG if it is NULL and needed.

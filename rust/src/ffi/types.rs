@@ -146,8 +146,8 @@ pub struct tls_splice_state {
     /// or an end that follows the bytes it was given. TLS_SPLICE_ON_RESUME tells which. The
     /// splice must not be freed before.
     pub owes: bool,
-    /// A write to the stream below has failed, be it reported yet or not, or the connection
-    /// has failed otherwise: TLS_SPLICE_ON_LOWER_WRITE_FAILED would be no news.
+    /// A write to the stream below has failed, whether JavaScript knows of that or not, or the
+    /// connection has failed otherwise: TLS_SPLICE_ON_LOWER_WRITE_FAILED need not be reported.
     pub has_write_failed: bool,
     /// The libuv error code of the write to the stream below with which the connection has
     /// failed, or 0.

@@ -38,7 +38,7 @@ pub enum ByteOrder {
 }
 
 impl ByteOrder {
-    /// That of the machine.
+    /// The byte order of this machine.
     pub const NATIVE: ByteOrder = match cfg!(target_endian = "big") {
         true => ByteOrder::Big,
         false => ByteOrder::Little,
@@ -56,22 +56,21 @@ pub enum Gso {
     Udp,
 }
 
-/// Where the checksum is that a packet lacks: the sum of the pseudo header is in its place.
+/// Where a packet lacks its checksum: the sum of the pseudo header is in that place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Partial {
-    /// Where the bytes begin that are summed, to the end of the packet.
+    /// Where the bytes begin of which the checksum is made. They go to the end of the packet.
     pub start: usize,
-    /// Where the checksum is, in bytes from `start`.
+    /// Where the checksum belongs, in bytes from `start`.
     pub offset: usize,
 }
 
 /// What the header says of the packet behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Where the checksum is that the packet lacks; `None` if the packet lacks none.
+    /// Where the packet lacks its checksum; `None` if its checksum is complete.
     pub partial: Option<Partial>,
-    /// That the packet is a super-packet, and how much of its payload goes into each packet,
-    /// in bytes.
+    /// For a super-packet: its kind, and how many bytes of its payload go into each packet.
     pub gso: Option<(Gso, u16)>,
 }
 
@@ -91,7 +90,7 @@ pub struct Joined {
 }
 
 impl Layout {
-    /// The header of that length in bytes; `None` if there is none of that length.
+    /// A header of `size` bytes; `None` if no device has a header of that size.
     pub fn new(size: usize, order: ByteOrder) -> Option<Layout> {
         let size = match size {
             10 => Size::Short,

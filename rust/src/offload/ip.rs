@@ -81,18 +81,19 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 
-/// The number at `at`, which the packet has.
+/// The number of two bytes at `at`, which must be inside of the packet.
 pub(super) fn number(packet: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([packet[at], packet[at + 1]])
 }
 
-/// Writes a number.
+/// Writes a number of two bytes at `at`, which must be inside of the packet.
 pub(super) fn set(packet: &mut [u8], at: usize, number: u16) {
     packet[at..at + 2].copy_from_slice(&number.to_be_bytes());
 }
 
 impl Headers {
-    /// Those of `packet`, which is one whole packet: its own length says so as well.
+    /// Finds the headers of `packet`. An error if the length in its IP header is not the length
+    /// of `packet`.
     pub fn of(packet: &[u8]) -> Result<Headers, Unknown> {
         let (version, protocol, transport) = match packet.first().map(|first| first >> 4) {
             Some(4) => ipv4(packet)?,
@@ -149,8 +150,8 @@ impl Headers {
         self.transport + self.protocol.checksum_at()
     }
 
-    /// Says in the header of IP, and in that of UDP, that the packet has `len` bytes, which
-    /// is not more than IP can say.
+    /// Sets the length fields of IP and of UDP for a packet of `len` bytes, which they must be
+    /// able to express.
     pub(super) fn set_len(&self, headers: &mut [u8], len: usize) {
         match self.version {
             Version::V4 => set(headers, 2, len as u16),
@@ -161,7 +162,7 @@ impl Headers {
         }
     }
 
-    /// Makes the checksum in the header of IPv4 right. IPv6 has none.
+    /// Computes the checksum in the header of IPv4. IPv6 has none.
     pub(super) fn complete_ip(&self, headers: &mut [u8]) {
         if self.version == Version::V4 {
             set(headers, 10, 0);

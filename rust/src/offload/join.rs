@@ -5,34 +5,35 @@
 //! nothing but what [`super::split`] restores.
 //!
 //! There is one exception, which the kernel makes as well. Packets with DF may all have the
-//! same identification of IPv4, as those of many systems have. No header of a device can say
-//! so, and who splits the joined packets counts the identification up. It has no meaning in
-//! a packet that is not to be fragmented, and nobody may look at it (RFC 6864).
+//! same IPv4 identification, as many systems send them. The header of a device cannot express
+//! that: whoever splits the joined packets counts the identification up. In a packet that must
+//! not be fragmented the identification has no meaning, and nobody may look at it (RFC 6864).
 //!
-//! Packets with CWR are not joined. With the ECN of RFC 3168 one packet has it, and those
-//! behind that packet do not. With AccECN (RFC 9768) it is a digit of a number that each
-//! packet has. No header of a device can say which of both a super-packet with CWR means.
+//! Packets with CWR are not joined. With the ECN of RFC 3168 one packet has CWR, and the packets
+//! behind it do not. With AccECN (RFC 9768) CWR is one bit of a number in each packet. The
+//! header of a device cannot express which of the two is meant.
 
 use super::checksum::{word, Sum};
 use super::header::{Gso, Joined, Layout, MAX_HEADER};
 use super::ip::{self, Headers, Protocol, Unknown, Version, MAX_JOINED};
 
-/// Packets that one plan is made of at most. A turn has about a hundred of an ordinary size.
+/// The most packets in one plan. In one turn, about a hundred packets of an ordinary size come.
 pub const WINDOW: usize = 128;
 
-/// Flows whose packets are joined although those of others come between them. GRO of the
-/// kernel has eight for each of the eight buckets of its hash table.
+/// How many flows may alternate in a plan, so that packets of each are still joined. The kernel's
+/// GRO has eight flows in each of the eight buckets of its hash table.
 const FLOWS: usize = 16;
 
-/// IP can say no more of a packet.
+/// The longest packet that the length field of IPv4 can express.
 const MAX_LEN: usize = u16::MAX as usize;
-/// Datagrams of UDP in one packet at most, as in GRO of the kernel.
+/// The most UDP datagrams in one super-packet, as in the kernel's GRO.
 const MAX_DATAGRAMS: usize = 64;
 
 /// "Do not fragment", in the field with the offset of a fragment.
 const DF: u16 = 0x4000;
 
-/// A checksum that is as good as zero. Zero is what would be restored.
+/// 0xffff, which equals 0 in ones' complement. Splitting would restore 0, so that the bytes would
+/// differ: a packet with this checksum is not joined.
 const NEGATIVE_ZERO: u16 = 0xffff;
 
 const FIN: u8 = 0x01;
@@ -42,17 +43,17 @@ const PSH: u8 = 0x08;
 const URG: u8 = 0x20;
 const CWR: u8 = 0x80;
 
-/// Which packets the device takes joined.
+/// Which packets the device takes as super-packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Joinable {
-    /// Those of TCP.
+    /// Packets of TCP.
     pub tcp: bool,
-    /// Those of UDP.
+    /// Packets of UDP.
     pub udp: bool,
 }
 
 impl Joinable {
-    /// Whether the device takes that protocol joined.
+    /// Whether the device takes super-packets of that protocol.
     pub fn takes(self, protocol: Protocol) -> bool {
         match protocol {
             Protocol::Tcp => self.tcp,
@@ -166,7 +167,8 @@ impl Plan {
         match Headers::of(packet) {
             Ok(headers) => self.add_to_flow(stream, i as u8, headers),
             Err(Unknown::OtherProtocol) => self.begin_group(i as u8),
-            // It may be of any flow.
+            // The packet may belong to any flow, so that no later packet may be joined to one before
+            // it.
             Err(Unknown::Fragment | Unknown::Malformed) => {
                 self.runs = [None; FLOWS];
                 self.begin_group(i as u8);
@@ -219,7 +221,7 @@ impl Plan {
         }
     }
 
-    /// An unused slot, or that of the run that no packet has joined for the longest time.
+    /// An unused slot, or the slot of the run to which no packet was added for the longest time.
     fn free_slot(&self) -> usize {
         let last = |slot: &usize| self.runs[*slot].map_or(-1, |run| i32::from(run.tail));
         (0..FLOWS).min_by_key(last).unwrap_or(0)
@@ -331,7 +333,7 @@ impl Super {
         &self.header[..self.header_len]
     }
 
-    /// What is written of one of the packets.
+    /// The part of one of the packets that is written behind the header: its payload.
     pub fn payload<'a>(&self, packet: &'a [u8]) -> &'a [u8] {
         &packet[self.headers.payload..]
     }

@@ -75,15 +75,15 @@ impl Split {
             Gso::TcpV6 => (headers.version, headers.protocol) == (Version::V6, Protocol::Tcp),
             Gso::Udp => headers.protocol == Protocol::Udp,
         };
-        // All that is behind the header of IP is at most what IP can say.
+        // The length fields of IP can express what is behind the header of IP.
         let len = u16::try_from(packet.len() - headers.transport).map_err(|_| Malformed)?;
         if size == 0 || !fits {
             return Err(Malformed);
         }
         let pseudo_header = match partial {
             None => headers.pseudo_header(packet),
-            // The sum in place of the checksum is of the addresses that count, which are not
-            // those in the header of IP if there is a routing header.
+            // The sum in the place of the checksum is that of the source and of the final
+            // destination. With a routing header, the header of IP has another destination.
             Some(partial) => {
                 let place = partial.start + partial.offset;
                 if partial.start != headers.transport || place != headers.checksum_at() {

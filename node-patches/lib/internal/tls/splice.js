@@ -205,8 +205,8 @@ class TLSSplice extends EventEmitter {
   #stopped = null;   // The promise of stop().
   #counters = null;  // A copy, made when the splice was given back.
   #isSecure = false;  // The handshake is done.
-  #begun = 0;        // The directions that have begun,
-  #ended = 0;        // and those that have ended.
+  #begun = 0;        // The directions that have begun.
+  #ended = 0;        // The directions that have ended.
   #reader = null;    // The Reader of the socket, if 'in' is spliced.
   #writer = null;    // The Writer of the socket, if 'out' is spliced.
   #waitsForFlush = false;  // 'out' begins when the writer has been flushed.
@@ -394,7 +394,7 @@ class TLSSplice extends EventEmitter {
     this.#second?.#check();
   }
 
-  // Nothing in here runs code of the user before the splice has what it takes.
+  // Takes the directions over. No code of the user runs before the splice has taken all of them.
   #take(aborted) {
     const socket = this.#socket;
     debug('splice start, direction %s', kNames[this.#directions]);
@@ -485,7 +485,7 @@ class TLSSplice extends EventEmitter {
   }
 
   [kOnEndpointConnect]() {
-    // Otherwise #begin() is to come.
+    // Before the handshake is done there is nothing to do: #begin() does it then.
     if (this.#state !== 'running' || !this.#isSecure)
       return;
     // Both sides had ended before there was a stream to end.
@@ -528,7 +528,7 @@ class TLSSplice extends EventEmitter {
     // The end of the socket may have begun it before the flush did.
     if (this.#begun & kOut)
       return;
-    // In a callback of OpenSSL, which can run ticks, the pump is in use.
+    // In a callback of OpenSSL, which can run ticks, the pump is in use, and cannot start.
     if (this.#native.getState() & kBusy) {
       setImmediate(() => {
         if (this.#state === 'running')
@@ -555,7 +555,8 @@ class TLSSplice extends EventEmitter {
     if (this.#isGivenBack || this.#state === 'idle')
       return;
     const state = this.#native.getState();
-    // In a callback of OpenSSL, which can run ticks. The native side calls again.
+    // In a callback of OpenSSL, which can run ticks, the state is not final. The native side calls
+    // this function again.
     if (state & kBusy)
       return;
     if (state & kTLSFailed) {
@@ -575,8 +576,8 @@ class TLSSplice extends EventEmitter {
     }
   }
 
-  // The endpoint has failed, which is the reason for the end of the splice even if it is
-  // stopped before JavaScript has heard of that.
+  // Whether the endpoint has failed. If so, that is the reason for the end of the splice, even
+  // if the splice is stopped before JavaScript has heard of the failure.
   get #hasFailure() {
     const state = this.#native.getState();
     return this.#state === 'running' && (state & kFailed) !== 0 && !(state & (kBusy | kTLSFailed));
@@ -590,8 +591,8 @@ class TLSSplice extends EventEmitter {
       this.#endWithFailure(failure, (error, side) => this.#stop('error', error, side));
   }
 
-  // Calls `end` with what getFailure() has returned, as an error, and the side that has
-  // failed.
+  // Makes an error of what getFailure() has returned. Calls `end` with the error and the side
+  // that has failed.
   #endWithFailure({ 0: err, 1: syscall, 2: direction, 3: offset }, end) {
     if (err !== 0) {
       this.#endpoint.isDead = syscall === 'read';
@@ -607,7 +608,8 @@ class TLSSplice extends EventEmitter {
     if (this.#ended & kIn)
       return;
     this.#ended |= kIn;
-    // Two joined splices tell each other in any case: each has an `end` option.
+    // Between two joined splices the end is always passed on. Whether the other socket is ended
+    // is for the `end` option of its own splice.
     this.#endpoint.shutdown(this.#endsOther || this.#first !== null || this.#second !== null);
     // The end() of the stream may be the user's, and may have destroyed the socket. Then the
     // reader has given the end.
@@ -626,7 +628,7 @@ class TLSSplice extends EventEmitter {
   #onOutEnded() {
     if (this.#ended & kOut)
       return;
-    // Otherwise the user has ended the socket, and the endpoint may go on.
+    // If `#onFinal` is set, the user has ended the socket: the endpoint may not be at its end.
     this.#endpoint.isAtEnd = this.#onFinal === null;
     const onEnded = () => {
       this.#ended |= kOut;
@@ -655,7 +657,8 @@ class TLSSplice extends EventEmitter {
     }
   }
 
-  // A stream that has yet to connect may fail, and then the splice does so.
+  // A stream that has yet to connect may fail, and then the splice fails, too. So a splice waits
+  // for the stream to connect before it ends.
   #giveBackIfEnded() {
     if (this.#endpoint.isConnecting)
       return;
@@ -727,7 +730,7 @@ class TLSSplice extends EventEmitter {
   }
 
   #stop(reason, error, side) {
-    // A splice that has ended may wait for its endpoint to write. Not any more.
+    // A splice that has ended may wait for its endpoint to write: stop() ends this wait.
     if (this.#state === 'returning' || this.#state === 'closing')
       this.#closeEndpointNow();
     if (this.#isGivenBack || this.#state === 'stopping')
@@ -746,7 +749,7 @@ class TLSSplice extends EventEmitter {
     process.nextTick(() => this.#update());
   }
 
-  // Whoever reads what is given back may answer, to either socket.
+  // JavaScript that reads what is given back may answer, and write to either socket.
   #stopWriting() {
     this.#writer?.stop();
     this.#second?.#writer?.stop();
@@ -1042,7 +1045,8 @@ class TLSSplice extends EventEmitter {
     return true;
   }
 
-  // When bytes last moved, in milliseconds of the event loop's clock; 0 if none do any more.
+  // When bytes last moved, in milliseconds of the event loop's clock; 0 once no bytes move any
+  // more.
   get [kLastMove]() {
     return this.#isGivenBack ? 0 : this.#readStats()[kLastActivity];
   }
@@ -1234,9 +1238,10 @@ function createSplice(socket, validated) {
 
 function ignoreError() {}
 
-// Who awaits a promise that reports the errors of sockets does not have to listen to 'error'
-// as well. Returns a function that ends this after the next tick, in which a socket emits
-// the error that it was destroyed with, unless the user has replaced _destroy().
+// Listens to 'error' of the sockets, and ignores what they emit: whoever awaits a promise that
+// reports these errors does not have to listen as well. Returns a function that ends this after
+// the next tick, in which a socket emits the error that it was destroyed with, unless the user has
+// replaced _destroy().
 function ignoreErrors(sockets) {
   const forEach = (method) => {
     for (let i = 0; i < sockets.length; i++)
@@ -1281,7 +1286,7 @@ async function runToEnd(splice, socket, signal) {
     if (stats.reason === 'aborted')
       throw ObjectAssign(getAbortError(), { stats });
     const err = new ERR_STREAM_PREMATURE_CLOSE();
-    // Otherwise a subscriber of a diagnostics channel has stopped the splice.
+    // The reason 'stopped' is possible, too: a subscriber of a diagnostics channel can call stop().
     throw stats.reason === 'destroyed' ? ObjectAssign(err, { side: 'tls' }) : err;
   } catch (err) {
     destroySocket(err);

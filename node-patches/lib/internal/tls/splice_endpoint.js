@@ -83,7 +83,7 @@ const kStopTimeout = 2000;
 
 const kNoNativeHandle = 'has no native handle; use pipe()';
 
-// On a TLSSplice: what its endpoint tells it.
+// Methods of a TLSSplice, by which its endpoint tells what happens to the stream.
 const kOnEndpointClose = Symbol('kOnEndpointClose');
 const kOnEndpointConnect = Symbol('kOnEndpointConnect');
 
@@ -192,9 +192,9 @@ function checkIsOther(socket, { name, fd, file, stream }) {
     throw new ERR_INVALID_ARG_VALUE(name, stream, 'runs over the TLS connection');
 }
 
-// Validates what is to be the endpoint, which error messages call by the name. Returns
-// `fd`, and the `file` if that belongs to a FileHandle, whose `fd` is -1 when it has been
-// closed; or `stream`.
+// Validates what is to be the endpoint, which error messages call by the name. Returns `fd`, and
+// for a FileHandle also the `file`; the `fd` of a FileHandle that has been closed is -1.
+// validateStream() returns `stream` instead.
 function validateFd(fd, name) {
   if (isFileHandle(fd)) {
     const { fd: number } = fd;
@@ -232,7 +232,7 @@ function validateOptions(socket, options) {
   return validateAll(socket, endpoint, options);
 }
 
-// The same for the arguments of pipeToNative().
+// Validates the arguments of pipeToNative(), and returns what validateOptions() does.
 function validateArguments(socket, target, options) {
   const endpoint = validateTarget(target);
   validateObject(options, 'options');
@@ -333,8 +333,8 @@ function openNative({
     __proto__: null,
     [TLS_SPLICE_EACCMODE]: isNotOpenFor(direction),
     [TLS_SPLICE_ENOTSUP]: 'is a kind of file or socket that cannot be spliced',
-    [TLS_SPLICE_EVNETHDR]: 'is a device with IFF_VNET_HDR that is not a TUN device with ' +
-      'IFF_NO_PI and a header of 10 or 12 bytes',
+    [TLS_SPLICE_EVNETHDR]: 'is a device with IFF_VNET_HDR, of which only TUN devices with ' +
+      'IFF_NO_PI and a header of 10 or 12 bytes are supported',
   }[err];
   if (reason === undefined)
     throw new ERR_INVALID_STATE(`The endpoint cannot be opened (error ${err})`);
@@ -583,8 +583,8 @@ function createEndpoint(native, splice, options) {
     new Endpoint(native, splice, options) : new SocketEndpoint(native, splice, options);
 }
 
-// Closes the argument of pipeToNative() when there is no splice that does it. Resolves
-// when it is closed, or that cannot be expected; never rejects.
+// Closes the target of pipeToNative() when there is no splice that does it. Resolves when the
+// target is closed, or when it cannot be expected to close any more; never rejects.
 async function closeTarget(socket, target) {
   if (typeof target === 'number' && isInt32(target) && target >= 0) {
     // libuv has a handle for the descriptor of the socket itself.
@@ -614,14 +614,14 @@ async function closeTarget(socket, target) {
   endpoint.unwatch();
 }
 
-// A TLSSocket is about to be made over a stream.
+// Called before a TLSSocket is made over a stream. Throws if a splice uses the stream.
 function beforeWrap(stream) {
   const takeover = stream[kTakeover];
   if (takeover?.reader || takeover?.writer)
     throw new ERR_INVALID_STATE('The socket is in use by a splice');
 }
 
-// A TLSSocket has been made over a stream. `wrap` is the stream itself, or what makes a
+// Called after a TLSSocket was made over a stream. `wrap` is the stream itself, or what makes a
 // stream of JavaScript look like a net.Socket.
 function afterWrap(stream, wrap) {
   below.add(wrap === stream ? wrap._handle : stream);

@@ -1,6 +1,6 @@
 'use strict';
 
-// Takes a direction of a socket over from JavaScript, and gives it back. A TLSSocket,
+// Takes a direction of a socket over from JavaScript, and gives the direction back. A TLSSocket,
 // and a net.Socket that is the endpoint of a splice, are treated alike: a Reader takes
 // the place of JavaScript in reading the socket, a Writer in writing to it, and a
 // Takeover is all that splices have to do with the socket. The words of the comments
@@ -27,10 +27,11 @@ const timersBinding = internalBinding('timers');
 const { UV_ENOBUFS, UV_EPROTO } = internalBinding('uv');
 
 // On a chunk that a WriteGuard has written: the function to call when the Writable has
-// come to it.
+// come to the chunk.
 const kTurn = Symbol('kTurn');
 
-// On a TLSSplice, and in part on its endpoint: what their sockets tell and ask them.
+// Methods and properties of a TLSSplice, some of which its endpoint has, too: a Takeover and a
+// WriteGuard tell what happens to their socket, and ask for the last move.
 const kLastMove = Symbol('kLastMove');
 const kOnClose = Symbol('kOnClose');
 const kOnConnect = Symbol('kOnConnect');
@@ -78,7 +79,7 @@ class Takeover {
     this.#socket = socket;
   }
 
-  // Returns the one of the socket, which is made if there is none.
+  // Returns the Takeover of the socket, and makes one if there is none.
   static of(socket) {
     socket[kTakeover] ??= new Takeover(socket);
     return socket[kTakeover];
@@ -128,7 +129,7 @@ class Takeover {
   }
 
   // The socket is connected, and about to emit 'connect'. Returns whether a splice has
-  // destroyed it, since a destroyed socket does not emit that.
+  // destroyed the socket, which does not emit 'connect' then.
   onConnect() {
     this.#tell(kOnConnect);
     return this.#socket.destroyed;
@@ -141,7 +142,7 @@ class Takeover {
     this.#tell(kOnSecure, checks && secureConnecting && _requestCert && _rejectUnauthorized);
   }
 
-  // TLS has failed, whether the socket is destroyed for that or not.
+  // TLS has failed, and the socket is destroyed for that or not.
   onTLSError(err) {
     this.#tell(kOnTLSError, err);
   }
@@ -152,8 +153,8 @@ class Takeover {
     clearTimeout(this.#idleTimer);
   }
 
-  // Called by socket._final(). Returns whether that has to wait: a TLSSocket ends when
-  // its splice has sent what it holds. Then _final() is called again.
+  // Called by socket._final(). Returns whether _final() has to wait: a TLSSocket ends when
+  // its splice has sent what the splice holds. Then _final() is called again.
   beforeFinal(callback) {
     const { writer } = this;
     const socket = this.#socket;
@@ -169,10 +170,10 @@ class Takeover {
   }
 
   // The idle time of the socket has passed as far as JavaScript can tell, which does
-  // not see the bytes that a splice moves. Emits 'timeout', now or when it has really
-  // passed. `reported`: when bytes had last moved at the 'timeout' before. Returns
-  // false if no splice moves bytes over the socket, or over one that runs over it, or the
-  // socket is connecting: then what moves has nothing to do with the socket.
+  // not see the bytes that a splice moves. Emits 'timeout', now or when the time has really
+  // passed. `reported`: when bytes had last moved by the time of the previous 'timeout'. Returns
+  // false if no splice moves bytes over the socket, or over another socket that runs over it, or
+  // if the socket is connecting: then what moves has nothing to do with the socket.
   onIdle(reported) {
     clearTimeout(this.#idleTimer);
     const socket = this.#socket;
@@ -204,9 +205,9 @@ class Takeover {
 }
 
 // Whether a socket that had that handle, or none, has not been connected again since. If it
-// has, nobody waits any more for what was written before. A TLSSocket that tries several
-// addresses gets another TLSWrap for each; one that is destroyed and connected again to one
-// address does not use TLS.
+// has been, nobody waits any more for what was written before. A TLSSocket that tries several
+// addresses gets another TLSWrap for each; a TLSSocket that is destroyed and connected again to
+// one address does not use TLS.
 function isSameConnection(socket, handle) {
   const { _handle: now } = socket;
   return !now || now === handle || (handle instanceof TLSWrap && now instanceof TLSWrap);
@@ -222,8 +223,8 @@ function flush(socket, handle, callback) {
   const onWritten = (status, err) => {
     if (status === 0 && !socket.destroyed)
       socket._unrefTimer();
-    // The socket has told why TLS cannot send any more, and tells it once. So end() succeeds
-    // although the bytes before it were not sent.
+    // The socket has reported why TLS cannot send any more, and reports that once. So end()
+    // succeeds although the bytes before it were not sent.
     if (status === UV_EPROTO && handle[kTLSError])
       status = 0;
     callback(status < 0 ? new ErrnoException(status, 'write', err) : null);
@@ -295,20 +296,20 @@ for (const name in guardMakers)
   guardDescriptors[name] = descriptorOf(guardMakers[name]());
 
 // Keeps JavaScript from writing to a socket while a splice does. What JavaScript has
-// written before the splice goes out before the bytes of the splice; what it writes from
-// stop(), or else from giveBack(), on goes out behind them. For that time the socket has
-// write(), end(), _write() and _writev() of its own: those of the prototypes belong to
-// all sockets.
+// written before the splice goes out before the bytes of the splice; what JavaScript writes
+// after stop(), or, without stop(), after giveBack(), goes out behind them. While it is guarded
+// the socket has write(), end(), _write() and _writev() of its own: those of the prototypes
+// belong to all sockets.
 class WriteGuard {
   #socket;
   #writer = null;  // The Writer that the socket is guarded for.
   #marks = 0;      // How many chunks of the guard the Writable has yet to write.
   #isStopped = false;  // The Writer has stopped.
-  // Since then: the mark behind which the Writable waits for what the Writer still sends,
-  // and once the Writable has come to it, how the Writable goes on.
+  // Once the Writer has stopped: the mark behind which the Writable waits for what the Writer
+  // still sends, and once the Writable has come to that mark, how the Writable goes on.
   #hold = null;
-  #hasOuter = false;  // write() and end() are those of the guard.
-  #hasInner = false;  // _write() and _writev() are.
+  #hasOuter = false;  // write() and end() of the socket are those of the guard.
+  #hasInner = false;  // _write() and _writev() of the socket are those of the guard.
   // For each method that the socket had of its own: the descriptor of the property, and
   // the method that has replaced it.
   #replaced = null;
@@ -390,8 +391,8 @@ class WriteGuard {
     };
     if (goOn !== null)
       state.writelen += unflushed;
-    // A Writable that has called a _write() of the user's leaves a null in the place of its
-    // chunk, and for good if that throws.
+    // While a Writable writes a buffered chunk, its buffer has a null in the place of the chunk.
+    // The null stays there if a _write() of the user's throws.
     else if (ArrayPrototypeSome(state.getBuffer(), (each) => each?.chunk === chunk))
       setLength(chunk, unflushed);
     else
@@ -515,7 +516,7 @@ class WriteGuard {
     // throw.
     guarded(() => FunctionPrototypeCall(writableWrite, this.#socket, chunk, (err) => {
       // A Writable that is destroyed does not come to its chunks, and a _write() that the user
-      // has set meanwhile takes the mark for one.
+      // has set meanwhile takes the mark for an ordinary chunk.
       if (chunk[kTurn] !== null)
         this.#unmark();
       callback?.(err);
@@ -529,7 +530,7 @@ class WriteGuard {
       this.#remove();
   }
 
-  // As #mark(), for bytes of the splice, which are not held back by cork() any more.
+  // As #mark(), for bytes that the splice has written already: a cork() does not hold them back.
   #markUncorked(length, turn) {
     const socket = this.#socket;
     const { corked } = socket._writableState;
@@ -658,7 +659,7 @@ class Reader {
   }
 
   // Stops JavaScript from reading. Returns the `head`, if there is one, and behind it what
-  // JavaScript has read and not consumed; the caller owns that.
+  // JavaScript has read and not consumed. The caller owns these chunks.
   take(head) {
     const { _handle: handle, _readableState: state } = this.#socket;
     this.hasTaken = true;
