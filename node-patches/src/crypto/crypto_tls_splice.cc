@@ -468,7 +468,7 @@ void TLSSplice::ResumeNow() {
   // which OnDrain() comes here again.
   awaiting_empty_write_.reset();
   if (tls_wrap->current_empty_write_ && InOf(*tls_wrap) == this &&
-      !IsLibuvStream(tls_wrap->underlying_stream())) {
+      !IsLibuvStream(static_cast<StreamBase*>(tls_wrap->stream()))) {
     awaiting_empty_write_ = strong_ref;
     return;
   }

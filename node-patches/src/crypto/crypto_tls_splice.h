@@ -260,7 +260,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // - splice_in_ and splice_out_ are where a splice puts itself.
   // - Cycle(), ClearOut() and EncOut() decrypt and flush in the order in which
   //   TLSWrap does it; cycle_depth_ says that this is under way.
-  // - enc_out_ and write_size_ say whether all ciphertext is written.
+  // - enc_out_ and write_size_ say whether all ciphertext is written. enc_in_
+  //   and enc_out_ give back memory that is not used while the splice lasts.
   // - current_write_, current_empty_write_, write_callback_scheduled_,
   //   InvokeQueued() and has_active_write_issued_by_prev_listener_: the writes
   //   of JS come before those of the splice, and complete as they would.
