@@ -95,7 +95,7 @@
 // the value that the caller was compiled with. The version goes up whenever a call, a
 // value or a field changes its meaning. A field that is added at the end of a struct does
 // not change the version, see `struct_size` of `struct tls_splice_config`.
-#define TLS_SPLICE_ABI_VERSION 6
+#define TLS_SPLICE_ABI_VERSION 7
 
 // Direction: what the TLS peer sends goes to the endpoint, which is the sink.
 #define TLS_SPLICE_DECRYPT 1
@@ -617,7 +617,8 @@ int tls_splice_commit(struct tls_splice *splice, size_t nread);
 // Gives the ciphertext that was collected for the stream below, in order: sets at most `len`
 // elements of the array `out`, and `*count` to their number, which is 0 if there is no
 // ciphertext. The memory belongs to the splice, and is valid until the next call on the
-// splice, which is `tls_splice_written`.
+// splice, which is `tls_splice_written`. If the stream below has not taken all of it,
+// `tls_splice_write_later` follows.
 //
 // # Safety
 // `splice` is NULL or valid. `out` is NULL, or writable for `len` elements. `count` is NULL
@@ -632,7 +633,14 @@ int tls_splice_collected(struct tls_splice *splice,
 //
 // # Safety
 // `splice` is NULL or valid.
-int tls_splice_written(struct tls_splice *splice, size_t n, bool is_all);
+int tls_splice_written(struct tls_splice *splice, size_t n);
+
+// Moves what `tls_splice_collected` gives to the session's own write BIO, since the stream
+// below takes no more at present: TLSWrap::EncOut writes it later.
+//
+// # Safety
+// `splice` is NULL or valid.
+int tls_splice_write_later(struct tls_splice *splice);
 
 // Sets `*fd` to the file descriptor to poll for the readiness of the endpoint. It belongs to
 // the splice, and stays the same as long as the splice lives. -1 if the endpoint cannot be

@@ -551,6 +551,7 @@ mod tests {
     use super::*;
     use crate::budget;
     use crate::common::{connect, Tls, TLS1_3};
+    use crate::endpoint::Access;
     use crate::frame::Framing;
     use crate::splice::{Flush, Outcome, Splice};
 
@@ -564,7 +565,7 @@ mod tests {
     ) -> Vec<usize> {
         let (ours, peer) = connect(TLS1_3, false);
         let (mut reader, writer) = std::io::pipe().unwrap();
-        let endpoint = Endpoint::open(writer.as_raw_fd(), false, true).unwrap();
+        let endpoint = Endpoint::open(writer.as_raw_fd(), Access::Write).unwrap();
         let mut splice = Splice::new(endpoint, Framing::Raw.into(), 1);
         splice.start(Direction::Inbound);
         assert!(peer.write(&[7; SENT]));

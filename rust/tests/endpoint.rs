@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use libc::c_int;
 
 use common::*;
-use tls_splice::endpoint::{Endpoint, Io, READABLE, WRITABLE};
+use tls_splice::endpoint::{Access, Endpoint, Io, READABLE, WRITABLE};
 use tls_splice::error::*;
 use tls_splice::ffi::*;
 use tls_splice::frame::Framing;
@@ -314,13 +314,13 @@ fn pipes_fifos_and_ttys_keep_their_mode() {
     let (reader, writer) = std::io::pipe().unwrap();
     let (_dir, fifo_reader, fifo_writer) = fifo();
     let (_master, slave) = pty();
-    for (fd, readable) in [
-        (reader.as_fd(), true),
-        (writer.as_fd(), false),
-        (fifo_reader.as_fd(), true),
-        (fifo_writer.as_fd(), false),
-        (slave.as_fd(), true),
-        (slave.as_fd(), false),
+    for (fd, access) in [
+        (reader.as_fd(), Access::Read),
+        (writer.as_fd(), Access::Write),
+        (fifo_reader.as_fd(), Access::Read),
+        (fifo_writer.as_fd(), Access::Write),
+        (slave.as_fd(), Access::Read),
+        (slave.as_fd(), Access::Write),
     ] {
         for on in [false, true] {
             let before = unsafe {
@@ -328,9 +328,9 @@ fn pipes_fifos_and_ttys_keep_their_mode() {
                 assert_eq!(libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, mode), 0);
                 flags(&fd)
             };
-            let endpoint = Endpoint::open(fd.as_raw_fd(), readable, !readable).unwrap();
+            let endpoint = Endpoint::open(fd.as_raw_fd(), access).unwrap();
             assert_eq!(flags(&fd), before);
-            if readable {
+            if access.reads() {
                 assert_eq!(endpoint.read(&mut [0; 10]), Io::WouldBlock);
             } else {
                 while let Io::Bytes(_) = endpoint.write(&[0; 4096]) {}
@@ -347,7 +347,7 @@ fn a_terminal_is_the_terminal_it_was() {
     let _alone = alone();
     let (mut master, mut slave) = pty();
     // The slave.
-    let endpoint = Endpoint::open(slave.as_raw_fd(), true, true).unwrap();
+    let endpoint = Endpoint::open(slave.as_raw_fd(), Access::ReadWrite).unwrap();
     let mut buf = [0; 100];
     write_all(&endpoint, b"to the master");
     let n = master.read(&mut buf).unwrap();
@@ -360,7 +360,7 @@ fn a_terminal_is_the_terminal_it_was() {
 
     // The master, which cannot be opened again: that makes a new pair.
     let before = flags(&master);
-    let endpoint = Endpoint::open(master.as_raw_fd(), true, true).unwrap();
+    let endpoint = Endpoint::open(master.as_raw_fd(), Access::ReadWrite).unwrap();
     write_all(&endpoint, b"to the slave");
     assert!(wait(slave.as_raw_fd(), libc::POLLIN), "it went elsewhere");
     let n = slave.read(&mut buf).unwrap();
@@ -381,7 +381,7 @@ fn the_owner_may_close_the_number_and_use_it_for_something_else() {
         near.set_nonblocking(!blocking).unwrap();
         let (stranger, mut strangers_far) = UnixStream::pair().unwrap();
         strangers_far.set_nonblocking(true).unwrap();
-        let endpoint = Endpoint::open(near.as_raw_fd(), true, true).unwrap();
+        let endpoint = Endpoint::open(near.as_raw_fd(), Access::ReadWrite).unwrap();
         // The number now refers to somebody else's socket.
         let number = near.as_raw_fd();
         assert_eq!(unsafe { libc::dup2(stranger.as_raw_fd(), number) }, number);
@@ -413,7 +413,7 @@ fn a_framing_that_does_not_fit_is_refused() {
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let null = File::open("/dev/null").unwrap();
     let framing = |fd: &dyn AsRawFd, wanted| {
-        let endpoint = Endpoint::open(fd.as_raw_fd(), true, false).unwrap();
+        let endpoint = Endpoint::open(fd.as_raw_fd(), Access::Read).unwrap();
         endpoint.framing(wanted)
     };
     for fd in [&stream as &dyn AsRawFd, &null] {
@@ -444,7 +444,7 @@ fn what_epoll_refuses_is_a_file() {
     }
     for file in &files {
         let before = flags(file);
-        let mut endpoint = Endpoint::open(file.as_raw_fd(), true, true).unwrap();
+        let mut endpoint = Endpoint::open(file.as_raw_fd(), Access::ReadWrite).unwrap();
         assert!(matches!(endpoint, Endpoint::File(_)));
         assert_eq!(endpoint.poll_fd(), -1);
         assert_eq!(endpoint.set_interest(WRITABLE), WRITABLE);
@@ -454,7 +454,7 @@ fn what_epoll_refuses_is_a_file() {
         assert_eq!(flags(file), before);
     }
     let (stream, _other) = UnixStream::pair().unwrap();
-    let endpoint = Endpoint::open(stream.as_raw_fd(), true, true).unwrap();
+    let endpoint = Endpoint::open(stream.as_raw_fd(), Access::ReadWrite).unwrap();
     assert!(!matches!(endpoint, Endpoint::File(_)));
 }
 
@@ -497,8 +497,8 @@ fn descriptors_are_not_inherited() {
     let (reader, _writer) = std::io::pipe().unwrap();
     let known: Vec<RawFd> = all_fds();
     let endpoints = [
-        Endpoint::open(blocking.as_raw_fd(), true, true).unwrap(),
-        Endpoint::open(reader.as_raw_fd(), true, false).unwrap(),
+        Endpoint::open(blocking.as_raw_fd(), Access::ReadWrite).unwrap(),
+        Endpoint::open(reader.as_raw_fd(), Access::Read).unwrap(),
     ];
     for fd in all_fds() {
         if !known.contains(&fd) {
@@ -602,7 +602,7 @@ fn readiness_through_either_kind_of_poll() {
     for blocking in [true, false] {
         let (near, mut far) = UnixStream::pair().unwrap();
         near.set_nonblocking(!blocking).unwrap();
-        let mut endpoint = Endpoint::open(near.as_raw_fd(), true, true).unwrap();
+        let mut endpoint = Endpoint::open(near.as_raw_fd(), Access::ReadWrite).unwrap();
         let ready = |endpoint: &mut Endpoint, interest| {
             let events = endpoint.set_interest(interest);
             let mut wanted = 0;
@@ -763,14 +763,14 @@ fn sigpipe_in_a_child() {
         };
         for round in 0..2 {
             let (reader, writer) = std::io::pipe().unwrap();
-            let pipe = Endpoint::open(writer.as_raw_fd(), false, true).unwrap();
+            let pipe = Endpoint::open(writer.as_raw_fd(), Access::Write).unwrap();
             drop(reader);
             assert_eq!(pipe.write(b"x"), Io::Failed(libc::EPIPE));
             assert_eq!(blocked(&mut set), round == 1, "the mask is as it was");
             assert_eq!(pending(&mut set), round == 1, "a signal of others' stays");
 
             let (near, far) = UnixStream::pair().unwrap();
-            let socket = Endpoint::open(near.as_raw_fd(), true, true).unwrap();
+            let socket = Endpoint::open(near.as_raw_fd(), Access::ReadWrite).unwrap();
             drop(far);
             assert_eq!(socket.write(b"x"), Io::Failed(libc::EPIPE));
             assert_eq!(pending(&mut set), round == 1);

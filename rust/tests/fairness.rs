@@ -17,7 +17,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use common::{connect, Tls, TLS1_3};
 use libc::c_int;
 use openssl_sys::SSL;
-use tls_splice::endpoint::Endpoint;
+use tls_splice::endpoint::{Access, Endpoint};
 use tls_splice::inbound::InboundStep;
 use tls_splice::splice::{Direction, Splice};
 
@@ -98,12 +98,15 @@ impl Busy {
     fn new(kind: Kind, direction: Direction) -> Busy {
         let (near, far) = ends(kind, direction);
         let (ours, peer) = connect(TLS1_3, true);
-        let is_inbound = direction == Direction::Inbound;
-        let endpoint = Endpoint::open(near.as_raw_fd(), !is_inbound, is_inbound).unwrap();
+        let access = match direction {
+            Direction::Inbound => Access::Write,
+            Direction::Outbound => Access::Read,
+        };
+        let endpoint = Endpoint::open(near.as_raw_fd(), access).unwrap();
         let framing = endpoint.framing(None).unwrap();
         let mut splice = Splice::new(endpoint, framing.into(), HIGH_WATER_MARK);
         splice.start(direction);
-        if is_inbound {
+        if direction == Direction::Inbound {
             assert!(unsafe { splice.attach(direction, ours.0) });
         }
         Busy {

@@ -16,7 +16,7 @@ use openssl_sys as ossl;
 use openssl_sys::SSL;
 
 use common::*;
-use tls_splice::endpoint::{Endpoint, READABLE, WRITABLE};
+use tls_splice::endpoint::{Access, Endpoint, READABLE, WRITABLE};
 use tls_splice::error::*;
 use tls_splice::ffi::*;
 use tls_splice::frame::Framing;
@@ -1416,7 +1416,8 @@ fn ciphertext_is_collected_for_one_write() {
         assert_eq!(abi::collected(rig.splice, &mut piece, 1), 1);
         let bytes = std::slice::from_raw_parts(piece.base, 12_345);
         rig.wire_out.extend(bytes);
-        abi::written(rig.splice, bytes.len(), false);
+        abi::written(rig.splice, bytes.len());
+        abi::write_later(rig.splice);
     }
     assert_eq!(collected(&rig), 0);
     assert_eq!(rig.ours.pending(), collected_now - 12_345);
@@ -1600,12 +1601,12 @@ fn the_rust_api_over_pipes() {
     let (mut sink_reader, sink) = std::io::pipe().unwrap();
     let (source, mut source_writer) = std::io::pipe().unwrap();
     let mut decrypt = RustSplice::new(
-        Endpoint::open(sink.as_raw_fd(), false, true).unwrap(),
+        Endpoint::open(sink.as_raw_fd(), Access::Write).unwrap(),
         Framing::Raw.into(),
         1 << 16,
     );
     let mut encrypt = RustSplice::new(
-        Endpoint::open(source.as_raw_fd(), true, false).unwrap(),
+        Endpoint::open(source.as_raw_fd(), Access::Read).unwrap(),
         Framing::Raw.into(),
         1 << 16,
     );

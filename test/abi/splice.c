@@ -206,7 +206,8 @@ static void rig_write(struct rig *rig) {
   if (count == 0) return;
   size_t n = pieces[0].len < PIECE ? pieces[0].len : PIECE;
   CHECK(BIO_write(SSL_get_rbio(rig->peer), pieces[0].base, (int)n) == (int)n);
-  OK(tls_splice_written(rig->splice, n, count == 1 && n == pieces[0].len));
+  OK(tls_splice_written(rig->splice, n));
+  if (count > 1 || n < pieces[0].len) OK(tls_splice_write_later(rig->splice));
   OK(tls_splice_collected(rig->splice, pieces, 2, &count));
   CHECK(count == 0);
 }
@@ -528,7 +529,8 @@ static void check_panicked(struct rig *rig, const struct tls_splice_stats *last)
       tls_splice_attach(splice, TLS_SPLICE_ENCRYPT, rig->ours),
       tls_splice_detach(splice, TLS_SPLICE_ENCRYPT, rig->ours),
       tls_splice_collected(splice, &buf, 1, &len),
-      tls_splice_written(splice, 1, true),
+      tls_splice_written(splice, 1),
+      tls_splice_write_later(splice),
       tls_splice_alloc(splice, &buf),
       tls_splice_commit(splice, 1),
       tls_splice_shutdown_write(splice),
@@ -716,7 +718,8 @@ static void test_bad_arguments(void) {
       tls_splice_attach(NULL, TLS_SPLICE_DECRYPT, ssl),
       tls_splice_detach(NULL, TLS_SPLICE_ENCRYPT, ssl),
       tls_splice_attach(NULL, TLS_SPLICE_ENCRYPT, ssl),
-      tls_splice_written(NULL, 1, false),
+      tls_splice_written(NULL, 1),
+      tls_splice_write_later(NULL),
       tls_splice_end_transfer(NULL, TLS_SPLICE_READABLE, 1),
       tls_splice_pass(NULL, NULL, ssl),
       tls_splice_get_stats(NULL, &stats),

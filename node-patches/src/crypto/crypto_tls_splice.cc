@@ -161,7 +161,8 @@ static_assert(arraysize(kEventNames) == TLS_SPLICE_ON_GONE + 1);
 #define TLS_SPLICE_METHODS(V)                                                  \
   V(SetProtoMethod, "open", Open)                                              \
   V(SetProtoMethod, "join", Join)                                              \
-  V(SetProtoMethod, "holdSink", HoldSink)                                      \
+  V(SetProtoMethod, "holdSink", Call<&TLSSplice::HoldSink>)                    \
+  V(SetProtoMethod, "unholdSink", Call<&TLSSplice::UnholdSink>)                \
   V(SetProtoMethod, "start", Start)                                            \
   V(SetProtoMethod, "setStream", SetStream)                                    \
   V(SetProtoMethod, "stop", Call<&TLSSplice::Stop>)                            \
@@ -292,13 +293,14 @@ void TLSSplice::Join(const FunctionCallbackInfo<Value>& args) {
   peer->endpoint_ = std::move(endpoint_of_peer);
 }
 
-// holdSink(on): whether the endpoint is not to be written to yet.
-void TLSSplice::HoldSink(const FunctionCallbackInfo<Value>& args) {
-  TLSSplice* splice;
-  ASSIGN_OR_RETURN_UNWRAP(&splice, args.This());
-  CHECK(args[0]->IsBoolean());
-  splice->endpoint_->Hold(args[0]->IsTrue());
-  if (args[0]->IsFalse() && splice->spliced_ != 0) splice->ScheduleTurn();
+// holdSink(): the endpoint is not to be written to before unholdSink().
+void TLSSplice::HoldSink() {
+  endpoint_->Hold();
+}
+
+void TLSSplice::UnholdSink() {
+  endpoint_->Unhold();
+  if (spliced_ != 0) ScheduleTurn();
 }
 
 // start(tlsWrap, direction, chunks, stream): true, or false if the direction of
@@ -1356,12 +1358,13 @@ void TLSSplice::WriteCollected() {
     uv_buf_t* left = bufs;
     const int err = must_wait ? 0 : lower()->TryWrite(&left, &count);
     if (err != 0) {
-      Check(tls_splice_written(pump_, total, true));
+      Check(tls_splice_written(pump_, total));
       return OnStreamAfterWrite(nullptr, err);
     }
     size_t written = total;
     for (size_t i = 0; i < count; i++) written -= left[i].len;
-    Check(tls_splice_written(pump_, written, count == 0));
+    Check(tls_splice_written(pump_, written));
+    if (count > 0) Check(tls_splice_write_later(pump_));
   }
 }
 

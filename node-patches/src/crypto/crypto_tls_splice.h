@@ -136,6 +136,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // A method that JS calls without arguments, and that returns nothing.
   template <void (TLSSplice::*method)()>
   static void Call(const v8::FunctionCallbackInfo<v8::Value>& args);
+  void HoldSink();
+  void UnholdSink();
   void Stop();
   void ShutdownEndpoint();
   void Abandon();
@@ -144,7 +146,6 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   static void New(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Open(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Join(const v8::FunctionCallbackInfo<v8::Value>& args);
-  static void HoldSink(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Start(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void SetStream(const v8::FunctionCallbackInfo<v8::Value>& args);
   static void Release(const v8::FunctionCallbackInfo<v8::Value>& args);

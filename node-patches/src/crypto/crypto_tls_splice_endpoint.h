@@ -35,8 +35,10 @@ class TLSSpliceEndpoint : public MemoryRetainer {
   // Writes what the pump holds, or passes it on. Returns whether there is room
   // for more. Not called for a descriptor, which the pump writes itself.
   virtual bool Deliver() { return false; }
-  // Whether JS still has something to write, which nothing may overtake.
-  virtual void Hold(bool on) {}
+  // Keeps the pump from writing to the endpoint until Unhold(), because JS has
+  // something to write first.
+  virtual void Hold() {}
+  virtual void Unhold() {}
   // The TLS peer has ended, and the endpoint has every byte.
   virtual void Shutdown() {}
   // The splice is to stop: what can be cancelled is cancelled.
@@ -120,7 +122,8 @@ class StreamEndpoint final : public TLSSpliceEndpoint, public StreamListener {
   void Begin(StreamBase* stream) override;
   void Await(int events) override;
   bool Deliver() override;
-  void Hold(bool on) override { is_held_ = on; }
+  void Hold() override { is_held_ = true; }
+  void Unhold() override { is_held_ = false; }
   void Release(uint32_t directions) override;
   void End() override;
   uint32_t GetState() const override;

@@ -491,7 +491,10 @@ impl Handle {
             if abi::collected(self.splice, &mut piece, 1) == 1 {
                 assert!(!piece.base.is_null() && piece.len > 0);
                 let n = input.size(2 * piece.len);
-                abi::written(self.splice, n.min(piece.len), input.byte() & 1 == 0);
+                abi::written(self.splice, n.min(piece.len));
+                if input.byte() & 1 != 0 {
+                    abi::write_later(self.splice);
+                }
             }
         }
     }

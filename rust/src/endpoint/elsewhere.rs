@@ -6,7 +6,7 @@ use std::io::IoSlice;
 
 use libc::c_int;
 
-use super::{Endpoint, Io, PacketIo, Resume, StreamRead, Written};
+use super::{Access, Endpoint, Io, PacketIo, Resume, StreamRead, Written};
 use crate::error::OpenError;
 use crate::frame::Framing;
 use crate::offload::header::Layout;
@@ -14,7 +14,7 @@ use crate::offload::ip::Protocol;
 use crate::offload::join::Joinable;
 
 /// Refuses every descriptor.
-pub(super) fn open(_fd: c_int, _readable: bool, _writable: bool) -> Result<Endpoint, OpenError> {
+pub(super) fn open(_fd: c_int, _access: Access) -> Result<Endpoint, OpenError> {
     Err(OpenError::Unsupported)
 }
 

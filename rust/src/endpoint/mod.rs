@@ -145,6 +145,29 @@ pub const READABLE: u32 = 1;
 /// Readiness for writing, as POLLOUT of poll(2).
 pub const WRITABLE: u32 = 2;
 
+/// What an endpoint is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To be read, as the source.
+    Read,
+    /// To be written, as the sink.
+    Write,
+    /// Both.
+    ReadWrite,
+}
+
+impl Access {
+    /// Whether the endpoint is to be read.
+    pub fn reads(self) -> bool {
+        self != Access::Write
+    }
+
+    /// Whether the endpoint is to be written.
+    pub fn writes(self) -> bool {
+        self != Access::Read
+    }
+}
+
 /// An endpoint. It may be used on any thread, by one call at a time.
 pub enum Endpoint {
     /// A byte stream that can be polled.
@@ -161,10 +184,9 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// Takes a descriptor of its own to what `fd` refers to, so that the caller may close
-    /// `fd` or reuse its number at any time. `readable` says that the endpoint is to be
-    /// read, `writable` that it is to be written.
-    pub fn open(fd: c_int, readable: bool, writable: bool) -> Result<Endpoint, OpenError> {
-        open(fd, readable, writable)
+    /// `fd` or reuse its number at any time.
+    pub fn open(fd: c_int, access: Access) -> Result<Endpoint, OpenError> {
+        open(fd, access)
     }
 
     /// A byte stream that the caller reads and writes, by transfers.

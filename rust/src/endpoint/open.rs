@@ -9,33 +9,33 @@ use super::file::File;
 use super::packet::{DeviceFile, Kind, Packets};
 use super::stream::{EndOfFile, Sigpipe, Stream, Transport};
 use super::vnet::VnetDevice;
-use super::{system, Endpoint};
+use super::{system, Access, Endpoint};
 use crate::error::OpenError;
 
 /// See [`Endpoint::open`].
-pub(super) fn open(fd: RawFd, readable: bool, writable: bool) -> Result<Endpoint, OpenError> {
+pub(super) fn open(fd: RawFd, access: Access) -> Result<Endpoint, OpenError> {
     let flags = flags_of(fd)?;
     // read(2) and write(2) fail with EBADF, too. Opening the file again would help, but the
     // owner of the descriptor may not be allowed to do that.
     if system::only_names(flags) {
         return Err(OpenError::System(libc::EBADF));
     }
-    let access = flags & libc::O_ACCMODE;
-    let may = |mode| access == mode || access == libc::O_RDWR;
-    if readable && !may(libc::O_RDONLY) || writable && !may(libc::O_WRONLY) {
+    let mode = flags & libc::O_ACCMODE;
+    let allows = |wanted| mode == wanted || mode == libc::O_RDWR;
+    if access.reads() && !allows(libc::O_RDONLY) || access.writes() && !allows(libc::O_WRONLY) {
         return Err(OpenError::AccessMode);
     }
     match file_type(fd)? {
         libc::S_IFSOCK => open_socket(fd, flags),
         libc::S_IFIFO => {
-            let end_of_file = match readable {
+            let end_of_file = match access.reads() {
                 true => EndOfFile::Hidden,
                 false => EndOfFile::Polled,
             };
-            open_pipe_or_tty(fd, flags, end_of_file, sigpipe_of(writable))
+            open_pipe_or_tty(fd, flags, end_of_file, sigpipe_of(access))
         }
         libc::S_IFCHR if is_tty(fd) => {
-            open_pipe_or_tty(fd, flags, EndOfFile::Polled, sigpipe_of(writable))
+            open_pipe_or_tty(fd, flags, EndOfFile::Polled, sigpipe_of(access))
         }
         libc::S_IFCHR => match system::device(fd)? {
             Some(device) => open_device(fd, device),
@@ -144,11 +144,11 @@ fn socket_option(fd: RawFd, option: c_int) -> Result<c_int, OpenError> {
     check(ret).map(|_| value)
 }
 
-/// What SIGPIPE would do to a process that writes, if `writable`, to a pipe. Node ignores
-/// the signal; an embedder may not.
-fn sigpipe_of(writable: bool) -> Sigpipe {
+/// What SIGPIPE would do to this process, which has that access to a pipe. Node ignores the
+/// signal; an embedder may not.
+fn sigpipe_of(access: Access) -> Sigpipe {
     // SAFETY: `action` is valid for the call, which only fills it in.
-    let kills = writable
+    let kills = access.writes()
         && unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             libc::sigaction(libc::SIGPIPE, std::ptr::null(), &raw mut action) == 0

@@ -7,7 +7,6 @@ use super::types::direction_of;
 use super::*;
 use crate::error::{TLS_SPLICE_EARG, TLS_SPLICE_EBUSY, TLS_SPLICE_ENOMEM, TLS_SPLICE_OK};
 use crate::handle::tls_splice;
-use crate::ssl::wbio::Rest;
 use crate::sys;
 
 /// Puts a BIO of the splice's in front of one that the session has. This saves a copy of
@@ -114,7 +113,8 @@ pub unsafe extern "C" fn tls_splice_commit(splice: *mut tls_splice, nread: size_
 /// Gives the ciphertext that was collected for the stream below, in order: sets at most `len`
 /// elements of the array `out`, and `*count` to their number, which is 0 if there is no
 /// ciphertext. The memory belongs to the splice, and is valid until the next call on the
-/// splice, which is `tls_splice_written`.
+/// splice, which is `tls_splice_written`. If the stream below has not taken all of it,
+/// `tls_splice_write_later` follows.
 ///
 /// # Safety
 /// `splice` is NULL or valid. `out` is NULL, or writable for `len` elements. `count` is NULL
@@ -150,26 +150,34 @@ pub unsafe extern "C" fn tls_splice_collected(
 }
 
 /// Drops the first `n` bytes of what `tls_splice_collected` gives, since the stream below has
-/// taken them. If `is_all` is false, the stream below takes no more at present: what is left
-/// goes to the session's own write BIO, and TLSWrap::EncOut writes it later.
+/// taken them.
 ///
 /// # Safety
 /// `splice` is NULL or valid.
 #[no_mangle]
-pub unsafe extern "C" fn tls_splice_written(
-    splice: *mut tls_splice,
-    n: size_t,
-    is_all: bool,
-) -> c_int {
-    let rest = match is_all {
-        true => Rest::Keep,
-        false => Rest::HandOver,
-    };
+pub unsafe extern "C" fn tls_splice_written(splice: *mut tls_splice, n: size_t) -> c_int {
     // SAFETY: passed on.
     unsafe {
         run(splice, |splice| {
             if let Some(wbio) = splice.wbio() {
-                wbio.written(n, rest);
+                wbio.written(n);
+            }
+        })
+    }
+}
+
+/// Moves what `tls_splice_collected` gives to the session's own write BIO, since the stream
+/// below takes no more at present: TLSWrap::EncOut writes it later.
+///
+/// # Safety
+/// `splice` is NULL or valid.
+#[no_mangle]
+pub unsafe extern "C" fn tls_splice_write_later(splice: *mut tls_splice) -> c_int {
+    // SAFETY: passed on.
+    unsafe {
+        run(splice, |splice| {
+            if let Some(wbio) = splice.wbio() {
+                wbio.write_later();
             }
         })
     }

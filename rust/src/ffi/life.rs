@@ -4,7 +4,7 @@ use libc::{c_int, size_t};
 
 use super::types::{self, direction_of};
 use super::*;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Access, Endpoint};
 use crate::error::{
     OpenError, TLS_SPLICE_EARG, TLS_SPLICE_ENOPACKETS, TLS_SPLICE_EPANIC, TLS_SPLICE_OK,
 };
@@ -57,12 +57,16 @@ pub unsafe extern "C" fn tls_splice_new(
 }
 
 fn splice_of(config: &tls_splice_config) -> Result<Splice, c_int> {
-    let both = TLS_SPLICE_DECRYPT | TLS_SPLICE_ENCRYPT;
-    if config.directions == 0 || config.directions & !both != 0 || config.high_water_mark == 0 {
+    const BOTH: u32 = TLS_SPLICE_DECRYPT | TLS_SPLICE_ENCRYPT;
+    let access = match config.directions {
+        TLS_SPLICE_DECRYPT => Access::Write,
+        TLS_SPLICE_ENCRYPT => Access::Read,
+        BOTH => Access::ReadWrite,
+        _ => return Err(TLS_SPLICE_EARG),
+    };
+    if config.high_water_mark == 0 {
         return Err(TLS_SPLICE_EARG);
     }
-    let readable = config.directions & TLS_SPLICE_ENCRYPT != 0;
-    let writable = config.directions & TLS_SPLICE_DECRYPT != 0;
     let framing = match config.framing {
         TLS_SPLICE_FRAMING_AUTO => None,
         TLS_SPLICE_FRAMING_RAW => Some(Framing::Raw),
@@ -74,7 +78,7 @@ fn splice_of(config: &tls_splice_config) -> Result<Splice, c_int> {
     };
     let endpoint = match config.fd {
         TLS_SPLICE_FD_NONE => Ok(Endpoint::of_caller()),
-        fd => Endpoint::open(fd, readable, writable),
+        fd => Endpoint::open(fd, access),
     }
     .map_err(OpenError::code)?;
     let framing = endpoint.framing(framing).map_err(OpenError::code)?;

@@ -67,15 +67,6 @@ enum Output {
     Collected,
 }
 
-/// What is to happen to ciphertext that was collected and not written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rest {
-    /// It stays, to be written next.
-    Keep,
-    /// The stream takes no more at present: it goes to Node's BIO.
-    HandOver,
-}
-
 /// The BIO of one splice, from [`Wbio::attach`] to [`Wbio::detach`].
 pub struct Wbio {
     shared: Arc<Shared<State>>,
@@ -159,7 +150,7 @@ impl Wbio {
     }
 
     /// Drops the first `n` bytes of what is collected, since they were written.
-    pub fn written(&mut self, mut n: usize, rest: Rest) {
+    pub fn written(&mut self, mut n: usize) {
         // SAFETY: as in `begin_collecting`.
         let state = unsafe { self.shared.get() };
         while let Some(chunk) = state.collected.front_mut() {
@@ -170,9 +161,12 @@ impl Wbio {
             n -= chunk.len();
             state.collected.pop_front();
         }
-        if rest == Rest::HandOver {
-            state.settle();
-        }
+    }
+
+    /// Hands what is collected over to Node's BIO, since the stream takes no more at present.
+    pub fn write_later(&mut self) {
+        // SAFETY: as in `begin_collecting`.
+        unsafe { self.shared.get() }.settle();
     }
 }
 

@@ -181,8 +181,13 @@ pub unsafe fn collected(splice: *mut Splice, pieces: *mut tls_splice_buf, len: u
 }
 
 #[track_caller]
-pub unsafe fn written(splice: *mut Splice, n: usize, is_all: bool) {
-    ok(unsafe { tls_splice_written(splice, n, is_all) });
+pub unsafe fn written(splice: *mut Splice, n: usize) {
+    ok(unsafe { tls_splice_written(splice, n) });
+}
+
+#[track_caller]
+pub unsafe fn write_later(splice: *mut Splice) {
+    ok(unsafe { tls_splice_write_later(splice) });
 }
 
 /// If the splice has done enough in this turn, the event loop turns.
@@ -260,7 +265,8 @@ pub unsafe fn refused(splice: *mut Splice, ssl: *mut SSL, code: c_int) {
             tls_splice_attach(splice, TLS_SPLICE_ENCRYPT, ssl),
             tls_splice_detach(splice, TLS_SPLICE_ENCRYPT, ssl),
             tls_splice_collected(splice, &mut piece, 1, &mut counts[0]),
-            tls_splice_written(splice, 1, false),
+            tls_splice_written(splice, 1),
+            tls_splice_write_later(splice),
             tls_splice_alloc(splice, &mut buf),
             tls_splice_commit(splice, 1),
             tls_splice_shutdown_write(splice),
@@ -269,7 +275,7 @@ pub unsafe fn refused(splice: *mut Splice, ssl: *mut SSL, code: c_int) {
             tls_splice_get_failure(splice, &mut failure),
             tls_splice_pass(splice, splice, ssl),
         ];
-        assert_eq!(codes, [code; 21]);
+        assert_eq!(codes, [code; 22]);
         let mut stats = Stats::default();
         assert_eq!(tls_splice_get_stats(splice, &mut stats), code);
         assert_eq!(tls_splice_pass(splice, other, ssl), TLS_SPLICE_EARG);

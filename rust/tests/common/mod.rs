@@ -668,7 +668,10 @@ impl Rig {
             if n == 0 {
                 return;
             }
-            unsafe { abi::written(self.splice, written, is_all) };
+            unsafe { abi::written(self.splice, written) };
+            if !is_all {
+                unsafe { abi::write_later(self.splice) };
+            }
         }
     }
 

@@ -608,9 +608,11 @@ class TLSSplice extends EventEmitter {
     if (this.#ended & kIn)
       return;
     this.#ended |= kIn;
+    this.#endpoint.unguard();
     // Between two joined splices the end is always passed on. Whether the other socket is ended
     // is for the `end` option of its own splice.
-    this.#endpoint.shutdown(this.#endsOther || this.#first !== null || this.#second !== null);
+    if (this.#endsOther || this.#first !== null || this.#second !== null)
+      this.#endpoint.shutdown();
     // The end() of the stream may be the user's, and may have destroyed the socket. Then the
     // reader has given the end.
     if (this.#isGivenBack)

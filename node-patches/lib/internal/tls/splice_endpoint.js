@@ -396,10 +396,9 @@ class Endpoint {
     Takeover.watch(this.stream, this);
   }
 
-  // The endpoint has all that the peer has sent. With `end` that is its end.
-  shutdown(ends) {
-    if (ends)
-      this.native.shutdownEndpoint();
+  // The endpoint has all that the peer has sent, and is to see an end behind it.
+  shutdown() {
+    this.native.shutdownEndpoint();
   }
 
   // The splice has closed.
@@ -520,7 +519,7 @@ class SocketEndpoint extends Endpoint {
     if (this.#directions & kIn) {
       this.#writer = new Writer(this.stream, this.splice, () => {
         if (this.splice.state === 'running')
-          this.native.holdSink(false);
+          this.native.unholdSink();
       });
     }
     if (this.#directions & kOut)
@@ -538,15 +537,13 @@ class SocketEndpoint extends Endpoint {
     this.#checkOpen();
     // What JavaScript has written to the stream goes before what the peer sends.
     if (this.#writer?.isFlushed === false)
-      this.native.holdSink(true);
+      this.native.holdSink();
     if (this.#reader !== null)
       this.chunks = this.#reader.take();
   }
 
-  shutdown(ends) {
-    this.unguard();
-    if (ends)
-      guarded(() => this.stream.end());
+  shutdown() {
+    guarded(() => this.stream.end());
   }
 
   unguard() {
