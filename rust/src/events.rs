@@ -357,7 +357,8 @@ impl Call<'_> {
             // this direction goes on in the next turn.
             InboundStep::Cancelled => Delivery::Paused,
         };
-        self.actions.deliver = delivery == Delivery::Blocked && self.splice.is_endpoint_of_caller();
+        self.actions.deliver =
+            delivery == Delivery::Blocked && self.splice.endpoint().transfers_at_once();
         let orders = self.connection.step(Input::Delivered(delivery, cleartext));
         // SAFETY: passed on.
         unsafe { self.carry_out(orders) };

@@ -306,10 +306,10 @@ impl Outbound {
 
     /// Asks the budget whether the source may be read now. A transfer asks when it begins.
     fn ask_to_read(&mut self, context: &Context) -> Admission {
-        match context.endpoint {
-            Endpoint::Stream(_) => self.ask_to_read_bytes(),
-            Endpoint::Packets(_) | Endpoint::Vnet(_) => self.budget.begin(),
-            Endpoint::File(_) | Endpoint::Caller(_) => Admission::Work,
+        match context.unit {
+            _ if context.endpoint.needs_transfers() => Admission::Work,
+            Unit::Bytes => self.ask_to_read_bytes(),
+            Unit::Packets => self.budget.begin(),
         }
     }
 

@@ -61,9 +61,9 @@ impl Context {
     /// that it is made of. Packets can only be joined with those that arrive at once.
     pub fn inbound_size(&self) -> Size {
         let is_large = self.inbound_limit() > CHUNK_SIZE;
-        match self.endpoint {
-            Endpoint::Vnet(_) if is_large => Size::ForSuperPackets,
-            _ => Size::Small,
+        match is_large && self.endpoint.joins_packets() {
+            true => Size::ForSuperPackets,
+            false => Size::Small,
         }
     }
 }
@@ -249,11 +249,6 @@ impl Splice {
     /// Why the TLS peer sends nothing more, if `SSL_read` has said so.
     pub fn cleartext_end(&self) -> Option<session::Cause> {
         self.inbound.as_ref().and_then(Inbound::end_cause)
-    }
-
-    /// Whether the caller reads and writes the endpoint in the turns of the splice.
-    pub fn is_endpoint_of_caller(&self) -> bool {
-        matches!(self.context.endpoint, Endpoint::Caller(_))
     }
 
     /// Why the splice failed, if it has.
@@ -460,7 +455,7 @@ impl Splice {
         if self.failure.is_none() {
             let context = &mut self.context;
             if let Some(inbound) = &mut self.inbound {
-                if let Endpoint::Caller(_) = context.endpoint {
+                if context.endpoint.transfers_at_once() {
                     inbound.count_stall_of_caller(&mut context.stats);
                 }
             }

@@ -214,6 +214,37 @@ impl Endpoint {
         }
     }
 
+    /// Whether the caller reads and writes the endpoint, by transfers. The splice reads and
+    /// writes every other endpoint itself.
+    pub fn needs_transfers(&self) -> bool {
+        match self {
+            Endpoint::File(_) | Endpoint::Caller(_) => true,
+            Endpoint::Stream(_) | Endpoint::Packets(_) | Endpoint::Vnet(_) => false,
+        }
+    }
+
+    /// Whether the caller carries out a transfer in the turn of the event loop in which it is
+    /// asked for. A transfer of a file takes a thread, and ends in a later turn.
+    pub fn transfers_at_once(&self) -> bool {
+        match self {
+            Endpoint::Caller(_) => true,
+            Endpoint::Stream(_) | Endpoint::Packets(_) | Endpoint::Vnet(_) | Endpoint::File(_) => {
+                false
+            }
+        }
+    }
+
+    /// Whether packets that are delivered together may be written as one.
+    pub fn joins_packets(&self) -> bool {
+        match self {
+            Endpoint::Vnet(_) => true,
+            Endpoint::Stream(_)
+            | Endpoint::Packets(_)
+            | Endpoint::File(_)
+            | Endpoint::Caller(_) => false,
+        }
+    }
+
     /// How to go on reading when there may be more than was read.
     pub fn resume(&self) -> Resume {
         match self {
