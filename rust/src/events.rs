@@ -253,7 +253,7 @@ impl Call<'_> {
             Event::LeaveSource => {
                 self.splice.leave_source();
                 match self.splice.has(Direction::Outbound) {
-                    true => self.connection.step(Input::EndSource),
+                    true => self.connection.step(Input::LeaveSource),
                     // The connection may have another splice in that direction.
                     false => return,
                 }

@@ -164,10 +164,10 @@ impl tls_splice {
         if self.has(direction).replace(false) {
             let outcome = self.connection().lifecycle().outcome(direction);
             let finished = outcome
-                & (outcome::INBOUND_OVER
-                    | outcome::INBOUND_STOPPED
-                    | outcome::OUTBOUND_OVER
-                    | outcome::OUTBOUND_STOPPED);
+                & (outcome::IN_OVER
+                    | outcome::IN_STOPPED
+                    | outcome::OUT_OVER
+                    | outcome::OUT_STOPPED);
             self.finished.set(self.finished.get() | finished);
         }
     }

@@ -39,7 +39,7 @@
 //! The documentation of `tls.TLSSplice` has a table of all endings. The middle column names
 //! the bits of [`outcome`] with which a row is reached; a dash says that JavaScript knows
 //! without the lifecycle. If a splice has several of the bits, JavaScript looks at `TLS_FAILED`
-//! first, then at `INBOUND_STOPPED` and `OUTBOUND_STOPPED` if it has asked for a stop,
+//! first, then at `IN_STOPPED` and `OUT_STOPPED` if it has asked for a stop,
 //! at `ENDPOINT_FAILED`, and at the others last. It asks for a stop with `ENDPOINT_FAILED` as
 //! the reason if that is set already. If somebody destroys the socket with an error,
 //! `TLS_FAILING` decides whether the error is the reason. `WANTS_HANDSHAKE` decides with which
@@ -47,14 +47,14 @@
 //!
 //! | Event | Outcome | Splice |
 //! | --- | --- | --- |
-//! | `close_notify` from the peer | `INBOUND_OVER` | `'in'` is over, `closeNotify: true`, `reason: 'end'` |
-//! | End of the TCP connection without `close_notify` | `INBOUND_OVER` | The same, `closeNotify: false` |
-//! | End of the endpoint | `OUTBOUND_OVER` | `'out'` is over, `reason: 'end'` |
+//! | `close_notify` from the peer | `IN_OVER` | `'in'` is over, `closeNotify: true`, `reason: 'end'` |
+//! | End of the TCP connection without `close_notify` | `IN_OVER` | The same, `closeNotify: false` |
+//! | End of the endpoint | `OUT_OVER` | `'out'` is over, `reason: 'end'` |
 //! | Connection reset, bad record, other TLS error | `TLS_FAILED`, `TLS_FAILING` | `'error'`, then `'close'` with `reason: 'error'` |
 //! | Read or write error of the endpoint (`EPIPE`, `ENOSPC`, and so on) | `ENDPOINT_FAILED` | `'error'` with `code` and `syscall`, then `'close'` |
 //! | `stream` is closed before the end | — | `'error'` (that of the `stream`, or `ERR_STREAM_PREMATURE_CLOSE`), then `'close'` |
 //! | `tlsSocket.destroy([error])` | — | `'error'` if there is one, `'close'` with `reason: 'destroyed'`; before the handshake is done an error is the `reason` |
-//! | `splice.stop()`, abort of `signal` | `INBOUND_STOPPED`, `OUTBOUND_STOPPED`, `WANTS_HANDSHAKE` | `'close'` with `reason: 'stopped'` or `'aborted'` |
+//! | `splice.stop()`, abort of `signal` | `IN_STOPPED`, `OUT_STOPPED`, `WANTS_HANDSHAKE` | `'close'` with `reason: 'stopped'` or `'aborted'` |
 //! | End of the `Worker` or process | — | Emits nothing |
 
 use libc::c_int;
@@ -140,7 +140,7 @@ pub enum Input {
     SourceGave,
     /// The source is not to be read any more: by `end()` of the socket, or by the end of
     /// the splice that feeds this one.
-    EndSource,
+    LeaveSource,
     /// The inbound pump has run, as [`Orders::cycle`] has asked for, or because Node has
     /// something to decrypt.
     Delivered(Delivery, Cleartext),
@@ -237,13 +237,13 @@ pub enum Reading {
 /// The directions of a splice, and what has become of them: bits for JavaScript.
 pub mod outcome {
     /// Everything is delivered, and JavaScript has been told of the end.
-    pub const INBOUND_OVER: u32 = 1 << 0;
+    pub const IN_OVER: u32 = 1 << 0;
     /// The source has ended, and everything is flushed.
-    pub const OUTBOUND_OVER: u32 = 1 << 1;
+    pub const OUT_OVER: u32 = 1 << 1;
     /// Nothing moves to the sink any more, as asked.
-    pub const INBOUND_STOPPED: u32 = 1 << 2;
+    pub const IN_STOPPED: u32 = 1 << 2;
     /// What was read from the source is flushed, as asked.
-    pub const OUTBOUND_STOPPED: u32 = 1 << 3;
+    pub const OUT_STOPPED: u32 = 1 << 3;
     /// The endpoint has failed.
     pub const ENDPOINT_FAILED: u32 = 1 << 4;
     /// TLS or the stream below has failed.
@@ -364,7 +364,7 @@ impl Lifecycle {
             Input::LowerDrained => self.lower_drained(),
             Input::SinkReady => self.sink_ready(),
             Input::SourceReady => self.source_ready(),
-            Input::SourceGave | Input::EndSource => self.send_later(),
+            Input::SourceGave | Input::LeaveSource => self.send_later(),
             Input::Delivered(delivery, cleartext) => self.delivered(delivery, cleartext),
             Input::Cycled => self.cycled(),
             Input::CycledBeforeEnd => self.send_more(),
@@ -879,17 +879,17 @@ impl Lifecycle {
         let (own, is_finished) = match direction {
             Direction::Inbound => match self.inbound {
                 Inbound::JavaScript => (0, true),
-                Inbound::Over => (outcome::INBOUND_OVER, true),
-                Inbound::Cut => (outcome::INBOUND_OVER, false),
-                Inbound::Stopped => (outcome::INBOUND_STOPPED, true),
+                Inbound::Over => (outcome::IN_OVER, true),
+                Inbound::Cut => (outcome::IN_OVER, false),
+                Inbound::Stopped => (outcome::IN_STOPPED, true),
                 Inbound::Failed => (outcome::ENDPOINT_FAILED, false),
                 _ => (0, false),
             },
             Direction::Outbound => match self.outbound {
                 Outbound::JavaScript => (0, true),
-                Outbound::Over => (outcome::OUTBOUND_OVER, true),
-                Outbound::Stopped => (outcome::OUTBOUND_STOPPED, true),
-                Outbound::Cut => (outcome::OUTBOUND_STOPPED, false),
+                Outbound::Over => (outcome::OUT_OVER, true),
+                Outbound::Stopped => (outcome::OUT_STOPPED, true),
+                Outbound::Cut => (outcome::OUT_STOPPED, false),
                 Outbound::Failed => (outcome::ENDPOINT_FAILED, false),
                 Outbound::WantsRead | Outbound::StoppingWantsRead => {
                     (outcome::WANTS_HANDSHAKE, false)

@@ -166,8 +166,8 @@ static_assert(arraysize(kEventNames) == TLS_SPLICE_ON_GONE + 1);
   V(SetProtoMethod, "start", Start)                                            \
   V(SetProtoMethod, "setStream", SetStream)                                    \
   V(SetProtoMethod, "stop", Call<&TLSSplice::Stop>)                            \
-  V(SetProtoMethod, "endOut", Call<&TLSSplice::EndSource>)                     \
-  V(SetProtoMethod, "cycle", Call<&TLSSplice::ScheduleTurn>)                   \
+  V(SetProtoMethod, "leaveSource", Call<&TLSSplice::LeaveSource>)              \
+  V(SetProtoMethod, "scheduleTurn", Call<&TLSSplice::ScheduleTurn>)            \
   V(SetProtoMethod, "shutdownEndpoint", Call<&TLSSplice::ShutdownEndpoint>)    \
   V(SetProtoMethod, "abandon", Call<&TLSSplice::Abandon>)                      \
   V(SetProtoMethod, "release", Release)                                        \
@@ -1126,8 +1126,8 @@ bool TLSSplice::PassTo(TLSSplice* to) {
   return (spliced_ & TLS_SPLICE_DECRYPT) != 0;
 }
 
-// endOut(): stops reading the endpoint, as if it had ended.
-void TLSSplice::EndSource() {
+// leaveSource(): stops reading the endpoint, as if it had ended.
+void TLSSplice::LeaveSource() {
   if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0)
     return On(TLS_SPLICE_ON_LEAVE_SOURCE);
   // The direction is not started: nothing is to be done.
@@ -1211,7 +1211,7 @@ void TLSSplice::UpdateReading() {
     SetReading(reading == TLS_SPLICE_READING_ON);
 }
 
-// cycle(): asks for a turn, so that TLS can send its own messages. An empty
+// scheduleTurn(): asks for a turn, so that TLS can send its own messages. An empty
 // write to the TLSWrap would be one to the stream below as well.
 //
 // This is not done with SetImmediate(), because what is given to that from
@@ -1444,7 +1444,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, kOutOver);
   NODE_DEFINE_CONSTANT(constants, kInStopped);
   NODE_DEFINE_CONSTANT(constants, kOutStopped);
-  NODE_DEFINE_CONSTANT(constants, kFailed);
+  NODE_DEFINE_CONSTANT(constants, kEndpointFailed);
   NODE_DEFINE_CONSTANT(constants, kTLSFailed);
   NODE_DEFINE_CONSTANT(constants, kTLSFailing);
   NODE_DEFINE_CONSTANT(constants, kBusy);
@@ -1453,7 +1453,7 @@ void TLSSplice::Initialize(Environment* env, Local<Object> target) {
   NODE_DEFINE_CONSTANT(constants, kEndpointClosed);
   NODE_DEFINE_CONSTANT(constants, kEndpointEnded);
   NODE_DEFINE_CONSTANT(constants, kWriting);
-  NODE_DEFINE_CONSTANT(constants, kWantsTLS);
+  NODE_DEFINE_CONSTANT(constants, kWantsHandshake);
 #define V(index, field) NODE_DEFINE_CONSTANT(constants, index);
   TLS_SPLICE_STATS(V)
 #undef V

@@ -52,10 +52,10 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
     kOutOver = TLS_SPLICE_OUTCOME_OUT_OVER,
     kInStopped = TLS_SPLICE_OUTCOME_IN_STOPPED,
     kOutStopped = TLS_SPLICE_OUTCOME_OUT_STOPPED,
-    kFailed = TLS_SPLICE_OUTCOME_ENDPOINT_FAILED,
+    kEndpointFailed = TLS_SPLICE_OUTCOME_ENDPOINT_FAILED,
     kTLSFailed = TLS_SPLICE_OUTCOME_TLS_FAILED,
     kTLSFailing = TLS_SPLICE_OUTCOME_TLS_FAILING,
-    kWantsTLS = TLS_SPLICE_OUTCOME_WANTS_HANDSHAKE,
+    kWantsHandshake = TLS_SPLICE_OUTCOME_WANTS_HANDSHAKE,
     kBusy = 1 << 16,            // The pump is inside of a call into OpenSSL.
     kTransferring = 1 << 17,    // A file is being read or written.
     kEndpointClosed = 1 << 18,  // The stream is gone.
@@ -103,7 +103,7 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // Returns whether there is room for more.
   bool PassTo(TLSSplice* to);
   // Stops reading the endpoint, as if it had ended.
-  void EndSource();
+  void LeaveSource();
   // Asks the event loop for a turn.
   void ScheduleTurn();
   // Tells JS that getState() has changed, from the top of the stack.

@@ -298,7 +298,7 @@ bool JoinedEndpoint::Deliver() {
 }
 
 void JoinedEndpoint::Shutdown() {
-  if (peer_ != nullptr) peer_->splice_->EndSource();
+  if (peer_ != nullptr) peer_->splice_->LeaveSource();
 }
 
 void JoinedEndpoint::Close() {

@@ -45,13 +45,12 @@ impl Side {
             );
         }
         let bits = self.life.outcome(Direction::Inbound);
-        if bits & outcome::INBOUND_OVER != 0 {
+        if bits & outcome::IN_OVER != 0 {
             ensure!(self.held == 0, "over only when everything is delivered");
         }
         if self.failure[h] == Failure::Sink {
             ensure!(
-                bits & (outcome::ENDPOINT_FAILED | outcome::TLS_FAILED | outcome::INBOUND_STOPPED)
-                    != 0,
+                bits & (outcome::ENDPOINT_FAILED | outcome::TLS_FAILED | outcome::IN_STOPPED) != 0,
                 "a failure of the endpoint stays visible until the stop"
             );
         }
@@ -62,8 +61,8 @@ impl Side {
     pub fn check_outcome(&self, direction: Direction) {
         let bits = self.life.outcome(direction);
         let (over, stopped) = match direction {
-            Direction::Inbound => (outcome::INBOUND_OVER, outcome::INBOUND_STOPPED),
-            Direction::Outbound => (outcome::OUTBOUND_OVER, outcome::OUTBOUND_STOPPED),
+            Direction::Inbound => (outcome::IN_OVER, outcome::IN_STOPPED),
+            Direction::Outbound => (outcome::OUT_OVER, outcome::OUT_STOPPED),
         };
         let failures = outcome::TLS_FAILED | outcome::TLS_FAILING;
         let own = bits & !failures;
@@ -84,8 +83,8 @@ impl Side {
         }
         if self.fault != Fault::Gone {
             let finished = match direction {
-                Direction::Inbound => outcome::INBOUND_STOPPED,
-                Direction::Outbound => outcome::OUTBOUND_OVER,
+                Direction::Inbound => outcome::IN_STOPPED,
+                Direction::Outbound => outcome::OUT_OVER,
             };
             ensure!(
                 own != finished || bits & failures == 0,
@@ -108,13 +107,13 @@ impl Side {
             );
         }
         let is_cut = outcome::TLS_FAILED | outcome::TLS_FAILING;
-        if bits & (outcome::OUTBOUND_OVER | outcome::OUTBOUND_STOPPED) != 0 && bits & is_cut == 0 {
+        if bits & (outcome::OUT_OVER | outcome::OUT_STOPPED) != 0 && bits & is_cut == 0 {
             ensure!(
                 self.unsent == 0 || self.fault != Fault::None,
                 "what was read from the source is sent"
             );
         }
-        if bits & outcome::OUTBOUND_OVER != 0 {
+        if bits & outcome::OUT_OVER != 0 {
             ensure!(!self.unwritten, "over only when everything is written");
         }
     }

@@ -101,8 +101,8 @@ fn directions_of(bits: u32, inbound: u32, outbound: u32) -> u8 {
 fn stopped(bits: u32) -> u8 {
     directions_of(
         bits,
-        outcome::INBOUND_STOPPED | outcome::INBOUND_OVER,
-        outcome::OUTBOUND_STOPPED | outcome::OUTBOUND_OVER,
+        outcome::IN_STOPPED | outcome::IN_OVER,
+        outcome::OUT_STOPPED | outcome::OUT_OVER,
     )
 }
 
@@ -181,7 +181,7 @@ impl<const N: usize> World<N> {
         }
         self.begin(s, h, Direction::Outbound, OUT);
         if self.sides[s].is_source_left {
-            self.feed(s, h, Input::EndSource);
+            self.feed(s, h, Input::LeaveSource);
         }
         true
     }
@@ -212,10 +212,10 @@ impl<const N: usize> World<N> {
         } else if bits & outcome::ENDPOINT_FAILED != 0 {
             self.stop_with_failure(s, h);
         } else {
-            if bits & outcome::INBOUND_OVER != 0 {
+            if bits & outcome::IN_OVER != 0 {
                 self.on_in_ended(s, h);
             }
-            if bits & outcome::OUTBOUND_OVER != 0 {
+            if bits & outcome::OUT_OVER != 0 {
                 self.on_out_ended(s, h);
             }
         }
@@ -239,7 +239,7 @@ impl<const N: usize> World<N> {
                     Cleartext::CloseNotify => Row::CloseNotify,
                     _ => Row::Eof,
                 },
-                outcome::INBOUND_OVER,
+                outcome::IN_OVER,
             );
         }
         if N == 2 && self.is_joined {
@@ -255,7 +255,7 @@ impl<const N: usize> World<N> {
             return;
         }
         handle.ended |= OUT;
-        reach(Row::EndOfEndpoint, outcome::OUTBOUND_OVER);
+        reach(Row::EndOfEndpoint, outcome::OUT_OVER);
         let ends_other = side.setup.ends_other || side.is_source_left;
         side.is_write_ended |= ends_other;
         if !ends_other {
@@ -367,7 +367,7 @@ impl<const N: usize> World<N> {
         if self.sides[s].handles[h].reason == Reason::Stopped {
             reach(
                 Row::Stopped,
-                bits & (outcome::INBOUND_STOPPED | outcome::OUTBOUND_STOPPED),
+                bits & (outcome::IN_STOPPED | outcome::OUT_STOPPED),
             );
         }
         if stopped & IN != 0 {
@@ -420,10 +420,7 @@ impl<const N: usize> World<N> {
     fn release(&mut self, s: usize, h: usize, direction: Direction, bit: u8) {
         let side = &mut self.sides[s];
         let finished = side.life.outcome(direction)
-            & (outcome::INBOUND_OVER
-                | outcome::INBOUND_STOPPED
-                | outcome::OUTBOUND_OVER
-                | outcome::OUTBOUND_STOPPED);
+            & (outcome::IN_OVER | outcome::IN_STOPPED | outcome::OUT_OVER | outcome::OUT_STOPPED);
         side.handles[h].kept |= finished;
         side.handles[h].has &= !bit;
         side.starting &= !bit;
@@ -495,7 +492,7 @@ impl<const N: usize> World<N> {
             );
             return self.close(s, h, Reason::TlsError);
         }
-        let ended = directions_of(bits, outcome::INBOUND_OVER, outcome::OUTBOUND_OVER);
+        let ended = directions_of(bits, outcome::IN_OVER, outcome::OUT_OVER);
         if has_error || side.directions(h) & !ended != 0 {
             return self.close(s, h, Reason::Destroyed);
         }

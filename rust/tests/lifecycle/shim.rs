@@ -156,7 +156,7 @@ impl<const N: usize> World<N> {
     /// TLSSplice::Deliver(): whether the inbound pump is to be run again.
     pub fn deliver_to_peer(&mut self, s: usize, h: usize) -> bool {
         let p = 1 - s;
-        if !self.is_joined || self.sides[p].bits(0) & outcome::OUTBOUND_OVER != 0 {
+        if !self.is_joined || self.sides[p].bits(0) & outcome::OUT_OVER != 0 {
             self.sides[s].sink = Sink::Broken;
             return true;
         }
@@ -206,7 +206,7 @@ impl<const N: usize> World<N> {
             && !side.is_source_left
             && side.unsent == 0
             && side.has_room();
-        let is_over = side.handles[0].has != 0 && side.bits(0) & outcome::OUTBOUND_OVER != 0;
+        let is_over = side.handles[0].has != 0 && side.bits(0) & outcome::OUT_OVER != 0;
         if wants_source || is_over {
             self.wake_peer(s);
         }

@@ -11,10 +11,10 @@ const DOCUMENTATION: &str = include_str!("../../../node-patches/doc-add-tlssocke
 
 /// The name of each bit, as the table has it.
 const BITS: [(&str, u32); 8] = [
-    ("INBOUND_OVER", outcome::INBOUND_OVER),
-    ("OUTBOUND_OVER", outcome::OUTBOUND_OVER),
-    ("INBOUND_STOPPED", outcome::INBOUND_STOPPED),
-    ("OUTBOUND_STOPPED", outcome::OUTBOUND_STOPPED),
+    ("IN_OVER", outcome::IN_OVER),
+    ("OUT_OVER", outcome::OUT_OVER),
+    ("IN_STOPPED", outcome::IN_STOPPED),
+    ("OUT_STOPPED", outcome::OUT_STOPPED),
     ("ENDPOINT_FAILED", outcome::ENDPOINT_FAILED),
     ("TLS_FAILED", outcome::TLS_FAILED),
     ("TLS_FAILING", outcome::TLS_FAILING),

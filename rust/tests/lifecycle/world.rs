@@ -87,7 +87,7 @@ pub enum What {
     SourceBreaks,
     WriteFails,
     SslWriteBreaks,
-    EndSource,
+    LeaveSource,
     Handshake,
     Stop(usize),
     /// OpenSSL calls back in an `SSL_read` of the inbound pump.
@@ -397,7 +397,7 @@ impl<const N: usize> World<N> {
                     _ => Source::Broken,
                 };
             }
-            What::EndSource => {
+            What::LeaveSource => {
                 if side.is_source_left || side.directions_of_running() & OUT == 0 {
                     return false;
                 }
@@ -408,12 +408,12 @@ impl<const N: usize> World<N> {
         true
     }
 
-    /// TLSSplice::EndSource().
+    /// TLSSplice::LeaveSource().
     pub fn leave_source(&mut self, s: usize) {
         self.sides[s].is_source_left = true;
         if let Some(h) = self.sides[s].handle_of(OUT) {
             if !self.sides[s].is_gone {
-                self.feed(s, h, Input::EndSource);
+                self.feed(s, h, Input::LeaveSource);
             }
         }
     }
@@ -504,7 +504,7 @@ pub fn events(sides: usize) -> Events<Event> {
         SourceBreaks,
         WriteFails,
         SslWriteBreaks,
-        EndSource,
+        LeaveSource,
         Handshake,
         Stop(0),
         Stop(1),

@@ -68,9 +68,9 @@ const {
   spliceConstants = kEmptyObject,
 } = internalBinding('tls_wrap');
 const {
-  kInOver: kInEnded, kOutOver: kOutEnded, kInStopped, kOutStopped,
-  kFailed, kTLSFailed, kTLSFailing, kEndpointClosed,
-  kBusy, kCutOff, kTransferring, kWriting, kWantsTLS,
+  kInOver, kOutOver, kInStopped, kOutStopped,
+  kEndpointFailed, kTLSFailed, kTLSFailing, kEndpointClosed,
+  kBusy, kCutOff, kTransferring, kWriting, kWantsHandshake,
   // The indices of the counters.
   kBytesIn, kBytesOut, kPacketsIn, kPacketsOut, kLargestPacketIn, kLargestPacketOut,
   kDropsIn, kDropsOut, kDropsEINVAL, kDropsEMSGSIZE, kDropsECONNREFUSED, kDropsEIO,
@@ -547,7 +547,7 @@ class TLSSplice extends EventEmitter {
     this.#begun |= kOut;
     this.#waitsForFlush = false;
     if (this.#onFinal)
-      this.#native.endOut();
+      this.#native.leaveSource();
   }
 
   // The native side has changed its state.
@@ -563,13 +563,13 @@ class TLSSplice extends EventEmitter {
       this.#failTLS();
     } else if (this.#state === 'stopping') {
       this.#giveBackStopped(state);
-    } else if (state & kFailed) {
+    } else if (state & kEndpointFailed) {
       this.#stopWithFailure();
     } else {
       // There is no stream to end before it is connected.
-      if (state & kInEnded && !this.#endpoint.isConnecting)
+      if (state & kInOver && !this.#endpoint.isConnecting)
         this.#onInEnded();
-      if (state & kOutEnded)
+      if (state & kOutOver)
         this.#onOutEnded();
       if (state & kEndpointClosed)
         this.#stopUnlessEnded();
@@ -580,7 +580,7 @@ class TLSSplice extends EventEmitter {
   // if the splice is stopped before JavaScript has heard of the failure.
   get #hasFailure() {
     const state = this.#native.getState();
-    return this.#state === 'running' && (state & kFailed) !== 0 && !(state & (kBusy | kTLSFailed));
+    return this.#state === 'running' && (state & kEndpointFailed) !== 0 && !(state & (kBusy | kTLSFailed));
   }
 
   #stopWithFailure() {
@@ -709,7 +709,7 @@ class TLSSplice extends EventEmitter {
   // The endpoint is gone, which is a failure unless both directions have ended, and one in
   // any case if it was never connected.
   #stopUnlessEnded() {
-    const ended = this.#ended | directionsOf(this.#native.getState(), 0, kOutEnded);
+    const ended = this.#ended | directionsOf(this.#native.getState(), 0, kOutOver);
     if (this.#state === 'running' && (this.#directions & ~ended || this.#endpoint.isConnecting))
       this.#stop('error', this.#endpoint.closeError, 'endpoint');
   }
@@ -759,7 +759,7 @@ class TLSSplice extends EventEmitter {
 
   #giveBackStopped(state) {
     const stopped =
-      directionsOf(state, kInStopped | kInEnded, kOutStopped | kOutEnded);
+      directionsOf(state, kInStopped | kInOver, kOutStopped | kOutOver);
     if (stopped & kIn)
       this.#giveBackIn();
     // The readers of the socket may have stopped or destroyed anything.
@@ -932,7 +932,7 @@ class TLSSplice extends EventEmitter {
     // A splice with 'out' alone is told of the failure by failBelow(), unless the TLSWrap has
     // given JavaScript the end of the socket.
     const hears = !(this.#directions & kIn) && !this.#socket._readableState.ended;
-    if (!this.#waitsForFlush && (hears || this.#native.getState() & kOutEnded))
+    if (!this.#waitsForFlush && (hears || this.#native.getState() & kOutOver))
       return;
     this.#tlsError ??= this.#layerError;
     this.#destroySocket(this.#tlsError);
@@ -963,7 +963,7 @@ class TLSSplice extends EventEmitter {
     }
     // A direction has ended if JavaScript has seen the end of it, even if the pump has
     // not had its turn.
-    let ended = directionsOf(state, kInEnded, kOutEnded);
+    let ended = directionsOf(state, kInOver, kOutOver);
     if (socket.readableEnded)
       ended |= kIn;
     if (!(this.#begun & kOut) && socket.writableFinished)
@@ -996,7 +996,7 @@ class TLSSplice extends EventEmitter {
 
   // Called by tlsSocket._final(). Sends what is held, and then calls back.
   [kOnFinal](callback) {
-    if (this.#isCutOff || this.#ended & kOut || this.#native.getState() & kOutEnded)
+    if (this.#isCutOff || this.#ended & kOut || this.#native.getState() & kOutOver)
       return callback();
     this.#onFinal = callback;
     // Node.js calls this function when the peer has ended. The user could remove a
@@ -1004,7 +1004,7 @@ class TLSSplice extends EventEmitter {
     if (!this.#isSecure)
       this.#socket[kMaybeDestroy] = () => this.#callOnFinalIfCutOff();
     if (this.#begun & kOut)
-      this.#native.endOut();
+      this.#native.leaveSource();
     // What JavaScript has written is flushed, and no stream has to be connected for an end.
     else if (this.#isSecure && this.#state === 'running')
       this.#beginOut();
@@ -1043,7 +1043,7 @@ class TLSSplice extends EventEmitter {
   [kOnEmptyWrite](socket) {
     if (socket !== this.#socket || !(this.#begun & kOut))
       return false;
-    this.#native.cycle();
+    this.#native.scheduleTurn();
     return true;
   }
 
@@ -1156,7 +1156,7 @@ class TLSSplice extends EventEmitter {
     // Nobody knows how much of a write a file will get. The peer can neither get the
     // bytes that are held for it, nor do without them. A read can be given up.
     if (state & kWriting || !(state & kTransferring)) {
-      const err = state & kWantsTLS && !(state & kWriting) ?
+      const err = state & kWantsHandshake && !(state & kWriting) ?
         new ERR_TLS_HANDSHAKE_TIMEOUT() : new ErrnoException(UV_ETIMEDOUT, 'write');
       guarded(() => this.#socket.destroy(err));
     }

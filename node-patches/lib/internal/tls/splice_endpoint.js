@@ -354,7 +354,7 @@ class Endpoint {
   splice;
   native;
   #isWatched = false;
-  #hasEnded = false;      // close() was called.
+  #isEnding = false;      // close() was called, which has called end() of the stream.
   #hasDestroyed = false;  // closeNow() was called.
 
   constructor(native, splice, { stream, autoClose }) {
@@ -418,9 +418,9 @@ class Endpoint {
 
   // With `autoClose`: calls back when the stream has written everything.
   close(callback) {
-    if (this.#hasEnded || this.#hasDestroyed)
+    if (this.#isEnding || this.#hasDestroyed)
       return;
-    this.#hasEnded = true;
+    this.#isEnding = true;
     end(this.stream, callback);
   }
 
