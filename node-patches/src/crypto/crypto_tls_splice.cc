@@ -734,25 +734,18 @@ void TLSSplice::Detach(uint32_t directions) {
   if (directions == 0) return;
   CHECK(tls_wrap_);
   spliced_ &= ~directions;
-  if ((directions & TLS_SPLICE_DECRYPT) != 0) {
+  for (const uint32_t direction : {TLS_SPLICE_DECRYPT, TLS_SPLICE_ENCRYPT}) {
+    if ((directions & direction) == 0) continue;
     // While the pump is inside of a call into OpenSSL, it cannot give the BIO
     // back. The SSL keeps the BIO: JS gives a direction back inside of such a
     // call only if the socket is destroyed, and then OpenSSL reads and writes
     // nothing more.
-    if (rbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
-      Check(
-          tls_splice_detach(pump_, TLS_SPLICE_DECRYPT, tls_wrap_->ssl_.get()));
-    rbio_attached_ = false;
-    reading_.reset();
-    SetSplice(tls_wrap_.get(), TLS_SPLICE_DECRYPT, nullptr);
+    if (IsAttached(direction) && depth_ == 0 && tls_wrap_->ssl_)
+      Check(tls_splice_detach(pump_, direction, tls_wrap_->ssl_.get()));
+    attached_ &= ~direction;
+    SetSplice(tls_wrap_.get(), direction, nullptr);
   }
-  if ((directions & TLS_SPLICE_ENCRYPT) != 0) {
-    if (wbio_attached_ && depth_ == 0 && tls_wrap_->ssl_)
-      Check(
-          tls_splice_detach(pump_, TLS_SPLICE_ENCRYPT, tls_wrap_->ssl_.get()));
-    wbio_attached_ = false;
-    SetSplice(tls_wrap_.get(), TLS_SPLICE_ENCRYPT, nullptr);
-  }
+  if ((directions & TLS_SPLICE_DECRYPT) != 0) reading_.reset();
   endpoint_->Release(directions);
   if (spliced_ == 0) {
     endpoint_->End();
@@ -828,11 +821,9 @@ void TLSSplice::OnStreamDestroy() {
 
 uv_buf_t TLSSplice::OnStreamAlloc(size_t suggested_size) {
   // This is the top of the stack: the time to change what OpenSSL reads from.
-  if (!rbio_attached_ && IsSpliced(TLS_SPLICE_DECRYPT) && IsDirect()) {
-    rbio_attached_ = Check(
-        tls_splice_attach(pump_, TLS_SPLICE_DECRYPT, tls_wrap_->ssl_.get()));
-  }
-  if (!rbio_attached_) return previous_listener_->OnStreamAlloc(suggested_size);
+  Attach(TLS_SPLICE_DECRYPT);
+  if (!IsAttached(TLS_SPLICE_DECRYPT))
+    return previous_listener_->OnStreamAlloc(suggested_size);
   tls_splice_buf buf;
   BeginTurn();
   Check(tls_splice_alloc(pump_, &buf));
@@ -866,12 +857,12 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
     stream()->ReadStop();
     return;
   } else if (nread < 0) {
-    if (rbio_attached_) Check(tls_splice_commit(pump_, 0));
+    if (IsAttached(TLS_SPLICE_DECRYPT)) Check(tls_splice_commit(pump_, 0));
     if (is_ours) reading_ = false;
     return nread == UV_EOF
                ? On(TLS_SPLICE_ON_LOWER_EOF)
                : On(TLS_SPLICE_ON_LOWER_READ_FAILED, static_cast<int>(nread));
-  } else if (rbio_attached_) {
+  } else if (IsAttached(TLS_SPLICE_DECRYPT)) {
     Check(tls_splice_commit(pump_, nread));
     if (nread == 0) return;
     on_top_ = true;
@@ -894,7 +885,7 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   }
   if (spliced_ == 0 || nread <= 0) return;
   // The pump may encrypt, as in OnReady().
-  AttachWbio();
+  Attach(TLS_SPLICE_ENCRYPT);
   On(TLS_SPLICE_ON_LOWER_READ, IsLowerBusy());
 }
 
@@ -1062,19 +1053,19 @@ void TLSSplice::OnReady(int events) {
     on_top_ = false;
   }
   if ((events & UV_READABLE) != 0 && (spliced_ & TLS_SPLICE_ENCRYPT) != 0) {
-    AttachWbio();
+    Attach(TLS_SPLICE_ENCRYPT);
     On(TLS_SPLICE_ON_SOURCE_READY, IsLowerBusy());
   }
   UpdateInterest();
 }
 
-void TLSSplice::AttachWbio() {
-  if (wbio_attached_ || !IsSpliced(TLS_SPLICE_ENCRYPT) || !tls_wrap_->ssl_ ||
+void TLSSplice::Attach(uint32_t direction) {
+  if (IsAttached(direction) || !IsSpliced(direction) || !tls_wrap_->ssl_ ||
       !IsDirect()) {
     return;
   }
-  wbio_attached_ = Check(
-      tls_splice_attach(pump_, TLS_SPLICE_ENCRYPT, tls_wrap_->ssl_.get()));
+  if (Check(tls_splice_attach(pump_, direction, tls_wrap_->ssl_.get())))
+    attached_ |= direction;
 }
 
 tls_splice_transfer TLSSplice::BeginTransfer(int event) {
@@ -1116,7 +1107,7 @@ bool TLSSplice::PassTo(TLSSplice* to) {
     return false;
   }
   if (on_top_ && to->IsDirect()) {
-    to->AttachWbio();
+    to->Attach(TLS_SPLICE_ENCRYPT);
     to->On(TLS_SPLICE_ON_SOURCE_READY, to->IsLowerBusy());
   } else {
     // The other splice may be inside of a call into OpenSSL, or its stream
@@ -1257,7 +1248,7 @@ void TLSSplice::ScheduleTurn() {
 // writing stays in the NodeBIO until it is written.
 void TLSSplice::FreeNodeBIOs() const {
   if (spliced_ == 0 || !tls_wrap_->ssl_ || !IsDirect()) return;
-  if (rbio_attached_) {
+  if (IsAttached(TLS_SPLICE_DECRYPT)) {
     NodeBIO* enc_in = NodeBIO::FromBIO(tls_wrap_->enc_in_);
     enc_in->FreeIfEmpty();
     // After the splice, what libuv reads follows what the pump has given back.
@@ -1339,7 +1330,7 @@ void TLSSplice::EmitEnd() {
 }
 
 void TLSSplice::WriteCollected() {
-  if (!wbio_attached_) return;
+  if (!IsAttached(TLS_SPLICE_ENCRYPT)) return;
   // TLSWrap::EncOut() would not write now, either.
   const bool must_wait = tls_wrap_->is_awaiting_new_session() ||
                          tls_wrap_->has_active_write_issued_by_prev_listener_;

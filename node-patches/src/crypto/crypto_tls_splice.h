@@ -212,9 +212,13 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   void UpdateReading();
   void SetReading(bool on);
   void UpdateInterest();
-  // Lets OpenSSL write to the buffers of the pump. Only to be called at the top
-  // of the stack, where OpenSSL is in no call.
-  void AttachWbio();
+  bool IsAttached(uint32_t direction) const {
+    return (attached_ & direction) != 0;
+  }
+  // Lets OpenSSL read from the buffers of the pump, or write to them, if the
+  // direction is spliced and the stream below is one of libuv. Only to be
+  // called at the top of the stack, where OpenSSL is in no call.
+  void Attach(uint32_t direction);
   // Gives back memory that the TLSWrap does not use while the splice lasts.
   void FreeNodeBIOs() const;
   // Reads the counters of the pump, and adds what is new to those of the
@@ -274,14 +278,21 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // The outcome of which Notify() has told JS.
   uint32_t notified_outcome_ = 0;
   // The directions that are spliced: TLS_SPLICE_DECRYPT and TLS_SPLICE_ENCRYPT.
+  // The pump cannot say it: if JS gives a direction back in a callback of
+  // OpenSSL, the pump hears of that when its call has returned, and this class
+  // must not use the TLSWrap from that moment on.
   uint32_t spliced_ = 0;
   // How many calls into the pump are under way: callbacks of OpenSSL run JS,
-  // which can get here again.
+  // which can get here again. The pump refuses calls inside of another one, but
+  // whoever is to free the pump, or to do something else instead, has to know
+  // before.
   int depth_ = 0;
   // Flush() is under way.
   bool is_flushing_ = false;
-  bool rbio_attached_ = false;
-  bool wbio_attached_ = false;
+  // The directions whose BIO is one of the pump's (tls_splice_attach). The pump
+  // knows, too, but would have to be asked for each read and write of the
+  // stream below.
+  uint32_t attached_ = 0;
   // Whether the stream below is being read. This is not known at first: JS may
   // have been reading it or not.
   std::optional<bool> reading_;
