@@ -7,14 +7,14 @@
 //!
 //! Each busy direction has a share of [`PER_TURN`]. No share is less than [`LEAST`]: the smaller
 //! the pieces are, the more system calls and records they take, here and at both ends. So if there
-//! are too many directions for that they do not work in every turn. An event loop has a clock,
-//! which tells how many bytes a direction would have moved that had its fair part of each turn. A
-//! direction has a clock, too, which goes on by what it moves, and it works while its clock is not
-//! ahead of that of the event loop. Nobody keeps a list of the busy directions: they are counted as
-//! they ask.
+//! are more busy directions than such shares, not all of them work in every turn. An event loop has
+//! a clock, which tells how many bytes a direction would have moved that had its fair part of each
+//! turn. A direction has a clock, too, which goes on by what the direction moves. The direction
+//! works while its clock is not ahead of the clock of the event loop. There is no list of the busy
+//! directions: they are counted as they ask.
 //!
-//! Directions that do little, for instance those of interactive connections, and new ones, always
-//! work.
+//! Directions that do little, such as the directions of an interactive connection, and new
+//! directions always work.
 
 use std::cell::Cell;
 

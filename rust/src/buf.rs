@@ -56,7 +56,7 @@ impl Size {
 
 thread_local! {
     // A pool is nothing but memory, so that a chunk may be lent by the pool of one thread and
-    // go back to that of another one.
+    // go back to the pool of another thread.
     static POOLS: [RefCell<Vec<Box<[u8]>>>; 3] = const { [const { RefCell::new(Vec::new()) }; 3] };
 }
 

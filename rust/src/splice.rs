@@ -230,7 +230,7 @@ impl Splice {
         }
     }
 
-    /// Whether the direction has been started, be it given back since or not.
+    /// Whether the direction has been started. It may have been given back since.
     pub fn was_started(&self, direction: Direction) -> bool {
         match direction {
             Direction::Inbound => self.inbound.is_some(),
@@ -666,7 +666,8 @@ impl Splice {
         self.hold_in(ciphertext);
     }
 
-    /// Takes note of so many bytes of ciphertext, and of the cleartext beside it.
+    /// Takes note that `ciphertext` bytes are held towards the endpoint, and the cleartext beside
+    /// them.
     fn hold_in(&mut self, ciphertext: usize) {
         let cleartext = self
             .inbound

@@ -93,12 +93,12 @@ impl Default for Stats {
 }
 
 impl Stats {
-    /// Takes note of so many bytes that are held towards the endpoint.
+    /// Takes note that `held` bytes are held towards the endpoint.
     pub fn hold_in(&mut self, held: usize) {
         self.peak_buffered_in = self.peak_buffered_in.max(held as u64);
     }
 
-    /// Takes note of so many bytes that are held towards the TLS peer.
+    /// Takes note that `held` bytes are held towards the TLS peer.
     pub fn hold_out(&mut self, held: usize) {
         self.peak_buffered_out = self.peak_buffered_out.max(held as u64);
     }

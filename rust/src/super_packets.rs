@@ -16,8 +16,8 @@ use crate::packets::{Delivery, Track, Unit};
 use crate::splice::MAX_RECORD;
 use crate::stats::Stats;
 
-/// Packets are gathered until there are so many bytes, which is several records: a
-/// super-packet is about as long.
+/// How many bytes of packets are gathered before they are encrypted: several records, and about
+/// as much as a super-packet has.
 const GATHERED: usize = CHUNK_SIZE;
 
 /// Writes the packets that are held to the device, those that belong together as one.
@@ -499,8 +499,8 @@ mod tests {
 
     type Flow = Option<(bool, bool, Vec<u8>, [u8; 4])>;
 
-    /// The packets of each flow, and those of none, in order. What nobody may look at is left
-    /// out.
+    /// The packets of each flow in order, and the packets that belong to no flow. IPv4
+    /// identifications that nobody may look at are left out.
     fn by_flow(packets: &[Vec<u8>]) -> HashMap<Flow, Vec<Vec<u8>>> {
         let mut flows: HashMap<Flow, Vec<Vec<u8>>> = HashMap::new();
         for packet in packets {

@@ -266,9 +266,9 @@ void TLSSplice::Open(const FunctionCallbackInfo<Value>& args) {
   }
   splice->MarkAsInitialized();
   if (args[5]->IsTrue()) {
-    // Otherwise a Worker would close the descriptor, too, when it exits. This
-    // may emit a warning, which the user may have made to throw: then the
-    // descriptor stays the user's.
+    // A Worker closes the descriptors that it manages when it exits, and must
+    // not close this one. RemoveUnmanagedFd() may emit a warning, which the
+    // user may have made to throw: then the descriptor stays the user's.
     TryCatch try_catch(splice->env()->isolate());
     splice->env()->RemoveUnmanagedFd(fd);
     if (try_catch.HasCaught()) {
@@ -1202,11 +1202,11 @@ void TLSSplice::UpdateReading() {
     SetReading(reading == TLS_SPLICE_READING_ON);
 }
 
-// scheduleTurn(): asks for a turn, so that TLS can send its own messages. An empty
-// write to the TLSWrap would be one to the stream below as well.
+// scheduleTurn(): asks for a turn, so that TLS can send its own messages. An
+// empty write to the TLSWrap would also be an empty write to the stream below.
 //
-// This is not done with SetImmediate(), because what is given to that from
-// inside of its callbacks is run in the same turn.
+// SetImmediate() would not do, because a callback that is given to it inside of
+// another one of its callbacks runs in the same turn.
 void TLSSplice::ScheduleTurn() {
   if (IsHandleClosing()) return;
   if (turn_ == nullptr) {

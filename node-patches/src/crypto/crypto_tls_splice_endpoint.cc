@@ -73,7 +73,8 @@ void FileEndpoint::BeginTransfer(int event) {
   fd_ = transfer.fd;
   const uv_buf_t buf =
       uv_buf_init(reinterpret_cast<char*>(transfer.buf.base), transfer.buf.len);
-  // A position of -1 is that of the file, which this moves on.
+  // A position of -1 stands for the position of the file, which the transfer
+  // moves on.
   CHECK_EQ((event == UV_READABLE ? uv_fs_read : uv_fs_write)(
                env->event_loop(), req, fd_, &buf, 1, -1, OnTransfer),
            0);

@@ -62,8 +62,8 @@ struct Received {
 }
 
 thread_local! {
-    // It is nothing but memory, so that it may be lent by one thread and go back to another
-    // one. The pages that no message has reached take no memory.
+    // This is nothing but memory, so that one thread may lend it, and another thread may get it
+    // back. The pages that no message has reached take no memory.
     static POOL: Cell<Option<Box<Received>>> = const { Cell::new(None) };
 }
 

@@ -181,8 +181,8 @@ fn vnet_layout(fd: RawFd, flags: c_int) -> Result<Layout, OpenError> {
         return Err(OpenError::VnetHeader);
     }
     let is_set = |request| matches!(number_of(fd, request), Ok(1));
-    // TUNSETVNETLE goes before TUNSETVNETBE, which not every kernel has. Without either the
-    // order is that of the machine.
+    // TUNSETVNETLE goes before TUNSETVNETBE, which not every kernel has. Without either, the
+    // header has the byte order of the machine.
     let order = if is_set(libc::TUNGETVNETLE) {
         ByteOrder::Little
     } else if is_set(libc::TUNGETVNETBE) {
@@ -205,12 +205,12 @@ fn number_of(fd: RawFd, request: libc::Ioctl) -> Result<c_int, OpenError> {
 /// Whether a TAP device, or any device with IFF_VNET_HDR, has packet information before each
 /// packet, which the flags do not tell.
 ///
-/// It shows at a write(2) that goes nowhere, neither to the device nor into what that
-/// counts: eight bytes at an address where there is nothing. A device that has packet
-/// information reads it first, and cannot; one that has none refuses what is shorter
-/// than the header of Ethernet or IFF_VNET_HDR, before it reads. So does macvtap(4), which
-/// never has any. It makes no difference whether the link is up, or who has attached a
-/// filter.
+/// A write(2) of eight bytes from an address where there is no memory tells, and neither reaches
+/// the device nor changes its counters. A device with packet information reads that first, and
+/// fails with EFAULT. A device without packet information refuses, before it reads anything, what
+/// is shorter than an Ethernet header or the header of IFF_VNET_HDR. So does macvtap(4), which
+/// never has packet information. It makes no difference whether the link is up, or who has
+/// attached a filter.
 fn has_packet_info(fd: RawFd) -> Result<bool, OpenError> {
     const SHORTER: usize = 8;
     // SAFETY: the new mapping is ours alone, and nobody may read it: the kernel

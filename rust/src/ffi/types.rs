@@ -180,9 +180,8 @@ pub struct tls_splice_failure {
 
 /// A struct of the C ABI that begins with `struct_size` and may grow at its end.
 ///
-/// A field that is added goes behind the struct's size before, and never into the padding
-/// at its end: otherwise two versions would have one size. The size before is added to
-/// [`Grows::SIZES`].
+/// A new field goes behind the previous end of the struct, and never into the padding there:
+/// otherwise two versions would have one size. The previous size stays in [`Grows::SIZES`].
 ///
 /// # Safety
 /// The type is `repr(C)`, its first field is `struct_size: size_t`, and each of its fields

@@ -91,7 +91,8 @@ pub struct Plan {
     /// Where each packet begins in the stream, with its framing, and where the last one ends.
     bounds: [u32; WINDOW + 1],
     count: usize,
-    /// For each packet the one that is joined to its end; itself if there is none.
+    /// For each packet the number of the packet that is joined to its end; its own number if no
+    /// packet is.
     next: [u8; WINDOW],
     /// The first packet of each group, in the order in which the groups are written.
     heads: [u8; WINDOW],
@@ -339,7 +340,8 @@ impl Super {
     }
 }
 
-/// Makes the headers of the first packet those of all `len` bytes.
+/// Changes the headers of the first packet, which are in `to`, to those of a super-packet of `len`
+/// bytes whose last packet is `last`.
 fn join_headers(to: &mut [u8], headers: &Headers, last: &[u8], len: usize) {
     headers.set_len(to, len);
     headers.complete_ip(to);

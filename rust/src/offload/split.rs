@@ -43,10 +43,10 @@ fn complete(partial: Partial, packet: &mut [u8]) -> Result<(), Malformed> {
 
 /// How far a super-packet has been split.
 ///
-/// The packets are those that the kernel would make of it. The headers of each are those of
-/// the super-packet, but for lengths, checksums, and: the identification of IPv4, which goes
-/// up by one; the sequence number of TCP; FIN and PSH, which only the last packet has; CWR,
-/// which only the first has.
+/// The kernel would make the same packets of the super-packet. Each packet has the headers of the
+/// super-packet, but for lengths, checksums, the identification of IPv4, which goes up by one with
+/// each packet, the sequence number of TCP, FIN and PSH, which only the last packet has, and CWR,
+/// which only the first packet has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Split {
     headers: Headers,

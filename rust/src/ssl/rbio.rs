@@ -47,7 +47,7 @@ impl Rbio {
         let method =
             METHOD.get_or_init(|| Method::new::<State>(c"tls_splice read", Some(read), None, ctrl));
         // SAFETY: `ssl` by the contract above. Our reference keeps Node's BIO alive
-        // when SSL_set0_rbio drops the one that `ssl` has.
+        // when SSL_set0_rbio drops the reference that `ssl` has.
         unsafe {
             let node = NodeBio::new(ffi::SSL_get_rbio(ssl));
             let (bio, shared) = method.bio(State {
@@ -75,8 +75,8 @@ impl Rbio {
             if let Some(chunk) = chunk {
                 node.write(chunk.filled());
             }
-            // SAFETY: our reference to Node's BIO goes over to `ssl`, which drops
-            // the one to ours.
+            // SAFETY: our reference to Node's BIO goes over to `ssl`, which drops its
+            // reference to our BIO.
             unsafe { sys::SSL_set0_rbio(ssl, node.into_ptr()) };
         }
     }

@@ -281,7 +281,7 @@ pub unsafe fn pending_ciphertext(ssl: *mut SSL) -> usize {
     unsafe { sys::BIO_ctrl_pending(ffi::SSL_get_wbio(ssl)) }
 }
 
-/// Bytes of ciphertext that wait in the read BIO, be it Node's or the splice's.
+/// Bytes of ciphertext that wait in the read BIO, which is Node's or the splice's.
 ///
 /// # Safety
 /// `ssl` must be valid.

@@ -83,7 +83,7 @@ impl Wbio {
         let method = METHOD
             .get_or_init(|| Method::new::<State>(c"tls_splice write", None, Some(write), ctrl));
         // SAFETY: `ssl` by the contract above. Our reference keeps Node's BIO alive
-        // when SSL_set0_wbio drops the one that `ssl` has.
+        // when SSL_set0_wbio drops the reference that `ssl` has.
         unsafe {
             let node = NodeBio::new(ffi::SSL_get_wbio(ssl));
             let (bio, shared) = method.bio(State {
@@ -108,8 +108,8 @@ impl Wbio {
         let state = unsafe { self.shared.get() };
         state.settle();
         if let Some(node) = state.node.take() {
-            // SAFETY: our reference to Node's BIO goes over to `ssl`, which drops
-            // the one to ours.
+            // SAFETY: our reference to Node's BIO goes over to `ssl`, which drops its
+            // reference to our BIO.
             unsafe { sys::SSL_set0_wbio(ssl, node.into_ptr()) };
         }
     }
