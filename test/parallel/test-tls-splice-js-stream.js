@@ -317,3 +317,37 @@ run(async () => {
   for (const socket of [server, endpoint, other])
     socket.destroy();
 });
+
+// An empty write that a stream of JavaScript does not complete keeps what is written after
+// it, as without a splice, but keeps nothing from being read after stop().
+run(async () => {
+  const { 0: a, 1: b } = duplexPair();
+  const { _write } = b;
+  const held = new Promise((resolve) => {
+    b._write = (chunk, encoding, callback) => {
+      if (chunk.length === 0)
+        resolve(callback);
+      else
+        Reflect.apply(_write, b, [chunk, encoding, callback]);
+    };
+  });
+  const { client, server } = tlsOver(a, b, { allowHalfOpen: true });
+  await Promise.all([once(client, 'secureConnect'), once(server, 'secure')]);
+  const { 0: endpoint, 1: other } = await socketPair();
+  const splice = server.spliceTo({ stream: endpoint, direction: 'in', end: false }).start();
+  client.write('before');
+  assert.strictEqual(`${(await once(other, 'data'))[0]}`, 'before');
+  const written = new Promise((resolve) => server.write('', resolve));
+  const complete = await held;
+  await splice.stop();
+  client.write('after');
+  assert.strictEqual(`${(await once(server, 'data'))[0]}`, 'after');
+  complete();
+  await written;
+  server.end('and back');
+  assert.strictEqual(`${(await once(client, 'data'))[0]}`, 'and back');
+  client.end();
+  await once(server, 'end');
+  for (const end of [a, b])
+    end.destroy();
+});

@@ -15,6 +15,7 @@ if (!common.isLinux)
 const assert = require('assert');
 const { once } = require('events');
 const fs = require('fs');
+const { duplexPair } = require('stream');
 const tls = require('tls');
 const { Worker, isMainThread, parentPort, workerData } = require('worker_threads');
 if (tls.TLSSplice === undefined)
@@ -71,10 +72,33 @@ async function work({ endpoint, fifo, moment, stop }) {
   parentPort.postMessage('now');
 }
 
+// A splice was stopped beside an empty write that the stream below never completes.
+async function leaveEmptyWrite() {
+  const { 0: a, 1: b } = duplexPair();
+  const { client, server } = tlsOver(a, b, { allowHalfOpen: true });
+  await Promise.all([once(client, 'secureConnect'), once(server, 'secure')]);
+  const { 0: stream } = await socketPair();
+  const splice = server.spliceTo({ stream, direction: 'in' }).start();
+  const written = new Promise((resolve) => b._write = resolve);
+  server.write('');
+  await written;
+  await splice.stop();
+  parentPort.postMessage('now');
+}
+
 if (!isMainThread) {
-  work(workerData);
+  if (workerData.endpoint === undefined)
+    leaveEmptyWrite();
+  else
+    work(workerData);
   return;
 }
+
+run(async () => {
+  const worker = new Worker(__filename, { workerData: {} });
+  await once(worker, 'message');
+  assert.strictEqual(await worker.terminate(), 1);
+});
 
 const openFiles = () => fs.readdirSync('/proc/self/fd').length;
 

@@ -457,6 +457,56 @@ void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
       [strong_ref](Environment* env) { strong_ref->ResumeNow(); });
 }
 
+// A stream of JS takes one write at a time. While it has yet to complete an
+// empty write, this keeps the TLSWrap from writing what SSL_read() has made
+// OpenSSL write, such as the messages of a renegotiation.
+class TLSSplice::EmptyWrite final : public StreamListener {
+ public:
+  // Does nothing if there is no such write.
+  static void HoldWritesOf(TLSWrap* tls_wrap) {
+    if (!tls_wrap->current_empty_write_ || tls_wrap->write_size_ != 0 ||
+        IsLibuvStream(static_cast<StreamBase*>(tls_wrap->stream()))) {
+      return;
+    }
+    // EncOut() writes nothing while a write is under way, as which it counts
+    // only those that are not empty.
+    tls_wrap->write_size_ = 1;
+    tls_wrap->stream()->PushStreamListener(new EmptyWrite(tls_wrap));
+  }
+
+  uv_buf_t OnStreamAlloc(size_t suggested_size) override {
+    return previous_listener_->OnStreamAlloc(suggested_size);
+  }
+
+  void OnStreamRead(ssize_t nread, const uv_buf_t& buf) override {
+    previous_listener_->OnStreamRead(nread, buf);
+  }
+
+  // The write is complete.
+  void OnStreamAfterWrite(WriteWrap* w, int status) override {
+    std::unique_ptr<EmptyWrite> delete_on_return{this};
+    BaseObjectPtr<TLSWrap> tls_wrap{tls_wrap_};
+    StreamListener* next = previous_listener_;
+    stream()->RemoveStreamListener(this);
+    // JS is told, and may write more, or end the stream: what was held goes
+    // first.
+    if (tls_wrap) tls_wrap->write_size_ = 0;
+    next->OnStreamAfterWrite(w, status);
+    if (!tls_wrap || !tls_wrap->ssl_) return;
+    // JS may have made another empty write.
+    HoldWritesOf(tls_wrap.get());
+    tls_wrap->EncOut();
+  }
+
+  void OnStreamDestroy() override { delete this; }
+
+ private:
+  explicit EmptyWrite(TLSWrap* tls_wrap) : tls_wrap_(tls_wrap) {}
+
+  // The TLSWrap, which may be destroyed before the stream below.
+  BaseObjectWeakPtr<TLSWrap> tls_wrap_;
+};
+
 void TLSSplice::ResumeNow() {
   if (!resuming_) return;
   BaseObjectPtr<TLSSplice> strong_ref{this};
@@ -466,14 +516,8 @@ void TLSSplice::ResumeNow() {
   InternalCallbackScope callback_scope(this);
   // The callback scope has called hooks of JS (async_hooks).
   if (!resuming_) return;
-  // A stream of JS takes no write before its empty write is complete, after
-  // which OnDrain() comes here again.
-  awaiting_empty_write_.reset();
-  if (tls_wrap->current_empty_write_ && InOf(*tls_wrap) == this &&
-      !IsLibuvStream(static_cast<StreamBase*>(tls_wrap->stream()))) {
-    awaiting_empty_write_ = strong_ref;
-    return;
-  }
+  if (!env()->can_call_into_js()) return LeaveResuming();
+  EmptyWrite::HoldWritesOf(tls_wrap.get());
   // The queue may have the error of another connection, which SSL_get_error()
   // would take for one of this connection.
   ERR_clear_error();
@@ -531,12 +575,11 @@ void TLSSplice::TakeOverEnd(const tls_splice_actions& actions) {
   if ((actions.orders & TLS_SPLICE_ACTION_LOWER_WRITE_FAILED) != 0)
     FailTLS(status);
   else
-    OnStreamRead(status, uv_buf_init(nullptr, 0));
+    EndReading(status);
 }
 
 void TLSSplice::LeaveResuming() {
   if (!resuming_) return;
-  awaiting_empty_write_.reset();
   if (connection_->in == this)
     SetSplice(resuming_.get(), TLS_SPLICE_DECRYPT, nullptr);
   resuming_.reset();
@@ -842,8 +885,10 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   const bool is_ours = IsSpliced(TLS_SPLICE_DECRYPT);
   TLSSplice* in = InOf(*tls_wrap);
   const bool is_of_other = in != nullptr && in->IsSpliced(TLS_SPLICE_DECRYPT);
-  if (in != nullptr && IsDirect() && DoubtEnd(nread, buf, &in->doubted_in_) &&
-      stream()->ReadStart() == 0) {
+  // A splice that passes the end on does not ask: each question is answered
+  // once in a turn.
+  if ((is_ours || !is_of_other) && in != nullptr && IsDirect() &&
+      DoubtEnd(nread, buf, &in->doubted_in_) && stream()->ReadStart() == 0) {
     return;
   }
   if (!is_ours && (nread >= 0 || had_no_room || is_of_other)) {
@@ -858,10 +903,7 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
     return;
   } else if (nread < 0) {
     if (IsAttached(TLS_SPLICE_DECRYPT)) Check(tls_splice_commit(pump_, 0));
-    if (is_ours) reading_ = false;
-    return nread == UV_EOF
-               ? On(TLS_SPLICE_ON_LOWER_EOF)
-               : On(TLS_SPLICE_ON_LOWER_READ_FAILED, static_cast<int>(nread));
+    return EndReading(static_cast<int>(nread));
   } else if (IsAttached(TLS_SPLICE_DECRYPT)) {
     Check(tls_splice_commit(pump_, nread));
     if (nread == 0) return;
@@ -889,6 +931,14 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   On(TLS_SPLICE_ON_LOWER_READ, IsLowerBusy());
 }
 
+void TLSSplice::EndReading(int status) {
+  if (IsSpliced(TLS_SPLICE_DECRYPT)) reading_ = false;
+  if (status == UV_EOF)
+    On(TLS_SPLICE_ON_LOWER_EOF);
+  else
+    On(TLS_SPLICE_ON_LOWER_READ_FAILED, status);
+}
+
 void TLSSplice::OnStreamAfterWrite(WriteWrap* w, int status) {
   BaseObjectPtr<TLSSplice> strong_ref{this};
   // If a write of JS fails, JS is told. If it was a write of the splice's
@@ -912,7 +962,6 @@ bool TLSSplice::IsFlushed(const TLSWrap& tls_wrap) {
 }
 
 void TLSSplice::OnDrain() {
-  if (awaiting_empty_write_) return ResumeNow();
   if (depth_ > 0 || is_flushing_ || (spliced_ & TLS_SPLICE_ENCRYPT) == 0 ||
       !tls_wrap_->ssl_) {
     return;
@@ -1260,7 +1309,6 @@ void TLSSplice::FreeNodeBIOs() const {
 
 int TLSSplice::ClearOut() {
   if (resuming_) {
-    if (awaiting_empty_write_ && resuming_->current_empty_write_) return 1;
     BaseObjectPtr<TLSSplice> strong_ref{this};
     BaseObjectPtr<TLSWrap> tls_wrap = resuming_;
     const bool is_failing = GetPumpState().holds_tls_error;

@@ -133,6 +133,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   SET_SELF_SIZE(TLSSplice)
 
  private:
+  class EmptyWrite;
+
   // A method that JS calls without arguments, and that returns nothing.
   template <void (TLSSplice::*method)()>
   static void Call(const v8::FunctionCallbackInfo<v8::Value>& args);
@@ -209,6 +211,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // TLSWrap that is not nullptr.
   void HandOver(const tls_splice_actions& actions, TLSWrap* tls_wrap);
   void TakeOverEnd(const tls_splice_actions& actions);
+  // The stream below gives nothing more: `status` is UV_EOF or an error.
+  void EndReading(int status);
   void UpdateReading();
   void SetReading(bool on);
   void UpdateInterest();
@@ -306,9 +310,6 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   bool has_close_notify_ = false;
   // The TLSWrap that JS has again, from release() until resume() is done.
   BaseObjectPtr<TLSWrap> resuming_;
-  // This splice, which JS may have closed, while ResumeNow() waits for the
-  // empty write of the TLSWrap.
-  BaseObjectPtr<TLSSplice> awaiting_empty_write_;
   uint64_t last_activity_ = 0;
 };
 

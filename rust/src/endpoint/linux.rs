@@ -9,6 +9,7 @@ use super::datagram::Datagrams;
 use super::descriptor::{check, retry};
 use super::messages::segments;
 pub(super) use super::messages::{receive_many, send_many, RECEIVED_AT_ONCE};
+use super::open::socket_option;
 use super::packet::{Device, DeviceFile, Kind, Layer};
 use crate::endpoint::{Io, READABLE, WRITABLE};
 use crate::error::{errno, OpenError};
@@ -245,7 +246,14 @@ pub(super) fn datagrams(fd: RawFd) -> Kind {
 /// Empties the error queue of a socket, so that the socket does not stay ready for it. The
 /// queue has reports of IP_RECVERR, whose errors sends and receives return as well, and of
 /// SO_TIMESTAMPING.
+///
+/// Only sockets of the internet protocols are asked. A Unix socket does not know
+/// MSG_ERRQUEUE, and would give what the peer has sent, and the error of the connection.
 pub(super) fn drop_reports(fd: RawFd) {
+    let domain = socket_option(fd, libc::SO_DOMAIN);
+    if !matches!(domain, Ok(libc::AF_INET | libc::AF_INET6)) {
+        return;
+    }
     let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
     let mut byte = 0u8;
     loop {
@@ -299,5 +307,30 @@ impl Drop for SigpipeGuard {
             }
             libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.old, std::ptr::null_mut());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn what_a_unix_socket_has_received_is_no_report() {
+        let (stream, other) = UnixStream::pair().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        std::io::Write::write_all(&mut &other, b"bytes").unwrap();
+        drop_reports(stream.as_raw_fd());
+        let mut bytes = [0; 8];
+        let read = std::io::Read::read(&mut &stream, &mut bytes).unwrap();
+        assert_eq!(&bytes[..read], b"bytes");
+
+        let (socket, other) = UnixDatagram::pair().unwrap();
+        other.send(b"datagram").unwrap();
+        drop_reports(socket.as_raw_fd());
+        socket.set_nonblocking(true).unwrap();
+        assert_eq!(socket.recv(&mut bytes).unwrap(), 8);
     }
 }

@@ -128,7 +128,8 @@ fn open_file(fd: RawFd, file_type: FileType) -> Result<Endpoint, OpenError> {
     )?))))
 }
 
-fn socket_option(fd: RawFd, option: c_int) -> Result<c_int, OpenError> {
+/// The value of an option of SOL_SOCKET, see socket(7).
+pub(super) fn socket_option(fd: RawFd, option: c_int) -> Result<c_int, OpenError> {
     let mut value: c_int = 0;
     let mut len = std::mem::size_of::<c_int>() as libc::socklen_t;
     // SAFETY: `value` and `len` are valid for the call and of the right size.
