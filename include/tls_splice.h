@@ -17,10 +17,10 @@
  * tls_splice_begin_wait. Before the first of these in each turn of the event loop: tls_splice_begin_turn. When a direction
  * is over or stopped: tls_splice_take_undelivered, TLS_SPLICE_ON_RELEASE, tls_splice_detach. At the end: tls_splice_free.
  *
- * Results. Every call but tls_splice_abi_version returns a result code, which is TLS_SPLICE_OK or says why not. What a
- * call gives is behind its last pointers. It is 0, NULL or false, or -1 where it is a file descriptor, or 1 where it is
- * ssl_ret, unless the result is TLS_SPLICE_OK. A pointer that is NULL, the handle included, is TLS_SPLICE_EARG; the
- * comments name the pointers that may be NULL.
+ * Results. Every call but tls_splice_abi_version and tls_splice_version returns a result code, which is TLS_SPLICE_OK or
+ * says why not. What a call gives is behind its last pointers. It is 0, NULL or false, or -1 where it is a file
+ * descriptor, or 1 where it is ssl_ret, unless the result is TLS_SPLICE_OK. A pointer that is NULL, the handle included,
+ * is TLS_SPLICE_EARG; the comments name the pointers that may be NULL.
  *
  * Threads. A splice is not tied to a thread, but one thread at a time may call the library on the splices of one TLS
  * connection, or of a joined pair, and use the SSL. The error queue of OpenSSL is that of the calling thread.
@@ -448,9 +448,12 @@ struct tls_splice_failure {
 extern "C" {
 #endif // __cplusplus
 
-// Returns the value TLS_SPLICE_ABI_VERSION of the library. This is the only call that does
-// not return a result code.
+// Returns the value TLS_SPLICE_ABI_VERSION of the library. Any thread may call this.
 uint32_t tls_splice_abi_version(void);
+
+// Returns the version of the library, which `process.versions` shows: a string that stays
+// valid for ever. Any thread may call this.
+const char *tls_splice_version(void);
 
 // Makes a splice, with no direction started, and sets `*out` to it. `tls_splice_free` frees
 // it.

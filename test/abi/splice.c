@@ -640,6 +640,7 @@ static void test_bad_arguments(void) {
   struct tls_splice *splice = NULL;
 
   CHECK(tls_splice_abi_version() == TLS_SPLICE_ABI_VERSION);
+  CHECK(strspn(tls_splice_version(), "0123456789.") == strlen(tls_splice_version()));
   CHECK(tls_splice_new(NULL, &splice) == TLS_SPLICE_EARG);
   CHECK(tls_splice_new(&good, NULL) == TLS_SPLICE_EARG);
   struct tls_splice_config bad = good;

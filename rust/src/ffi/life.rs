@@ -1,6 +1,6 @@
 //! C ABI: making, starting and freeing a splice.
 
-use libc::{c_int, size_t};
+use libc::{c_char, c_int, size_t};
 
 use super::types::{self, direction_of};
 use super::*;
@@ -13,11 +13,17 @@ use crate::handle::tls_splice;
 use crate::panic::guard;
 use crate::splice::Splice;
 
-/// Returns the value TLS_SPLICE_ABI_VERSION of the library. This is the only call that does
-/// not return a result code.
+/// Returns the value TLS_SPLICE_ABI_VERSION of the library. Any thread may call this.
 #[no_mangle]
 pub extern "C" fn tls_splice_abi_version() -> u32 {
     TLS_SPLICE_ABI_VERSION
+}
+
+/// Returns the version of the library, which `process.versions` shows: a string that stays
+/// valid for ever. Any thread may call this.
+#[no_mangle]
+pub extern "C" fn tls_splice_version() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
 /// Makes a splice, with no direction started, and sets `*out` to it. `tls_splice_free` frees
