@@ -4,7 +4,7 @@
 # source_ready: shared by all clones, never built in and never changed afterwards.
 source_ready() {
   local short=${node_version%%+*}
-  node_key=${short%%-*}-$(printf '%s\n' 1 "$node_version" "$sandbox_key" | sha)
+  node_key=${short%%-*}-$(printf '%s\n' 2 "$node_version" "$sandbox_key" | sha)
   node_source=$cache/source-$node_key
   [[ ! -e $node_source ]] || return 0
   lock "source-$node_key"
@@ -52,6 +52,9 @@ source_unpack() {
     mkdir -p deps/openssl deps/minimatch
     : >deps/openssl/nodejs-openssl.cnf
     esbuild --log-level=warning --platform=node --bundle /usr/share/nodejs/minimatch/index.cjs --outfile=deps/minimatch/index.js
+    # Debian has Node read these when it starts. In the binary, it can be carried to a machine that lacks them.
+    install -D -m 644 /usr/share/nodejs/undici/undici-fetch.js deps/undici/undici.js
+    for file in acorn/dist/acorn.js acorn-walk/dist/walk.js; do install -D -m 644 "/usr/share/nodejs/$file" "deps/acorn/$file"; done
     for module in acorn undici; do
       version=$(dpkg-query -f "\${source:Upstream-Version}" -W "node-$module" | grep -o "^[0-9]*\.[0-9]*\.[0-9]*")
       sed -i "s/[0-9][0-9]*\.[0-9][0-9]*\.[0-9][0-9]*/$version/" "src/${module}_version.h"
