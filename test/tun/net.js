@@ -22,12 +22,12 @@ class Process {
   lines = [];
   output = '';
 
-  constructor(ns, command, env = {}) {
+  constructor(ns, command, env = {}, stdin = 'ignore') {
     const args = inNamespace(ns, command);
     this.name = command.join(' ');
     this.child = spawn(args[0], args.slice(1), {
       env: { ...process.env, ...env },
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: [stdin, 'pipe', 'pipe'],
     });
     running.add(this);
     for (const stream of [this.child.stdout, this.child.stderr])
@@ -93,8 +93,8 @@ function inNamespace(ns, command) {
   return ns === 'b' ? ['nsenter', `--net=/proc/${other.pid}/ns/net`, ...command] : command;
 }
 
-function start(ns, command, env) {
-  return new Process(ns, command, env);
+function start(ns, command, env, stdin) {
+  return new Process(ns, command, env, stdin);
 }
 
 // To its end; the output.

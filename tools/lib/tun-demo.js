@@ -21,7 +21,8 @@ const kinds = {
   'spliced': { flags: [], command: spliced },
   'JavaScript': {
     flags: [],
-    command: [`${kRepo}/out/node-stock`, '--require', measure, `${examples}/tun-tunnel-pipe.js`],
+    // Debian's, which is the same version.
+    command: ['/usr/bin/node', '--require', measure, `${examples}/tun-tunnel-pipe.js`],
   },
   'C': { flags: [], command: [relay] },
 };
@@ -33,7 +34,8 @@ const env = {
 
 function end(ns, address, flags, command, more) {
   const script = `ip link set tun mtu 1400 up; ip address add ${address}/24 dev tun; exec "$@"`;
-  return start(ns, [kExec, '--name', 'tun', ...flags, 'sh', '-ec', script, '-', ...command], { ...env, ...more });
+  return start(ns, [kExec, '--name', 'tun', ...flags, 'sh', '-ec', script, '-', ...command], { ...env, ...more },
+               'pipe');
 }
 
 // CPU-seconds of a process so far.
@@ -48,7 +50,7 @@ async function busy(name, tunnel, file) {
   if (name === 'C')
     return NaN;
   fs.rmSync(file, { force: true });
-  tunnel.child.kill('SIGUSR2');
+  tunnel.child.stdin.write('\n');
   for (;;) {
     try {
       return JSON.parse(fs.readFileSync(file, 'utf8')).loop;
