@@ -281,5 +281,30 @@ SH
 }
 [[ ! $sandbox_root ]] || check 'crates that cannot be fetched, or are others, are an error, and no longer when they can' vendors
 
-echo "$passed passed, $failed failed"
+# --- The next release ------------------------------------------------------------------------------------------------
+
+# The newest Node 24 of the archive, if that has moved on since the sandbox was made.
+later_release() {
+  local newest
+  # shellcheck disable=SC2016
+  newest=$(sandbox_run sh -c 'apt-get -qq update && apt-cache showsrc nodejs | sed -n "s/^Version: //p"' | grep '^24\.' | sort -V | tail -n 1)
+  [[ $newest ]] && dpkg --compare-versions "$newest" gt "$node_version" && echo "$newest"
+}
+
+applies_to_release() {
+  mkdir "$work/release"
+  cd "$work/release"
+  sandbox_run apt-get -q source --download-only "nodejs=$1"
+  sandbox_run sh -c 'dpkg-source --no-check --no-copy -x ./*.dsc tree'
+  "$repo/tools/patches" check "$work/release/tree"
+}
+sandbox_ready
+if later=$(later_release); then
+  check "the series applies to Node $later, which is in the archive by now" applies_to_release "$later"
+else
+  echo "skip - the archive has no later Node 24 than $node_version"
+  skipped=1
+fi
+
+echo "$passed passed, $failed failed${skipped:+, $skipped skipped}"
 ((failed == 0))
