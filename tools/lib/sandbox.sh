@@ -138,7 +138,7 @@ sandbox_make() {
   # Into another name first: a folder with the final name is a finished sandbox.
   local new=$sandbox_root.new
   remove_tree "$new"
-  step "Making a Debian $sandbox_suite sandbox" sandbox_bootstrap "$new"
+  step "Making a Debian $sandbox_suite sandbox" sandbox_bootstrap "$new" '' "${sandbox_packages[@]}"
   step "Installing build dependencies and Node's source in it" sandbox_fill "$new"
   mv "$new" "$sandbox_root"
 }
@@ -146,19 +146,23 @@ sandbox_make() {
 # The archive's Release file may be past its date on mirrors that are seldom synchronised: signatures still count.
 sandbox_apt=('Acquire::Check-Valid-Until "false"' 'APT::Install-Recommends "false"' 'APT::Sandbox::User "root"')
 
+# sandbox_bootstrap ROOT ARCHITECTURE PACKAGE...: a new system, which has these beside apt. Those of the second
+# architecture, if one is named, are written as package:architecture.
 sandbox_bootstrap() {
-  local include option options=()
-  include=$(IFS=,; echo "${sandbox_packages[*]}")
+  local root=$1 architecture=$2 include option options=()
+  shift 2
+  [[ ! $architecture ]] || options+=(--architectures="$(dpkg --print-architecture),$architecture")
+  include=$(IFS=,; echo "$*")
   for option in "${sandbox_apt[@]}"; do options+=("--aptopt=$option"); done
   options+=(--variant=apt --include="$include")
   if ((EUID == 0)); then
-    in_namespaces mmdebstrap --mode=root "${options[@]}" "$sandbox_suite" "$1"
+    in_namespaces mmdebstrap --mode=root "${options[@]}" "$sandbox_suite" "$root"
   else
     # Through an archive, so that the files belong to the user, whom in_namespaces maps to root.
-    mkdir "$1"
-    mmdebstrap --mode=unshare --format=tar "${options[@]}" "$sandbox_suite" "$1.tar"
-    in_namespaces tar -x -f "$1.tar" --exclude='./dev/*' -C "$1"
-    rm "$1.tar"
+    mkdir "$root"
+    mmdebstrap --mode=unshare --format=tar "${options[@]}" "$sandbox_suite" "$root.tar"
+    in_namespaces tar -x -f "$root.tar" --exclude='./dev/*' -C "$root"
+    rm "$root.tar"
   fi
 }
 
