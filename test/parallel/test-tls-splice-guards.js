@@ -121,31 +121,54 @@ for (const kind of Object.keys(spliced)) {
     cases.push({ kind, direction });
 }
 
-// As it is without splices: nothing of its own, nothing new on the prototypes
-run(async () => {
-  const kNew = ['pipeToNative', 'spliceTo'];
-  for (const name of [...kMethods, '_final', '_destroy', '_onTimeout'])
-    assert.strictEqual(Object.hasOwn(tls.TLSSocket.prototype, name), false, name);
-  for (const name of kNew)
-    assert.strictEqual(Object.hasOwn(tls.TLSSocket.prototype, name), true, name);
-  assert.deepStrictEqual(
-    Object.getOwnPropertySymbols(tls.TLSSocket.prototype)
-      .map(({ description }) => description),
-    ['kReinitializeHandle']);
-  assert.deepStrictEqual(
-    Object.getOwnPropertySymbols(net.Socket.prototype)
-      .map(({ description }) => description).filter((name) => /splice|idle/i.test(name)), []);
-  const { client, server } = await tlsPair();
-  const { 0: plain } = await socketPair();
-  for (const socket of [client, server, plain]) {
-    const keys = Reflect.ownKeys(socket).map(String);
+// What the series gives to a socket, or could give.
+const kOurs = /splice|pipeToNative|takeover|guard|idle|kTLSError|reader$|writer$/i;
+
+function keysOf(object) {
+  return Reflect.ownKeys(object).map(String);
+}
+
+function assertUnspliced(...sockets) {
+  for (const socket of sockets) {
+    const keys = keysOf(socket);
     for (const name of kMethods) {
       assert.strictEqual(keys.includes(name), false, name);
       assert.strictEqual(socket[name], net.Socket.prototype[name]);
     }
-    assert.deepStrictEqual(keys.filter((name) => /splice|guard|idle/i.test(name)), []);
+    assert.deepStrictEqual(keys.filter((name) => kOurs.test(name)), []);
+    assert.deepStrictEqual(keysOf(socket._handle).filter((name) => kOurs.test(name)), []);
   }
+}
+
+// As it is without splices: nothing of its own, nothing new on the prototypes. What the
+// first splice of a socket gives to it is all that there is to be seen.
+run(async () => {
+  const kNew = ['pipeToNative', 'spliceTo'];
+  for (const name of [...kMethods, '_final', '_destroy', '_onTimeout'])
+    assert.strictEqual(Object.hasOwn(tls.TLSSocket.prototype, name), false, name);
+  assert.deepStrictEqual(keysOf(tls.TLSSocket.prototype).filter((name) => kOurs.test(name)).sort(), kNew);
+  assert.deepStrictEqual(
+    Object.getOwnPropertySymbols(tls.TLSSocket.prototype)
+      .map(({ description }) => description),
+    ['kReinitializeHandle']);
+  assert.deepStrictEqual(keysOf(net.Socket.prototype).filter((name) => kOurs.test(name)), []);
+  const { client, server } = await tlsPair();
+  const { 0: plain } = await socketPair();
+  assertUnspliced(client, server, plain);
   assert.strictEqual(client.write, Duplex.prototype.write);
+
+  const before = [server, plain].map(keysOf);
+  const splice = server.spliceTo({ stream: plain }).start();
+  for (const [i, socket] of [server, plain].entries()) {
+    const added = keysOf(socket).filter((name) => !before[i].includes(name));
+    assert.deepStrictEqual(added.sort(), ['Symbol(kTakeover)', ...kMethods].sort());
+  }
+  assertUnspliced(client);
+  await splice.stop();
+
+  // Nor has one that is made when there has been a splice.
+  const { client: laterClient, server: laterServer } = await tlsPair();
+  assertUnspliced(laterClient, laterServer);
 });
 
 // What is set on a prototype is called for all sockets, whether they connect or
