@@ -502,21 +502,3 @@ for (const direction of ['out', 'duplex']) {
     });
   }
 }
-
-// The same without a splice, which shows whose fault it is: nobody is told of the
-// write's failure, and end() does not call back. When this fails, Node has been
-// mended.
-run(async () => {
-  const { raw, outer, server, client } = await nested('TLSv1.3', { handshake: false });
-  client.on('error', () => {});
-  const events = record(server.resume(), ['error', 'finish', 'close']);
-  await once(server, 'secure');
-  // What fails is the tickets, which Node has written itself.
-  raw.resetAndDestroy();
-  await turns(1);
-  server.end('never sent', common.mustNotCall());
-  await turns(100);
-  assert.deepStrictEqual(events, []);
-  assert.strictEqual(server.destroyed, false);
-  assert.strictEqual(outer.server.destroyed, false);
-});
