@@ -80,6 +80,16 @@ check 'both have the same V8' equal "$("$repo/out/node-stock" -p process.version
 as_executable "$repo/out/node"
 as_executable "$repo/out/node-stock"
 
+# sockets NAME: what out/NAME shows of its sockets, with the keys of its tree.
+sockets() { "$repo/out/$1" "$repo/test/binary/sockets.js" "$repo/out/${1/#node/tree}"; }
+
+same_sockets() {
+  sockets node >"$work/sockets" && sockets node-stock >"$work/sockets-stock" || return
+  (($(wc -l <"$work/sockets") > 30)) || { wc -l "$work/sockets"; return 1; }
+  diff "$work/sockets-stock" "$work/sockets"
+}
+check 'sockets without a splice have the same properties and listeners in both' same_sockets
+
 # --- Whose code runs ----------------------------------------------------------------------------------------------
 
 # Names of libnode's that are Node's, not V8's: in namespace node and its helpers, and the C interface of addons.
