@@ -1,9 +1,9 @@
 'use strict';
 
 // What no peer of Node's does: alerts of its choice, records that are broken or
-// cut off, and ends without a word. An Injector is the stream below the peer's
-// TLS. It knows where records end, and as the peer tells it the secrets of the
-// session, it can go on in its place.
+// cut off, ends without a word, and KeyUpdates. An Injector is the stream below the
+// peer's TLS. It knows where records end, and as the peer tells it the secrets of the
+// session, it can go on in its place, or encrypt anew what the peer has encrypted.
 
 const { createCipheriv, createDecipheriv, createHmac, randomBytes } = require('crypto');
 const { Duplex } = require('stream');
@@ -17,6 +17,8 @@ const kApplicationData = 23;
 
 const kWarning = 1;
 const kFatal = 2;
+const kKeyUpdate = 24;
+const kUpdateLength = 5;
 const kCloseNotify = 0;
 const kInternalError = 80;
 const kUserCanceled = 90;
@@ -88,21 +90,26 @@ class Protection {
   }
 
   seal13(type, content) {
-    const head = header(kApplicationData, content.length + 1 + kTag);
-    return Buffer.concat([head, this.#encrypt(this.#nonce13(), head, Buffer.concat([content, Buffer.from([type])]))]);
+    return this.sealInner13(Buffer.concat([content, Buffer.from([type])]));
   }
 
-  // Whether it is the next one.
-  opens13(record) {
+  // `inner`: the content, and behind it the type.
+  sealInner13(inner) {
+    const head = header(kApplicationData, inner.length + kTag);
+    return Buffer.concat([head, this.#encrypt(this.#nonce13(), head, inner)]);
+  }
+
+  // The content with the type behind it, or null if it is not the next one.
+  open13(record) {
     const decipher = createDecipheriv(this.algorithm, this.key, this.#nonce13());
     decipher.setAAD(record.subarray(0, kHeader));
     decipher.setAuthTag(record.subarray(-kTag));
-    decipher.update(record.subarray(kHeader, -kTag));
+    const inner = decipher.update(record.subarray(kHeader, -kTag));
     try {
       decipher.final();
-      return true;
+      return inner;
     } catch {
-      return false;
+      return null;
     }
   }
 
@@ -113,6 +120,75 @@ class Protection {
     const sealed = this.#encrypt(Buffer.concat([this.iv, explicit]),
                                  Buffer.concat([number, header(type, content.length)]), content);
     return Buffer.concat([header(type, explicit.length + sealed.length), explicit, sealed]);
+  }
+}
+
+// The keys of TLS 1.3 that come of a secret, and of those that follow it.
+class Secret {
+  #hash;
+  #keyLength;
+  #algorithm;
+  #secret;
+
+  constructor({ algorithm, keyLength, hash }, secret) {
+    this.#hash = hash;
+    this.#keyLength = keyLength;
+    this.#algorithm = algorithm;
+    this.#secret = secret;
+  }
+
+  protection() {
+    const expand = (label, length) => expandLabel(this.#hash, this.#secret, label, length);
+    return new Protection(this.#algorithm, expand('key', this.#keyLength), expand('iv', 12));
+  }
+
+  // That after a KeyUpdate
+  next() {
+    const parameters = { algorithm: this.#algorithm, keyLength: this.#keyLength, hash: this.#hash };
+    return new Secret(parameters, expandLabel(this.#hash, this.#secret, 'traffic upd', this.#secret.length));
+  }
+}
+
+// Looks into the records that come from the other side, for its KeyUpdates.
+class KeyUpdates {
+  #secret;
+  #protection;
+  #part = Buffer.alloc(0);
+  #counts = false;
+  #onUpdate;
+
+  constructor(secret, onUpdate) {
+    this.#secret = secret;
+    this.#protection = secret.protection();
+    this.#onUpdate = onUpdate;
+  }
+
+  onRead(chunk) {
+    this.#part = Buffer.concat([this.#part, chunk]);
+    let at = 0;
+    while (this.#part.length - at >= kHeader) {
+      const length = kHeader + this.#part.readUInt16BE(at + 3);
+      if (this.#part.length - at < length)
+        break;
+      if (this.#part[at] === kApplicationData)
+        this.#onRecord(this.#part.subarray(at, at + length));
+      at += length;
+    }
+    this.#part = this.#part.subarray(at);
+  }
+
+  // Before those that count there are some of the handshake, with other keys.
+  #onRecord(record) {
+    const mayBeUpdate = record.length === kHeader + kUpdateLength + 1 + kTag;
+    const inner = this.#counts && !mayBeUpdate ? null : this.#protection.open13(record);
+    this.#counts ||= inner !== null;
+    if (mayBeUpdate && inner?.at(-1) === kHandshake && inner[0] === kKeyUpdate) {
+      this.#secret = this.#secret.next();
+      this.#protection = this.#secret.protection();
+      this.#onUpdate();
+    } else if (this.#counts) {
+      this.#protection.sequence++;
+    }
   }
 }
 
@@ -134,14 +210,26 @@ class Injector {
   #sinceChange = -1;
   #changes = 0;
   #serverRandom = null;
+  // That of the peer
   #protection = null;
+  // That of what goes out, which is another one after a KeyUpdate.
+  #own = null;
+  // Of TLS 1.3
+  #secret = null;
   // Of TLS 1.3: the records may be of the handshake, with other keys.
   #counts = false;
+  // What has come of the other side before its secret was known, and then its KeyUpdates.
+  #unread = [];
+  #theirKeys = null;
+  #theirs = null;
+  #onKeyUpdate;
 
-  constructor(below, { isServer, version }) {
+  // `onKeyUpdate` is called when the other side has updated its keys.
+  constructor(below, { isServer, version, onKeyUpdate }) {
     this.#reader = this.#writer = below;
     this.#isServer = isServer;
     this.#version = version;
+    this.#onKeyUpdate = onKeyUpdate;
     // What it sends on its own is small.
     below.setNoDelay?.(true);
     const stream = this.stream = new Duplex({
@@ -178,12 +266,16 @@ class Injector {
     peer.on('keylog', (line) => {
       const { 0: label, 1: random, 2: secret } = `${line}`.trim().split(' ');
       const mine = this.#isServer ? 'SERVER_TRAFFIC_SECRET_0' : 'CLIENT_TRAFFIC_SECRET_0';
+      const theirs = this.#isServer ? 'CLIENT_TRAFFIC_SECRET_0' : 'SERVER_TRAFFIC_SECRET_0';
+      const cipher = () => peer.getCipher()?.name;
       if (label === mine || label === 'CLIENT_RANDOM') {
         this.#keys ??= {
           clientRandom: Buffer.from(random, 'hex'),
           secret: Buffer.from(secret, 'hex'),
-          cipher: () => peer.getCipher().name,
+          cipher,
         };
+      } else if (label === theirs) {
+        this.#theirKeys = { secret: Buffer.from(secret, 'hex'), cipher };
       }
     });
   }
@@ -195,18 +287,20 @@ class Injector {
       return;
     this.#part = this.#part.length > 0 ? Buffer.concat([this.#part, chunk]) : chunk;
     let end = 0;
+    const records = [];
     while (this.#part.length - end >= kHeader) {
       const length = kHeader + this.#part.readUInt16BE(end + 3);
       if (this.#part.length - end < length)
         break;
-      this.#onRecord(this.#part.subarray(end, end + length));
+      records.push(this.#onRecord(this.#part.subarray(end, end + length)));
       end += length;
     }
     if (end > 0)
-      this.#send(this.#part.subarray(0, end));
+      this.#send(this.#own === this.#protection ? this.#part.subarray(0, end) : Buffer.concat(records));
     this.#part = this.#part.subarray(end);
   }
 
+  // Returns what is to be sent for it.
   #onRecord(record) {
     const { 0: type } = record;
     if (this.#isServer)
@@ -220,10 +314,15 @@ class Injector {
       }
     } else if (type === kApplicationData && this.#keys) {
       const protection = this.#protect();
-      this.#counts ||= protection.opens13(record);
+      const isUpdated = this.#own !== protection;
+      const inner = this.#counts && !isUpdated ? null : protection.open13(record);
+      this.#counts ||= inner !== null;
       if (this.#counts)
         protection.sequence++;
+      if (isUpdated)
+        return this.#own.sealInner13(inner);
     }
+    return record;
   }
 
   // Of the server's first flight.
@@ -233,6 +332,8 @@ class Injector {
   }
 
   #onRead(chunk) {
+    if (this.#onKeyUpdate && this.#version === 'TLSv1.3')
+      this.#readKeyUpdates(chunk);
     if (this.#isServer || this.#serverRandom !== null || this.#version !== 'TLSv1.2')
       return;
     this.#read = Buffer.concat([this.#read, chunk]);
@@ -240,21 +341,34 @@ class Injector {
       this.#lookForHello(this.#read);
   }
 
+  // The peer hears of its secrets when it has read of them.
+  #readKeyUpdates(chunk) {
+    this.#unread.push(chunk);
+    setImmediate(() => {
+      const cipher = this.#theirKeys?.cipher();
+      if (cipher === undefined || this.#unread.length === 0)
+        return;
+      this.#theirs ??= new KeyUpdates(new Secret(parametersOf(cipher), this.#theirKeys.secret), this.#onKeyUpdate);
+      this.#theirs.onRead(Buffer.concat(this.#unread.splice(0)));
+    });
+  }
+
   #protect() {
     if (this.#protection !== null)
       return this.#protection;
     const { clientRandom, secret, cipher } = this.#keys;
-    const { algorithm, keyLength, hash } = parametersOf(cipher());
+    const parameters = parametersOf(cipher());
+    const { algorithm, keyLength, hash } = parameters;
     if (this.#version === 'TLSv1.3') {
-      const key = expandLabel(hash, secret, 'key', keyLength);
-      return this.#protection = new Protection(algorithm, key, expandLabel(hash, secret, 'iv', 12));
+      this.#secret = new Secret(parameters, secret);
+      return this.#protection = this.#own = this.#secret.protection();
     }
     const block = prf(hash, secret, 'key expansion', Buffer.concat([this.#serverRandom, clientRandom]),
                       2 * (keyLength + 4));
     const mine = this.#isServer ? 1 : 0;
     const key = block.subarray(mine * keyLength, (mine + 1) * keyLength);
     const ivs = block.subarray(2 * keyLength);
-    this.#protection = new Protection(algorithm, key, ivs.subarray(4 * mine, 4 * mine + 4));
+    this.#protection = this.#own = new Protection(algorithm, key, ivs.subarray(4 * mine, 4 * mine + 4));
     this.#protection.sequence = this.#sinceChange;
     return this.#protection;
   }
@@ -284,8 +398,27 @@ class Injector {
   }
 
   #record(type, content) {
-    const protection = this.#protect();
-    this.#send(this.#version === 'TLSv1.3' ? protection.seal13(type, content) : protection.seal12(type, content));
+    this.#protect();
+    this.#send(this.#version === 'TLSv1.3' ? this.#own.seal13(type, content) : this.#own.seal12(type, content));
+  }
+
+  // Whether it can do a KeyUpdate, when the handshake is done.
+  get canUpdate() {
+    return this.#version === 'TLSv1.3' && this.#keys !== null && !this.taken;
+  }
+
+  // Changes the keys of what goes out from now on. With `isRequest` the other side is to
+  // change its own as well. The peer knows nothing of this, and its handshake is done.
+  updateKeys(isRequest) {
+    const { sequence } = this.#protect();
+    // The peer counts on with the old keys.
+    if (this.#own === this.#protection)
+      this.#own = Object.assign(this.#secret.protection(), { sequence });
+    this.#record(kHandshake, Buffer.from([kKeyUpdate, 0, 0, 1, isRequest ? 1 : 0]));
+    this.bytes += kHeader + kUpdateLength + 1 + kTag;
+    this.#counts = true;
+    this.#secret = this.#secret.next();
+    this.#own = this.#secret.protection();
   }
 
   // The callback is called when all of it has gone.

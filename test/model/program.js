@@ -467,6 +467,29 @@ function inside(random) {
   ])];
 }
 
+// KeyUpdates of the peer, and of the far side of a TLSSocket, anywhere in a program:
+// only TLS 1.3 has them, and not during a handshake.
+function addKeyUpdates(random, config, ops) {
+  const sides = [];
+  if (!config.early) {
+    config.version = 'TLSv1.3';
+    sides.push('p.keyUpdate', 'p.keyUpdate');
+  }
+  if (config.endpoint === 'tls' && config.endpointUnder !== 'tls' && !config.endpointEarly) {
+    config.endpointVersion = 'TLSv1.3';
+    sides.push('f.keyUpdate');
+  }
+  if (sides.length === 0)
+    return;
+  for (let i = 1 + random.below(random.pick([2, 6])); i > 0; i--) {
+    const isRequest = random.chance(0.6);
+    const op = [random.pick(sides), isRequest, isRequest && random.chance(0.3)];
+    // Just before what is injected, too.
+    const injection = ops.findIndex(({ 0: name }) => name === 'p.inject');
+    ops.splice(injection >= 0 && random.chance(0.3) ? injection : random.below(ops.length + 1), 0, op);
+  }
+}
+
 // What can be done, and how often it is, next to the others.
 const kOps = [
   [14, 'p.write', (random) => [size(random)]],
@@ -585,6 +608,8 @@ function generate(seed, number) {
   // bears little else.
   if (ops.some(({ 0: name }) => name === 'p.inject' || name === 'p.hold'))
     config.early = false;
+  if (random.chance(0.2))
+    addKeyUpdates(random, config, ops);
   // Records of a byte each take their time.
   if (ops.some(({ 0: name, 1: options }) => name === 'start' && options.highWaterMark === 1)) {
     for (const op of ops) {
@@ -674,6 +699,11 @@ function* simplerOps([name, ...args]) {
     yield [name, false];
   } else if (name === 'p.inject' && args[0] !== 'bad record') {
     yield [name, args[0].endsWith('FIN') && args[0] !== 'FIN' ? args[0].slice(0, -5) : 'bad record'];
+  } else if (name.endsWith('.keyUpdate')) {
+    if (args[1])
+      yield [name, args[0], false];
+    if (args[0])
+      yield [name, false, false];
   } else if (name === 'on') {
     yield args[1];
     for (const op of simplerOps(args[1]))

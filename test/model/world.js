@@ -27,6 +27,8 @@ const kReadAhead = { tcp: 2, unix: 2, tls: 4, js: 6 };
 // How a stream that fails under TLS may say it.
 const kLost = ['ECONNRESET', 'EPIPE'];
 const kTurnsToClose = 100;
+// How often something is sent that a KeyUpdate has to come before.
+const kAnswers = 5;
 // What an injector does: an end, and what takes more than the bytes of a record.
 const kEnds = new Set(['close_notify', 'user_canceled', 'user_canceled, FIN', 'FIN', 'cut record, FIN']);
 const kNeedsKeys = new Set(['fatal alert', 'empty records', 'close_notify', 'user_canceled', 'user_canceled, FIN']);
@@ -120,6 +122,12 @@ class World {
   #renegotiated = 0;
   #messages = '';
   #requested = 0;
+  // How often the socket and the endpoint have updated their keys, as their peers see it.
+  #keyUpdates = { 'p.keyUpdate': 0, 'f.keyUpdate': 0 };
+  // The socket has been asked to.
+  #mustAnswer = false;
+  // The program waits for that.
+  #awaitsAnswer = false;
 
   #peer;
   #raw;          // The net.Socket under the peer.
@@ -149,6 +157,7 @@ class World {
   #farWriter;
   // Of a TLSSocket
   #farRaw;
+  #farInjector = null;
   #endpointSecure = true;
   #farSecure = true;
   #all = [];     // All sockets, to be destroyed.
@@ -354,7 +363,8 @@ class World {
       mine.allowHalfOpen = halfOpen;
     } else {
       const isServer = role === 'client';
-      const injects = this.#ops.some(({ 0: name }) => name === 'p.inject' || name === 'p.hold') ? { isServer, version } : null;
+      const injects = this.#has('p.inject', 'p.hold', 'p.keyUpdate') ?
+        { isServer, version, onKeyUpdate: this.#onKeyUpdate('p.keyUpdate') } : null;
       let injector;
       let below;
       let bottom;
@@ -462,6 +472,10 @@ class World {
     return { raw, mine, theirs, bottom, below, injector };
   }
 
+  #has(...names) {
+    return this.#ops.some(({ 0: name }) => names.includes(name));
+  }
+
   // A TLSSocket does not bear that its net.Socket is reset, spliced or not.
   #isOverJS(resetFault) {
     return this.#ops.some(({ 1: fault }) => fault === resetFault);
@@ -471,9 +485,14 @@ class World {
     const { endpointVersion: version, endpointRole: role } = this.#config;
     const { endpointUnder, endpointHalfOpen, endpointEarly } = this.#config;
     const sockets = this.#sockets;
-    const { raw, mine, theirs } = await this.#connectBelow(endpointUnder, endpointHalfOpen, 'far reset');
+    const injects = this.#has('f.keyUpdate') ?
+      { isServer: role === 'client', version, onKeyUpdate: this.#onKeyUpdate('f.keyUpdate') } : null;
+    const { raw, mine, theirs, injector } =
+      await this.#connectBelow(endpointUnder, endpointHalfOpen, 'far reset', injects);
     this.#farRaw = raw;
+    this.#farInjector = injector;
     const far = role === 'client' ? sockets.tlsServer(theirs, version) : sockets.tlsClient(theirs, version);
+    injector?.listenTo(far);
     this.#farReader = this.#farWriter = far;
     this.#listen('far', far);
     this.#endpointSecure = this.#farSecure = false;
@@ -784,7 +803,7 @@ class World {
   }
 
   #pauseSocket() {
-    if (this.#finishes || this.#negotiates)
+    if (this.#finishes || this.#negotiates || this.#awaitsAnswer)
       return;
     this.#hasPaused = true;
     if (this.#config.reader === 'readable')
@@ -971,6 +990,9 @@ class World {
       case 'closeFd': return this.#closeFd();
       case 'renegotiate': return this.#renegotiate(args[0] === 1 && endpoint?.encrypted === true, args[1], args[2], args[3]);
       case 'keyUpdate': return this.#keyUpdate(args[0]);
+      case 'p.keyUpdate':
+      case 'f.keyUpdate':
+        return this.#updateKeys(name, args[0], args[1]);
       case 'turns':
         for (let i = args[0]; i > 0; i--) {
           await turn();
@@ -1125,8 +1147,9 @@ class World {
         return;
       this.#isUsedAfterError ||= this.#errors.size > 0;
       this.#hasWritten ||= this.#injected !== null;
-      // A stream of JavaScript bears no alert beside it.
-      if (this.#secure && !this.#negotiates && !(this.#config.under === 'js' && (this.#injected || this.#tlsFault)))
+      // A stream of JavaScript bears no alert beside it, nor an answer.
+      const isAnswering = this.#config.under === 'js' && (this.#injected || this.#tlsFault || this.#mustAnswer);
+      if (this.#secure && !this.#negotiates && !isAnswering)
         socket.write('', () => this.#trigger('socket written'));
       setImmediate(step);
     };
@@ -1907,6 +1930,69 @@ class World {
     this.#requested += request;
     this.#peer.write(request ? 'K\n' : 'k\n');
     await this.#until('s_client has updated its keys', () => count(/>>> .*KeyUpdate/) > sent);
+  }
+
+  // By an injector, in the name of the peer or of the far side. A request is answered by the
+  // other side when it has read that far.
+  async #updateKeys(side, isRequest, waits) {
+    const isPeer = side === 'p.keyUpdate';
+    const injector = isPeer ? this.#injector : this.#farInjector;
+    const writer = isPeer ? this.#peer : this.#farWriter;
+    const reader = isPeer ? this.#socket : this.#endpoint;
+    const isSecure = isPeer ? this.#secure && this.#peerSecure : this.#endpointSecure && this.#farSecure;
+    const isOver = () => this.#tlsFault || this.#endpointMayFail() || !this.#canWrite(reader) ||
+      (isPeer ? this.#peerMayEnd() : this.#farMayEnd());
+    const hasEnded = isPeer ? this.#P.ended || this.#injected !== null : this.#F.ended;
+    if (!injector?.canUpdate || !isSecure || hasEnded || !this.#canWrite(writer) || (isPeer && this.#tlsFault))
+      return;
+    // A stream of JavaScript bears no answer beside an empty write.
+    if (isRequest && isPeer && this.#config.under === 'js') {
+      if (this.#empties)
+        return;
+      this.#mustAnswer = true;
+    }
+    const answered = this.#keyUpdates[side];
+    injector.updateKeys(isRequest);
+    if (!isRequest || !waits || isOver())
+      return;
+    this.#awaitsAnswer = true;
+    this.#resume();
+    await this.#answer(isPeer, () => this.#keyUpdates[side] > answered || isOver());
+    this.#awaitsAnswer = false;
+  }
+
+  // OpenSSL answers before what it has to send next, which may be sent before the request is
+  // read.
+  async #answer(isPeer, isDone) {
+    for (let i = 0; i < kAnswers; i++) {
+      await this.#quiet();
+      if (isDone() || !this.#writeBack(isPeer))
+        return;
+    }
+    await this.#until('the KeyUpdate is answered', isDone);
+  }
+
+  // Returns whether there is more to be sent to the peer now, or to the far side.
+  #writeBack(isPeer) {
+    const streams = [this.#F, this.#S, this.#P, this.#E];
+    const count = () => streams.reduce((sum, { written }) => sum + written, 0);
+    const before = count();
+    if (isPeer && this.#outOwner)
+      this.#write(this.#F, this.#farWriter, 1);
+    else if (isPeer)
+      this.#socketWrite(1);
+    else if (this.#inOwner)
+      this.#peerWrite(1);
+    else
+      this.#endpointWrite(this.#sink, 1);
+    return count() > before;
+  }
+
+  #onKeyUpdate(side) {
+    return this.#checked(() => {
+      this.trace.push(`${side} is answered`);
+      this.#keyUpdates[side]++;
+    });
   }
 
   // JavaScript ends the socket, whose handshake will never be done.
