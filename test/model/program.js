@@ -100,13 +100,25 @@ const kInjections = [
   'RST', 'RST', 'FIN', 'cut record, FIN', 'close_notify', 'user_canceled', 'user_canceled, FIN',
 ];
 
+// The listeners to what a stream or a splice emits, and the last ones are those of its signal
+// and of the diagnostics channels.
 const kHooks = [
   'socket data', 'socket data', 'socket end', 'socket error', 'socket close', 'socket written',
-  'endpoint data', 'endpoint end', 'endpoint error', 'endpoint close', 'splice error', 'splice close',
+  'socket readable', 'socket drain', 'socket finish', 'socket timeout',
+  'endpoint data', 'endpoint end', 'endpoint error', 'endpoint close',
+  'endpoint drain', 'endpoint finish', 'endpoint timeout',
+  'splice error', 'splice close', 'splice abort', 'splice start', 'splice fail', 'splice end',
 ];
+
+// What OpenSSL calls.
+const kCallbacks = ['keylog', 'secure', 'session'];
 
 // What is done in a listener, and to what.
 function hook(random, events = kHooks) {
+  if (random.chance(0.1)) {
+    const { 0: callback, 1: op } = inside(random);
+    return ['on', `socket ${callback}`, op];
+  }
   const event = random.pick(events);
   return ['on', event, random.pick([
     ['stop', random.below(2), false],
@@ -453,7 +465,7 @@ function beginning(random, config) {
 
 // What is done in a callback of OpenSSL's, and in which.
 function inside(random) {
-  return [random.pick(['keylog', 'secure']), random.pick([
+  return [random.pick(kCallbacks), random.pick([
     ['stop', random.below(2), false],
     ['abort', random.below(2)],
     ['start', { ...startOptions(random), pipe: false }],
@@ -463,7 +475,7 @@ function inside(random) {
     ['e.pause'],
     ['p.write', size(random)],
     ['f.write', size(random)],
-    ['fault', random.pick(['socket destroy', 'endpoint destroy'])],
+    ['fault', random.pick(['socket destroy', 'endpoint destroy', 'far destroy'])],
   ])];
 }
 

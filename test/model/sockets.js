@@ -146,9 +146,11 @@ class Sockets {
     return tls.connect({ socket: stream, secureContext, rejectUnauthorized: false });
   }
 
-  // As tls.Server makes it.
-  tlsListener(stream, version) {
+  // As tls.Server makes it. `onNewSession` listens to 'newSession' of that.
+  tlsListener(stream, version, onNewSession) {
     const server = tls.createServer({ ...this.#credentials, minVersion: version, maxVersion: version });
+    if (onNewSession)
+      server.on('newSession', onNewSession);
     const accepted = once(server, 'secureConnection');
     server.emit('connection', stream);
     return accepted.then(({ 0: socket }) => socket);

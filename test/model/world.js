@@ -9,6 +9,7 @@
 // spliced, JavaScript reads P from the socket and F from the endpoint. That may
 // be a TLSSocket, too, and the far side the peer of that.
 
+const { subscribe, unsubscribe } = require('diagnostics_channel');
 const { once } = require('events');
 const fs = require('fs');
 const net = require('net');
@@ -27,6 +28,16 @@ const kReadAhead = { tcp: 2, unix: 2, tls: 4, js: 6 };
 // How a stream that fails under TLS may say it.
 const kLost = ['ECONNRESET', 'EPIPE'];
 const kTurnsToClose = 100;
+// The diagnostics channels, and what a hook of each is called.
+const kChannels = {
+  'tls.splice.start': 'splice start',
+  'tls.splice.error': 'splice fail',
+  'tls.splice.end': 'splice end',
+};
+// Hooks of callbacks of OpenSSL's.
+const kInside = new Set(['socket keylog', 'socket secure', 'socket session']);
+// After which time a stream that is idle tells so, in ms.
+const kIdle = 10;
 // How often something is sent that a KeyUpdate has to come before.
 const kAnswers = 5;
 // What an injector does: an end, and what takes more than the bytes of a record.
@@ -124,6 +135,8 @@ class World {
   #requested = 0;
   // How often the socket and the endpoint have updated their keys, as their peers see it.
   #keyUpdates = { 'p.keyUpdate': 0, 'f.keyUpdate': 0 };
+  // Those that have yet to do that.
+  #isAsked = { 'p.keyUpdate': false, 'f.keyUpdate': false };
   // The socket has been asked to.
   #mustAnswer = false;
   // The program waits for that.
@@ -184,6 +197,8 @@ class World {
   // What has been done on purpose, and what may be lost and fail by it.
   #tlsFault = false;
   #isStarting = false;
+  // The splice whose start() has not returned.
+  #starting = null;
   // A splice takes over what JavaScript has not read.
   #takesIn = false;
   #farFault = false;
@@ -214,6 +229,7 @@ class World {
   // It, or something else, has destroyed the socket, or the peer's connection.
   #isDestroyed = false;
   #hooks = new Map();
+  #subscriptions = [];
   #negotiates = false;
   #empties = false;
   // Session tickets follow in this turn of the event loop.
@@ -375,13 +391,15 @@ class World {
       this.#injector = injector;
     }
 
+    this.#subscribe();
     await this.#connectEndpoint();
     let socket;
     if (role === 'client') {
       socket = sockets.tlsClient(mine, version);
       this.#peer = sockets.tlsServer(theirs, version);
     } else {
-      socket = role === 'listener' ? sockets.tlsListener(mine, version) : sockets.tlsServer(mine, version);
+      const onNewSession = this.#hasCallback('session', 0) ? (...args) => this.#onNewSession(...args) : undefined;
+      socket = role === 'listener' ? sockets.tlsListener(mine, version, onNewSession) : sockets.tlsServer(mine, version);
       this.#peer ??= sockets.tlsClient(theirs, version);
     }
     this.#injector?.listenTo(this.#peer);
@@ -470,6 +488,39 @@ class World {
     else
       mine.allowHalfOpen = halfOpen;
     return { raw, mine, theirs, bottom, below, injector };
+  }
+
+  // Whether something is done in that callback, of the socket or (1) of the endpoint.
+  #hasCallback(callback, side) {
+    return this.#ops.some(({ 0: name, 1: first, 2: second }) =>
+      (name === 'renegotiate' && first === side && second === callback) ||
+      (name === 'on' && side === 0 && first === `socket ${callback}`));
+  }
+
+  // TLS stands still until `done()` is called.
+  #onNewSession(id, session, done) {
+    this.#trigger('socket session');
+    if (this.#socket)
+      setImmediate(done);
+    else
+      done();
+  }
+
+  // What is published of the splices of this world.
+  #subscribe() {
+    for (const { 0: channel, 1: event } of Object.entries(kChannels)) {
+      if (!this.#ops.some(({ 0: name, 1: of }) => name === 'on' && of === event))
+        continue;
+      const listener = ({ handle, socket }) => this.#checked(() => {
+        if (socket !== this.#socket)
+          return;
+        if (this.#starting?.handle === handle)
+          this.#started(this.#starting);
+        this.#trigger(event);
+      })();
+      subscribe(channel, listener);
+      this.#subscriptions.push(() => unsubscribe(channel, listener));
+    }
   }
 
   #has(...names) {
@@ -758,6 +809,7 @@ class World {
   }
 
   #takeReadable() {
+    this.#trigger('socket readable');
     while (!this.#isPaused && !this.#socket.destroyed) {
       const chunk = this.#socket.read();
       if (chunk === null)
@@ -883,6 +935,10 @@ class World {
     const op = this.#hooks.get(event)?.shift();
     if (op === undefined || this.#closed || this.#hasFailed)
       return;
+    if (kInside.has(event)) {
+      this.#inside(op);
+      return;
+    }
     // After close_notify renegotiate() never calls back.
     if (this.#negotiates && op[0].endsWith('.end'))
       return;
@@ -891,9 +947,24 @@ class World {
   }
 
   #addHook(event, op) {
-    if (!this.#hooks.has(event))
+    if (!this.#hooks.has(event)) {
       this.#hooks.set(event, []);
+      this.#listenFor(event);
+    }
     this.#hooks.get(event).push(op);
+  }
+
+  // To what nobody listens without a hook.
+  #listenFor(event) {
+    const { 0: who, 1: name } = event.split(' ');
+    const isClient = this.#config.role === 'client';
+    const stream = who === 'socket' ? this.#socket : this.#sink;
+    // On the socket of a server it would begin to look for the hello of a client.
+    if (!['drain', 'finish', 'timeout', 'keylog', 'secure', ...(isClient ? ['session'] : [])].includes(name) || !stream)
+      return;
+    this.#on(stream, name, this.#checked(() => this.#trigger(event)));
+    if (name === 'timeout')
+      stream.setTimeout(kIdle);
   }
 
   #end(stream, writer) {
@@ -1291,8 +1362,10 @@ class World {
       (stream !== undefined || endpoint === 'fifo');
     const splice = new Splice({ ...options, autoClose });
     const { end, highWaterMark, signal, pipe } = options;
-    if (signal)
+    if (signal) {
       splice.controller = new AbortController();
+      splice.controller.signal.addEventListener('abort', this.#checked(() => this.#trigger('splice abort')));
+    }
     const spliceOptions = {
       autoClose,
       end,
@@ -1314,6 +1387,7 @@ class World {
       if (splice.handle.state !== 'idle')
         fail(`a new splice is ${splice.handle.state}`);
       this.#isStarting = true;
+      this.#starting = splice;
       this.#takesIn = splice.hasIn && this.#secure;
       if (splice.handle.start() !== splice.handle || !this.#isStarted(splice))
         fail(`after start() the splice is ${splice.state}`);
@@ -1329,10 +1403,13 @@ class World {
       return;
     } finally {
       this.#isStarting = this.#takesIn = false;
+      this.#starting = null;
     }
     if (refusal)
       fail(`start() must throw ${refusal}`);
-    this.#started(splice);
+    // A subscriber of its channel may have heard of it before.
+    if (!this.#splices.includes(splice))
+      this.#started(splice);
   }
 
   // Under a TLS connection there is nothing to be taken.
@@ -1350,9 +1427,12 @@ class World {
     fail('what TLS runs over is spliced');
   }
 
-  // It is over at once if TLS has failed.
-  #isStarted({ state }) {
-    return state === 'running' || ((state === 'stopping' || state === 'closed') && this.#tlsFault);
+  // It is over at once if TLS has failed, or a subscriber of its channel has ended it.
+  #isStarted(splice) {
+    const { state, stop, aborted } = splice;
+    const isHeardOf = this.#splices.includes(splice);
+    const mayBeOver = this.#tlsFault || (isHeardOf && (this.#endpointMayFail() || stop !== null || aborted));
+    return state === 'running' || ((state === 'stopping' || state === 'closed') && mayBeOver);
   }
 
   #started(splice) {
@@ -1904,7 +1984,12 @@ class World {
       return;
     let done = false;
     const inside = this.#checked(() => this.#inside(op));
-    if (event)
+    const isClient = (ofEndpoint ? endpointRole : role) === 'client';
+    // That of a server is the server's.
+    const isOfServer = event === 'session' && !isClient;
+    if (isOfServer && !ofEndpoint)
+      this.#addHook('socket session', op);
+    else if (event && !isOfServer)
       mine.once(event, inside);
     const first = isMine ? mine : theirs;
     first.renegotiate({ rejectUnauthorized: false }, this.#checked((err) => {
@@ -1915,6 +2000,8 @@ class World {
     // There is no callback when the socket is destroyed meanwhile.
     await this.#until('the renegotiation is done', () => done || mine.destroyed || theirs.destroyed);
     mine.removeListener(event, inside);
+    if (isOfServer)
+      this.#hooks.delete('socket session');
   }
 
   // A line of its own for s_client, so it must have read all else. The answer to
@@ -1943,7 +2030,11 @@ class World {
     const isOver = () => this.#tlsFault || this.#endpointMayFail() || !this.#canWrite(reader) ||
       (isPeer ? this.#peerMayEnd() : this.#farMayEnd());
     const hasEnded = isPeer ? this.#P.ended || this.#injected !== null : this.#F.ended;
-    if (!injector?.canUpdate || !isSecure || hasEnded || !this.#canWrite(writer) || (isPeer && this.#tlsFault))
+    if (!injector?.canUpdate || !isSecure || hasEnded || !this.#canWrite(writer) || isOver())
+      return;
+    // With one more KeyUpdate OpenSSL answers a request even behind close_notify, which may be
+    // after the end of the stream below.
+    if (this.#isAsked[side])
       return;
     // A stream of JavaScript bears no answer beside an empty write.
     if (isRequest && isPeer && this.#config.under === 'js') {
@@ -1952,6 +2043,7 @@ class World {
       this.#mustAnswer = true;
     }
     const answered = this.#keyUpdates[side];
+    this.#isAsked[side] = isRequest;
     injector.updateKeys(isRequest);
     if (!isRequest || !waits || isOver())
       return;
@@ -1961,9 +2053,11 @@ class World {
     this.#awaitsAnswer = false;
   }
 
-  // OpenSSL answers before what it has to send next, which may be sent before the request is
-  // read.
+  // OpenSSL answers before what it has to send next. That may be sent before the request is
+  // read, which is soon after what comes before it.
   async #answer(isPeer, isDone) {
+    const before = isPeer ? this.#P : this.#F;
+    await this.#until('all before the KeyUpdate is read', () => before.seen === before.written || isDone());
     for (let i = 0; i < kAnswers; i++) {
       await this.#quiet();
       if (isDone() || !this.#writeBack(isPeer))
@@ -1992,6 +2086,7 @@ class World {
     return this.#checked(() => {
       this.trace.push(`${side} is answered`);
       this.#keyUpdates[side]++;
+      this.#isAsked[side] = false;
     });
   }
 
@@ -2343,6 +2438,8 @@ class World {
   async #cleanUp() {
     for (const { handle } of this.#splices)
       handle?.stop();
+    for (const end of this.#subscriptions)
+      end();
     this.#closeFds();
     this.#peer?.child?.kill();
     // TLS before what is below it
