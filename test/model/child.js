@@ -36,6 +36,18 @@ process.on('uncaughtException', (err) => {
   process.send({ crashed: `uncaught ${err.stack ?? err}` }, () => process.exit(1));
 });
 
+// The answers to what is asked of the twin, which the parent has.
+const answers = new Map();
+
+function errorOfTwin(options) {
+  const id = JSON.stringify(options);
+  if (!answers.has(id)) {
+    answers.set(id, Promise.withResolvers());
+    process.send({ twin: { id, options } });
+  }
+  return answers.get(id).promise;
+}
+
 // What is open, by kind: descriptors, and splices that the event loop knows of.
 function open() {
   const counts = {};
@@ -67,7 +79,7 @@ async function leftovers() {
 }
 
 async function one(id, program, { patience, atOnce }) {
-  const world = new World(program, sockets);
+  const world = new World(program, sockets, errorOfTwin);
   const watched = { world, progress: -1, ticks: 0, patience };
   running.set(id, watched);
   process.send({ begun: id });
@@ -86,9 +98,13 @@ async function one(id, program, { patience, atOnce }) {
 }
 
 process.on('message', async (job) => {
-  const { quit, seed, numbers, program, copies, atOnce } = job;
+  const { quit, twin, seed, numbers, program, copies, atOnce } = job;
   if (quit)
     process.exit();
+  if (twin) {
+    answers.get(twin.id).resolve(twin.code);
+    return;
+  }
   openBefore ??= await sockets.listen().then(open);
   const programs = program ? Array.from({ length: copies }, (_, id) => [id, program]).values() :
     numbers.values().map((id) => [id, generate(seed, id)]);

@@ -57,6 +57,42 @@ function number(name) {
   return value;
 }
 
+// The process that knows what a socket does without a splice. It is out/node-stock, which
+// has none, where that has been built.
+class Twin {
+  #process;
+  #waiting = new Map();
+  node;
+
+  constructor(directory) {
+    const stock = path.join(__dirname, '../../out/node-stock');
+    this.node = fs.existsSync(stock) ? stock : process.execPath;
+    this.#process = fork(path.join(__dirname, 'twin.js'), [directory], { execPath: this.node, execArgv: ['--no-warnings'] });
+    this.#process.on('message', ({ id, code }) => {
+      this.#waiting.get(id).forEach((answer) => answer(code));
+      this.#waiting.delete(id);
+    });
+    this.#process.on('exit', (code, signal) => {
+      throw new Error(`The twin has ended: ${signal ?? `exit code ${code}`}`);
+    });
+  }
+
+  // Calls back with the code of its error.
+  ask({ id, options }, answer) {
+    if (this.#waiting.has(id)) {
+      this.#waiting.get(id).push(answer);
+      return;
+    }
+    this.#waiting.set(id, [answer]);
+    this.#process.send({ id, options });
+  }
+
+  close() {
+    this.#process.removeAllListeners('exit');
+    this.#process.disconnect();
+  }
+}
+
 // A process that runs programs. It is not used any more after it has died.
 class Child {
   #process;
@@ -66,7 +102,7 @@ class Child {
   #silent = 0;
   dead = false;
 
-  constructor(directory) {
+  constructor(directory, twin) {
     this.#process = fork(path.join(__dirname, 'child.js'), [directory], {
       execArgv: ['--no-warnings'],
       stdio: ['ignore', 'inherit', 'pipe', 'ipc'],
@@ -76,6 +112,11 @@ class Child {
     });
     this.#process.on('message', (message) => {
       this.#silent = 0;
+      if (message.twin) {
+        const { twin: { id } } = message;
+        twin.ask(message.twin, (code) => this.#process.send({ twin: { id, code } }, () => {}));
+        return;
+      }
       if (message.crashed)
         this.#output += message.crashed;
       this.#onMessage?.(message);
@@ -136,6 +177,7 @@ function kindOf(message) {
 class Model {
   #directory = fs.mkdtempSync(path.join(os.tmpdir(), 'tls-splice-model-'));
   #seed;
+  #twin;
   passed = 0;
   failed = 0;
   #shrunk = new Set();
@@ -148,9 +190,12 @@ class Model {
       '-subj', '/CN=localhost', '-keyout', path.join(this.#directory, 'key.pem'),
       '-out', path.join(this.#directory, 'cert.pem'),
     ], { stdio: 'ignore' });
+    this.#twin = new Twin(this.#directory);
+    console.log(`twins: ${path.relative('', this.#twin.node)}`);
   }
 
   close() {
+    this.#twin.close();
     fs.rmSync(this.#directory, { recursive: true });
   }
 
@@ -166,7 +211,7 @@ class Model {
   async #work(batches) {
     let child;
     while (batches.length > 0) {
-      child = child && !child.dead ? child : new Child(this.#directory);
+      child = child && !child.dead ? child : new Child(this.#directory, this.#twin);
       await this.#batch(child, batches.shift(), number('at-once'), batches);
     }
     await this.#close(child);
@@ -199,7 +244,7 @@ class Model {
       // Which one was it?
       this.passed -= numbers.length;
       await child.close();
-      const alone = new Child(this.#directory);
+      const alone = new Child(this.#directory, this.#twin);
       const { passed } = this;
       await this.#batch(alone, numbers, 1, batches);
       await this.#close(alone);
@@ -238,7 +283,7 @@ class Model {
   async #attempt(program, kind, copies = number('copies')) {
     let failure = null;
     for (const atOnce of [1, number('at-once')]) {
-      let child = new Child(this.#directory);
+      let child = new Child(this.#directory, this.#twin);
       const job = { program, copies: copies >> 1 || 1, atOnce, patience: kShortPatience };
       const crash = await child.run(job, ({ failure: f }) => {
         if (f && (kind === undefined || kindOf(f.message) === kind)) {

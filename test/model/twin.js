@@ -1,12 +1,16 @@
 'use strict';
 
 // What a socket that is not spliced makes of what an Injector does to it: what
-// of that a splice is to make, too.
+// of that a splice is to make, too. This is a process of its own, which can be one
+// of a Node without splices. It is asked, and answers, by messages.
 
 const { once } = require('events');
+const fs = require('fs');
 const { Injector } = require('./injector');
+const { Sockets } = require('./sockets');
 
 const kSize = 20_000;
+const { 2: directory } = process.argv;
 const codes = new Map();
 
 async function run(sockets, { version, role, kind }) {
@@ -47,12 +51,24 @@ async function run(sockets, { version, role, kind }) {
   }
 }
 
-// The code of its error.
-function errorOfTwin(sockets, options) {
+const ready = (async () => {
+  const sockets = new Sockets(directory, {
+    key: fs.readFileSync(`${directory}/key.pem`),
+    cert: fs.readFileSync(`${directory}/cert.pem`),
+  });
+  await sockets.listen();
+  return sockets;
+})();
+
+// The code of its error
+function errorOf(options) {
   const name = JSON.stringify(options);
   if (!codes.has(name))
-    codes.set(name, run(sockets, options));
+    codes.set(name, ready.then((sockets) => run(sockets, options)));
   return codes.get(name);
 }
 
-module.exports = { errorOfTwin };
+process.on('message', async ({ id, options }) => {
+  process.send({ id, code: await errorOf(options) });
+});
+process.on('disconnect', () => process.exit());

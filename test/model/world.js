@@ -17,7 +17,6 @@ const { isDeepStrictEqual } = require('util');
 const { Injector } = require('./injector');
 const { Failure, Receiver, Stream, fail } = require('./oracle');
 const { overJS } = require('./sockets');
-const { errorOfTwin } = require('./twin');
 
 // What is above the kernel of a connection, at most, and belongs to Node: that
 // of one read, of a Duplex and of a net.Socket, and TLS in TLS.
@@ -125,6 +124,7 @@ class World {
   #config;
   #ops;
   #sockets;
+  #errorOfTwin;
   #waiting = new Set();
   #failed;
   #reject;
@@ -246,10 +246,12 @@ class World {
   #lostP = false;
   #lostF = false;
 
-  constructor(program, sockets) {
+  // `errorOfTwin()` resolves with the code that an injection comes to without a splice.
+  constructor(program, sockets, errorOfTwin) {
     this.#config = program.config;
     this.#ops = program.ops;
     this.#sockets = sockets;
+    this.#errorOfTwin = errorOfTwin;
     this.#failed = new Promise((resolve, reject) => this.#reject = reject);
     this.#failed.catch(() => {});
   }
@@ -1265,7 +1267,7 @@ class World {
     const at = this.#P.written;
     this.#injected = { kind, at, isFailure: false, code: null, meetsTickets: this.#sendsTickets };
     if (isFailure && kind !== 'RST') {
-      this.#injected.code = await errorOfTwin(this.#sockets, { version, role, kind });
+      this.#injected.code = await this.#errorOfTwin({ version, role, kind });
       // It may have failed by something else meanwhile.
       if (this.#closed || this.#tlsFault || this.#raw.destroyed)
         return;
