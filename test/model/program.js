@@ -100,8 +100,8 @@ const kInjections = [
   'RST', 'RST', 'FIN', 'cut record, FIN', 'close_notify', 'user_canceled', 'user_canceled, FIN',
 ];
 
-// The listeners to what a stream or a splice emits, and the last ones are those of its signal
-// and of the diagnostics channels.
+// Listeners to what streams and splices emit, to the signal of a splice ('splice abort'), and to
+// the diagnostics channels ('splice start', 'splice fail', 'splice end').
 const kHooks = [
   'socket data', 'socket data', 'socket end', 'socket error', 'socket close', 'socket written',
   'socket readable', 'socket drain', 'socket finish', 'socket timeout',
@@ -479,6 +479,30 @@ function inside(random) {
   ])];
 }
 
+// Hooks early in a program, and what makes it likely that they are called.
+function addHooks(random, ops) {
+  for (let i = 1 + random.below(3); i > 0; i--) {
+    const op = hook(random);
+    const { 1: event } = op;
+    const at = random.below((ops.length >> 1) + 1);
+    ops.splice(at, 0, op);
+    if (event === 'socket drain')
+      ops.splice(at + 1, 0, ['s.write', 100_000 + random.below(400_000)]);
+    else if (event === 'endpoint drain')
+      ops.splice(at + 1, 0, ['e.write', 100_000 + random.below(400_000)]);
+    else if (event === 'splice abort')
+      addAbort(random, ops);
+  }
+}
+
+function addAbort(random, ops) {
+  for (const { 0: name, 1: options } of ops) {
+    if (name === 'start')
+      options.signal = true;
+  }
+  ops.push(['abort', random.below(2)]);
+}
+
 // KeyUpdates of the peer, and of the far side of a TLSSocket, anywhere in a program:
 // only TLS 1.3 has them, and not during a handshake.
 function addKeyUpdates(random, config, ops) {
@@ -495,7 +519,7 @@ function addKeyUpdates(random, config, ops) {
     return;
   for (let i = 1 + random.below(random.pick([2, 6])); i > 0; i--) {
     const isRequest = random.chance(0.6);
-    const op = [random.pick(sides), isRequest, isRequest && random.chance(0.3)];
+    const op = [random.pick(sides), isRequest, isRequest && random.chance(0.5)];
     // Just before what is injected, too.
     const injection = ops.findIndex(({ 0: name }) => name === 'p.inject');
     ops.splice(injection >= 0 && random.chance(0.3) ? injection : random.below(ops.length + 1), 0, op);
@@ -616,6 +640,8 @@ function generate(seed, number) {
     const kind = random.pick(kFaults);
     ops.splice(at, 0, ['fault', kind, ...(kind.endsWith('reading') ? [1 + random.below(8)] : [])]);
   }
+  if (random.chance(0.25))
+    addHooks(random, ops);
   // An injector makes the peer's stream one of JavaScript, on which Node's handshake
   // bears little else.
   if (ops.some(({ 0: name }) => name === 'p.inject' || name === 'p.hold'))

@@ -382,7 +382,7 @@ class World {
     } else {
       const isServer = role === 'client';
       const injects = this.#has('p.inject', 'p.hold', 'p.keyUpdate') ?
-        { isServer, version, onKeyUpdate: this.#onKeyUpdate('p.keyUpdate') } : null;
+        { isServer, version, onKeyUpdate: this.#has('p.keyUpdate') ? this.#onKeyUpdate('p.keyUpdate') : null } : null;
       let injector;
       let below;
       let bottom;
