@@ -6,6 +6,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicU8, Ordering::Relaxed};
 use std::sync::OnceLock;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use libc::{c_int, c_uint};
 
 use crate::flow::{CHUNK, DRAIN};
-use crate::sys;
+use crate::sys::{self, PATIENCE};
 use crate::tls::{Read, Tls};
 
 /// Of each packet.
@@ -23,6 +24,11 @@ pub const LEN: usize = 1400;
 /// A prime, as for other streams: so many different ones, then again from the first.
 const DIFFERENT: usize = 47;
 const PERIOD: usize = DIFFERENT * LEN;
+/// Where the port is that a packet is from.
+const SOURCE_PORT: Range<usize> = 20..22;
+/// How many flows there are for each queue of a device that has more than one. The kernel puts
+/// a flow into a queue by its hash.
+const FLOWS: usize = 16;
 /// How often each of them is compared.
 const COMPARED: usize = 20;
 
@@ -38,6 +44,13 @@ pub fn stream(position: u64, len: usize) -> &'static [u8] {
     });
     let at = (position % PERIOD as u64) as usize;
     &bytes[at..at + len]
+}
+
+/// The same packet in a flow of its own, which the kernel tells by the port that it is from.
+fn packet_of_flow(flow: usize) -> [u8; LEN] {
+    let mut packet = packet(flow % DIFFERENT);
+    packet[SOURCE_PORT].copy_from_slice(&(flow as u16).to_be_bytes());
+    packet
 }
 
 fn packet(number: usize) -> [u8; LEN] {
@@ -137,19 +150,20 @@ impl Device {
     }
 }
 
-/// The stream, for the kernel: messages of one packet each, twice as many as are different, so that
-/// there are as many in a row whichever is the first.
+/// The stream, or for several queues a packet of each flow, for the kernel: messages of one packet
+/// each, twice as many as are different, so that there are as many in a row whichever is the first.
 struct Sender {
     socket: OwnedFd,
     messages: Vec<libc::mmsghdr>,
     // What the messages point to.
+    _packets: Vec<[u8; LEN]>,
     _iovecs: Vec<libc::iovec>,
     _address: Box<libc::sockaddr_ll>,
     next: usize,
 }
 
 impl Sender {
-    fn new(device: &Device) -> io::Result<Self> {
+    fn new(device: &Device, queues: usize) -> io::Result<Self> {
         let socket = device.socket(0)?;
         let on: c_int = 1;
         // SAFETY: the value is valid for its length.
@@ -166,20 +180,25 @@ impl Sender {
             return Err(io::Error::last_os_error());
         }
         let mut address = Box::new(device.address);
-        let mut iovecs: Vec<_> = (0..DIFFERENT as u64)
-            .map(|number| libc::iovec {
+        let packets: Vec<_> = match queues {
+            1 => (0..DIFFERENT).map(packet).collect(),
+            _ => (0..queues * FLOWS).map(packet_of_flow).collect(),
+        };
+        let mut iovecs: Vec<_> = packets
+            .iter()
+            .map(|packet| libc::iovec {
                 // Only read from.
-                iov_base: stream(number * LEN as u64, LEN).as_ptr().cast_mut().cast(),
+                iov_base: packet.as_ptr().cast_mut().cast(),
                 iov_len: LEN,
             })
             .collect();
-        let messages = (0..2 * DIFFERENT)
+        let messages = (0..2 * packets.len())
             .map(|i| {
                 // SAFETY: all zeros is a valid message.
                 let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
                 message.msg_hdr.msg_name = (&raw mut *address).cast();
                 message.msg_hdr.msg_namelen = size_of_val(&*address) as libc::socklen_t;
-                message.msg_hdr.msg_iov = &raw mut iovecs[i % DIFFERENT];
+                message.msg_hdr.msg_iov = &raw mut iovecs[i % packets.len()];
                 message.msg_hdr.msg_iovlen = 1;
                 message
             })
@@ -187,6 +206,7 @@ impl Sender {
         Ok(Sender {
             socket,
             messages,
+            _packets: packets,
             _iovecs: iovecs,
             _address: address,
             next: 0,
@@ -214,15 +234,16 @@ impl Sender {
                 err => return Err(err),
             },
         };
-        self.next = (self.next + n) % DIFFERENT;
+        self.next = (self.next + n) % (self.messages.len() / 2);
         Ok(n)
     }
 }
 
-/// Keeps the device's queue filled, or sends at a rate in bytes per second, until `phase` says that
+/// Keeps the device's queues filled, or sends at a rate in bytes per second, until `phase` says that
 /// it is over. `sent` counts packets.
 pub fn send(
     device: &Device,
+    queues: usize,
     rate: Option<f64>,
     sent: &AtomicU64,
     phase: &AtomicU8,
@@ -230,7 +251,7 @@ pub fn send(
     /// The queue has 500 packets by default, which last longer.
     const FULL: Duration = Duration::from_micros(100);
     sys::exact_timers();
-    let mut sender = Sender::new(device)?;
+    let mut sender = Sender::new(device, queues)?;
     let start = Instant::now();
     let mut count = 0;
     while phase.load(Relaxed) < DRAIN {
@@ -293,7 +314,7 @@ fn receive(receiver: &OwnedFd, number: usize) -> io::Result<()> {
 
 /// Puts packets into the device, all of which have to come.
 pub fn verify_encrypt(device: &Device, tls: &mut Tls) -> io::Result<()> {
-    let mut sender = Sender::new(device)?;
+    let mut sender = Sender::new(device, 1)?;
     for _ in 0..COMPARED {
         if sender.send(DIFFERENT)? < DIFFERENT {
             return Err(io::Error::other("the device's queue is too short"));
@@ -301,6 +322,57 @@ pub fn verify_encrypt(device: &Device, tls: &mut Tls) -> io::Result<()> {
         read(tls, 0, DIFFERENT)?;
     }
     Ok(())
+}
+
+/// Puts a packet of each flow into the device, which has a queue for each of `ends`. Each has to
+/// come once, on any of them.
+pub fn verify_spread(device: &Device, ends: &mut [Tls]) -> io::Result<()> {
+    let flows = ends.len() * FLOWS;
+    let mut sender = Sender::new(device, ends.len())?;
+    let mut sent = 0;
+    while sent < flows {
+        match sender.send(flows - sent)? {
+            0 => return Err(io::Error::other("a queue of the device is too short")),
+            n => sent += n,
+        }
+    }
+    let mut has_come = vec![false; flows];
+    let mut parts = vec![Vec::new(); ends.len()];
+    let start = Instant::now();
+    while has_come.contains(&false) {
+        if start.elapsed() > PATIENCE {
+            return Err(io::Error::other("not all packets have come"));
+        }
+        for (tls, part) in ends.iter_mut().zip(&mut parts) {
+            read_some(tls, part)?;
+            let whole = part.len() / LEN * LEN;
+            for packet in part.drain(..whole).as_slice().chunks(LEN) {
+                let port = [packet[SOURCE_PORT.start], packet[SOURCE_PORT.start + 1]];
+                let flow = usize::from(u16::from_be_bytes(port));
+                let is_new = has_come.get(flow) == Some(&false);
+                if !is_new || packet != packet_of_flow(flow) {
+                    return Err(different(flow));
+                }
+                has_come[flow] = true;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Appends what there is to be read.
+fn read_some(tls: &mut Tls, to: &mut Vec<u8>) -> io::Result<()> {
+    let mut buf = [0; 1 << 14];
+    loop {
+        match tls.read(&mut buf)? {
+            Read::Bytes(n) => to.extend_from_slice(&buf[..n]),
+            Read::Blocked => {
+                tls.readable();
+                return Ok(());
+            }
+            Read::End => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
 }
 
 /// Waits for `count` packets that the forwarder has read from the device.
@@ -335,7 +407,7 @@ impl Ping {
     pub fn new(device: &Device) -> io::Result<Self> {
         Ok(Ping {
             receiver: device.receiver()?,
-            sender: Sender::new(device)?,
+            sender: Sender::new(device, 1)?,
         })
     }
 

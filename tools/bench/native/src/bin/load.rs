@@ -356,17 +356,19 @@ fn ip(args: &Args) -> io::Result<String> {
     let pid = args.need("--pid");
     let warm_up = Duration::from_millis(args.get("--warm-up").unwrap_or(120));
     let (ctx, port) = (tls::client(None)?, args.need("--port"));
-    // More than one only to decrypt: each has a queue of the device.
+    // Each has a queue of the device.
     let connections = connections(args);
     let ends: io::Result<Vec<_>> = (0..connections).map(|_| join_tls(&ctx, port)).collect();
     let mut ends = ends?;
     let device = Device::find(&name)?;
-    for tls in &mut ends {
-        if decrypt {
-            packets::verify_decrypt(&device, tls)?;
-        } else {
-            packets::verify_encrypt(&device, tls)?;
+    match (decrypt, ends.as_mut_slice()) {
+        (true, ends) => {
+            for tls in ends {
+                packets::verify_decrypt(&device, tls)?;
+            }
         }
+        (false, [tls]) => packets::verify_encrypt(&device, tls)?,
+        (false, ends) => packets::verify_spread(&device, ends)?,
     }
 
     let before = device.counters()?;
@@ -393,7 +395,7 @@ fn ip(args: &Args) -> io::Result<String> {
         let ends = ends.into_iter().map(End::Tls).collect();
         scope.spawn(move || check(flow::run(ends, client, phase)));
         if !decrypt {
-            scope.spawn(move || check(packets::send(device, rate, sent, phase)));
+            scope.spawn(move || check(packets::send(device, connections, rate, sent, phase)));
         }
         let moment = || {
             let now = device.counters()?;
@@ -537,7 +539,7 @@ fn ping_pong(args: &Args) -> io::Result<String> {
     })
 }
 
-/// One packet to the device and one from there, over and over.
+/// One packet to the device and one from there, over and over, or at a rate.
 fn packet_ping_pong(args: &Args) -> io::Result<String> {
     let Endpoint::Tun(name) = args.need("--plain") else {
         return error("packets need a device");
@@ -547,19 +549,30 @@ fn packet_ping_pong(args: &Args) -> io::Result<String> {
     round_trips(args, |_| ping.round_trip(&mut tls))
 }
 
-/// How long `round_trip` takes, which is given the number of the round.
+/// How long `round_trip` takes, which is given the number of the round. With a rate each round is
+/// due at a time of its own, from which its time counts: one that has to wait for those before it
+/// has been late as well, and a standstill counts in each round that was due in it.
 fn round_trips(
     args: &Args,
     mut round_trip: impl FnMut(usize) -> io::Result<()>,
 ) -> io::Result<String> {
     let pid = args.need("--pid");
+    let interval = args.get("--rate").map(|rate: f64| 1.0 / rate);
+    sys::exact_timers();
     let mut run = |time: Duration| -> io::Result<Vec<u64>> {
         let start = Instant::now();
         let mut times = Vec::new();
-        while start.elapsed() < time {
-            let start = Instant::now();
+        loop {
+            let due = match interval {
+                Some(interval) => start + Duration::from_secs_f64(times.len() as f64 * interval),
+                None => Instant::now(),
+            };
+            if due - start >= time {
+                break;
+            }
+            thread::sleep(due.saturating_duration_since(Instant::now()));
             round_trip(times.len())?;
-            times.push(start.elapsed().as_nanos() as u64);
+            times.push(due.elapsed().as_nanos() as u64);
         }
         times.sort_unstable();
         Ok(times)
