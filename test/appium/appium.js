@@ -87,12 +87,12 @@ const ways = {
 };
 const forwarders = { 'node': 'SplicedForwarder', 'node-stock': 'TunnelForwarder' };
 
-async function connect(binary, way, isByUsbmuxd) {
+async function connect(binary, way, isByUsbmuxd, ...args) {
   const { argument, credentials } = ways[way];
   const device = new Device({ credentials, mtu: 1280, early: [], pieces: [1 << 14] });
   const port = await device.listen();
   const usbmuxd = isByUsbmuxd && new Usbmuxd(port);
-  const client = new Client(binary, isByUsbmuxd ? './usbmuxd' : `${port}`, argument);
+  const client = new Client(binary, isByUsbmuxd ? './usbmuxd' : `${port}`, argument, ...args);
   await Promise.race([client.printed(new RegExp(`^${forwarders[binary]}: fd12::1 58783$`, 'm')), device.failure]);
   await client.printed(/^pinged$/m);
   assert(device.requests.filter((size) => size === 1048).length >= 3);
@@ -125,6 +125,14 @@ for (const binary of Object.keys(forwarders)) {
     await client.printed(/^dead: /m);
     client.child.stdin.end();
     assert.deepStrictEqual(await client.exited, [0, null], client.output);
+  });
+  test(`out/${binary}, a device that goes away, of which nobody closes the tunnel`, async () => {
+    const { device, client } = await connect(binary, 'a client certificate', false, 'forget');
+    device.socket.destroy();
+    await client.printed(/^dead: /m);
+    assert.deepStrictEqual(await client.exited, [0, null], client.output);
+    assert.doesNotMatch(client.lines, /^closed/m);
+    assert.doesNotMatch(ip('a', '-6 route show'), /^fd12::1 dev /m);
   });
   test(`out/${binary}, a device that does not know this host`, async () => {
     const device = new Device({ credentials: ways['TLS-PSK'].credentials, mtu: 1280, early: [], pieces: [1] });

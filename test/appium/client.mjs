@@ -1,9 +1,10 @@
 // What a program does that uses the packages: connects to a device, and has a tunnel to it until stdin ends.
 //
-// usage: node client.mjs PORT|USBMUXD-SOCKET CERT-AND-KEY|PSK
+// usage: node client.mjs PORT|USBMUXD-SOCKET CERT-AND-KEY|PSK [forget]
 //
 // Once the tunnel is there, this process does nothing else than wait for the packets of `ping`. The argument PSK is
-// hexadecimal, CERT-AND-KEY are two files with a comma in between.
+// hexadecimal, CERT-AND-KEY are two files with a comma in between. With `forget` it has nothing to do any more when the
+// tunnel is dead, and does not close it.
 
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -24,9 +25,13 @@ async function connect(where) {
   return socket;
 }
 
-const { 2: where, 3: credentials } = process.argv;
+const { 2: where, 3: credentials, 4: forget } = process.argv;
 const socket = await connect(where);
-const onDead = (message) => console.log(`dead: ${message}`);
+function onDead(message) {
+  console.log(`dead: ${message}`);
+  if (forget)
+    process.stdin.unref();
+}
 let tunnel;
 if (credentials.includes(',')) {
   const [cert, key] = credentials.split(',').map((file) => readFileSync(file, 'utf8'));
@@ -37,6 +42,7 @@ if (credentials.includes(',')) {
 console.log(`${TunnelForwarder.name}: ${tunnel.Address} ${tunnel.RsdPort}`);
 execFileSync('ping', ['-n', '-q', '-c', '3', '-i', '0.01', '-w', '20', '-s', '1000', tunnel.Address]);
 console.log('pinged');
-await once(process.stdin.resume(), 'end');
-await tunnel.closer();
-console.log('closed');
+process.stdin.resume().once('end', async () => {
+  await tunnel.closer();
+  console.log('closed');
+});

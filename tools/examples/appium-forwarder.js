@@ -165,7 +165,11 @@ async function serve({ fd, method, credentials }) {
     await forwarder[method](socket, credentials);
     const info = await forwarder.handshake(Number(process.env.APPIUM_TUNTAP_MTU_REQUEST_SIZE ?? 1280));
     await manager.setupInterface(info);
-    manager.startForwarding(forwarder, (message) => tell('dead', message));
+    manager.startForwarding(forwarder, (message) => {
+      // As with the package, nothing of a tunnel is left that is dead, whether anybody calls its closer() or not.
+      tell('dead', message);
+      parentPort.close();
+    });
     tell('up', { address: info.serverAddress, port: info.serverRSDPort });
   } catch (err) {
     tell('failed', err.message);
