@@ -48,8 +48,10 @@ class Client {
   output = '';  // What it has said, for messages: stdout and stderr may be mixed within a line.
   lines = '';   // Of stdout alone.
 
-  constructor(binary, ...args) {
-    this.child = spawn(`${kRepo}/out/${binary}`, ['--no-warnings', 'client.mjs', ...args]);
+  constructor(binary, args, env) {
+    this.child = spawn(`${kRepo}/out/${binary}`, ['--no-warnings', 'client.mjs', ...args], {
+      env: { ...process.env, ...env },
+    });
     for (const stream of [this.child.stdout, this.child.stderr])
       stream.on('data', (chunk) => { this.output += chunk; });
     this.child.stdout.on('data', (chunk) => { this.lines += chunk; });
@@ -92,11 +94,12 @@ async function connect(binary, way, isByUsbmuxd, ...args) {
   const device = new Device({ credentials, mtu: 1280, early: [], pieces: [1 << 14] });
   const port = await device.listen();
   const usbmuxd = isByUsbmuxd && new Usbmuxd(port);
-  const client = new Client(binary, isByUsbmuxd ? './usbmuxd' : `${port}`, argument, ...args);
+  const client = new Client(binary, [isByUsbmuxd ? './usbmuxd' : `${port}`, argument, ...args]);
   await Promise.race([client.printed(new RegExp(`^${forwarders[binary]}: fd12::1 58783$`, 'm')), device.failure]);
   await client.printed(/^pinged$/m);
   assert(device.requests.filter((size) => size === 1048).length >= 3);
   assert.strictEqual(device.request.mtu, 1280);
+  assert.doesNotMatch(client.lines, /^the socket is closed$/m);
   return { device, client, usbmuxd };
 }
 
@@ -136,10 +139,32 @@ for (const binary of Object.keys(forwarders)) {
   });
   test(`out/${binary}, a device that does not know this host`, async () => {
     const device = new Device({ credentials: ways['TLS-PSK'].credentials, mtu: 1280, early: [], pieces: [1] });
-    const client = new Client(binary, `${await device.listen()}`, randomBytes(32).toString('hex'));
+    const client = new Client(binary, [`${await device.listen()}`, randomBytes(32).toString('hex')]);
     const [code] = await client.exited;
     assert.strictEqual(code, 1, client.output);
     device.server.close();
+  });
+}
+
+// What the environment asks for, and what the device is asked for.
+const requests = {
+  '': 1280, ' ': 1280, 'abc': 1280, '1500.5': 1280, '-1': 1280, '1279': 1280,
+  '1281': 1281, ' 16000 ': 16000, '0x5dc': 1500, '65000': 65000, '65001': 65000, '1e9': 65000,
+};
+for (const binary of Object.keys(forwarders)) {
+  test(`out/${binary}, requests of an MTU`, async () => {
+    const { argument, credentials } = ways['TLS-PSK'];
+    const seen = {};
+    for (const size of Object.keys(requests)) {
+      // There is no tunnel to be had from it, but it has heard the request by then.
+      const device = new Device({ credentials, mtu: 1280, early: [], pieces: [1 << 14], magic: 'CDFunnel' });
+      const port = await device.listen();
+      const client = new Client(binary, [`${port}`, argument], { APPIUM_TUNTAP_MTU_REQUEST_SIZE: size });
+      const [code] = await client.exited;
+      assert.strictEqual(code, 1, client.output);
+      seen[size] = device.request.mtu;
+    }
+    assert.deepStrictEqual(seen, requests);
   });
 }
 

@@ -27,6 +27,7 @@ async function connect(where) {
 
 const { 2: where, 3: credentials, 4: forget } = process.argv;
 const socket = await connect(where);
+socket.on('close', () => console.log('the socket is closed'));
 function onDead(message) {
   console.log(`dead: ${message}`);
   if (forget)

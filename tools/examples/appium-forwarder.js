@@ -18,6 +18,8 @@ const tuntap = require('appium-ios-tuntap');
 const kMagic = 'CDTunnel';
 const kHeader = kMagic.length + 2;
 const kHandshakeTimeout = 15_000;
+const kLeastMtu = 1280;
+const kMostMtu = 65_000;
 
 class SplicedForwarder {
   #socket = null;
@@ -98,6 +100,19 @@ const TunnelForwarder = isSpliced ? SplicedForwarder : tuntap.TunnelForwarder;
 
 // --- In a Worker, which does not wait for the event loop of the main thread -----------------------------------------
 
+// What the environment asks for, within the limits of the package. Without a number it is the least.
+function mtuToRequest() {
+  const size = Number(process.env.APPIUM_TUNTAP_MTU_REQUEST_SIZE?.trim() || NaN);
+  return Number.isInteger(size) ? Math.min(Math.max(size, kLeastMtu), kMostMtu) : kLeastMtu;
+}
+
+// Whoever has connected the socket is not told of its end: it has been handed over, and did not fail.
+function discard(socket) {
+  socket.pause();
+  socket.removeAllListeners();
+  socket.destroy();
+}
+
 async function connectInWorker(socket, method, credentials, options) {
   // Nobody has read what the device says: it speaks when it is spoken to.
   if (socket.readableLength > 0)
@@ -113,7 +128,7 @@ async function connectInWorker(socket, method, credentials, options) {
       const handlers = {
         // The Worker has the socket: from now on nobody else may read from it.
         taken() {
-          socket.destroy();
+          discard(socket);
           worker.postMessage('go');
         },
         up: resolve,
@@ -126,7 +141,7 @@ async function connectInWorker(socket, method, credentials, options) {
     });
     return { Address: address, RsdPort: port, tunnelManager: { stop: closer }, closer };
   } catch (err) {
-    socket.destroy();
+    discard(socket);
     await closer();
     throw err;
   }
@@ -163,7 +178,7 @@ async function serve({ fd, method, credentials }) {
     tell('taken');
     await go;
     await forwarder[method](socket, credentials);
-    const info = await forwarder.handshake(Number(process.env.APPIUM_TUNTAP_MTU_REQUEST_SIZE ?? 1280));
+    const info = await forwarder.handshake(mtuToRequest());
     await manager.setupInterface(info);
     manager.startForwarding(forwarder, (message) => {
       // As with the package, nothing of a tunnel is left that is dead, whether anybody calls its closer() or not.
