@@ -146,6 +146,18 @@ for (const binary of Object.keys(forwarders)) {
   });
 }
 
+// A Node for Windows may have the class, but it cannot splice.
+test('out/node, as if on Windows', () => {
+  run('a', [`${kRepo}/out/node`, '--no-warnings', '-e', `
+    const assert = require('assert');
+    // First, since it loads what was compiled for the platform.
+    const tuntap = require('appium-ios-tuntap');
+    assert(require('tls').TLSSplice);
+    Object.defineProperty(process, 'platform', { value: 'win32' });
+    for (const [name, value] of Object.entries(require('./appium-forwarder.js')))
+      assert.strictEqual(value, tuntap[name]);`]);
+});
+
 // What the environment asks for, and what the device is asked for.
 const requests = {
   '': 1280, ' ': 1280, 'abc': 1280, '1500.5': 1280, '-1': 1280, '1279': 1280,

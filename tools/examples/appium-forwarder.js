@@ -1,7 +1,8 @@
 'use strict';
 
 // The tunnel of appium-ios-tuntap to an iOS device, by a splice in place of the package's OpenSSL and threads. Its
-// functions and its class are those of the package, and where Node has no splices they are the package's own.
+// functions and its class are those of the package. Where Node has no splices, and on Windows, they are the package's
+// own.
 //
 //   const { connectToTunnelLockdown } = require('./appium-forwarder.js');
 //   const tunnel = await connectToTunnelLockdown(socket, { cert, key }, { onDead });
@@ -95,7 +96,8 @@ class SplicedForwarder {
   }
 }
 
-const isSpliced = tls.TLSSplice !== undefined;
+// On Windows there is the class, but spliceTo() throws.
+const isSpliced = tls.TLSSplice !== undefined && process.platform !== 'win32';
 const TunnelForwarder = isSpliced ? SplicedForwarder : tuntap.TunnelForwarder;
 
 // --- In a Worker, which does not wait for the event loop of the main thread -----------------------------------------
