@@ -48,9 +48,11 @@ class Client {
   output = '';  // What it has said, for messages: stdout and stderr may be mixed within a line.
   lines = '';   // Of stdout alone.
 
+  // A program that uses appium-ios-remotexpc does not know of the adapter.
   constructor(binary, args, env) {
-    this.child = spawn(`${kRepo}/out/${binary}`, ['--no-warnings', 'client.mjs', ...args], {
-      env: { ...process.env, ...env },
+    const preload = args[0].includes('/') ? ['--import', './appium-preload.mjs'] : [];
+    this.child = spawn(`${kRepo}/out/${binary}`, ['--no-warnings', ...preload, 'client.mjs', ...args], {
+      env: { ...process.env, NODE_DEBUG: 'tls', ...env },
     });
     for (const stream of [this.child.stdout, this.child.stderr])
       stream.on('data', (chunk) => { this.output += chunk; });
@@ -87,7 +89,7 @@ const ways = {
     credentials: { ciphers: 'PSK:@SECLEVEL=0', pskCallback: () => psk },
   },
 };
-const forwarders = { 'node': 'SplicedForwarder', 'node-stock': 'TunnelForwarder' };
+const binaries = ['node', 'node-stock'];
 
 async function connect(binary, way, isByUsbmuxd, ...args) {
   const { argument, credentials } = ways[way];
@@ -95,7 +97,7 @@ async function connect(binary, way, isByUsbmuxd, ...args) {
   const port = await device.listen();
   const usbmuxd = isByUsbmuxd && new Usbmuxd(port);
   const client = new Client(binary, [isByUsbmuxd ? './usbmuxd' : `${port}`, argument, ...args]);
-  await Promise.race([client.printed(new RegExp(`^${forwarders[binary]}: fd12::1 58783$`, 'm')), device.failure]);
+  await Promise.race([client.printed(/^up: fd12::1 58783$/m), device.failure]);
   await client.printed(/^pinged$/m);
   assert(device.requests.filter((size) => size === 1048).length >= 3);
   assert.strictEqual(device.request.mtu, 1280);
@@ -103,7 +105,7 @@ async function connect(binary, way, isByUsbmuxd, ...args) {
   return { device, client, usbmuxd };
 }
 
-for (const binary of Object.keys(forwarders)) {
+for (const binary of binaries) {
   for (const way of Object.keys(ways)) {
     for (const by of ['TCP', 'usbmuxd']) {
       test(`out/${binary}, ${way}, by ${by}`, async () => {
@@ -113,6 +115,7 @@ for (const binary of Object.keys(forwarders)) {
         await client.printed(/^closed$/m);
         assert.deepStrictEqual(await client.exited, [0, null], client.output);
         assert.doesNotMatch(client.lines, /^dead/m);
+        assert.strictEqual(/splice begin, direction duplex/.test(client.output), binary === 'node', client.output);
         assert.doesNotMatch(ip('a', '-6 route show'), /^fd12::1 dev /m);
         device.socket.destroy();
         if (usbmuxd) {
@@ -163,7 +166,7 @@ const requests = {
   '': 1280, ' ': 1280, 'abc': 1280, '1500.5': 1280, '-1': 1280, '1279': 1280,
   '1281': 1281, ' 16000 ': 16000, '0x5dc': 1500, '65000': 65000, '65001': 65000, '1e9': 65000,
 };
-for (const binary of Object.keys(forwarders)) {
+for (const binary of binaries) {
   test(`out/${binary}, requests of an MTU`, async () => {
     const { argument, credentials } = ways['TLS-PSK'];
     const seen = {};
@@ -227,7 +230,8 @@ async function main() {
   ip('a', 'link set lo up');
   fs.symlinkSync(process.env.MODULES, 'node_modules');
   fs.copyFileSync(`${__dirname}/client.mjs`, 'client.mjs');
-  fs.copyFileSync(`${kRepo}/tools/examples/appium-forwarder.js`, 'appium-forwarder.js');
+  for (const file of ['appium-forwarder.js', 'appium-preload.mjs'])
+    fs.copyFileSync(`${kRepo}/tools/examples/${file}`, file);
   const word = process.argv[2] ?? '';
   let passed = 0;
   let failed = 0;

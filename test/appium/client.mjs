@@ -1,4 +1,5 @@
-// What a program does that uses the packages: connects to a device, and has a tunnel to it until stdin ends.
+// What a program does that uses the packages: connects to a device, and has a tunnel to it until stdin ends. By usbmuxd
+// that is by appium-ios-remotexpc, and otherwise by the functions of the adapter.
 //
 // usage: node client.mjs PORT|USBMUXD-SOCKET CERT-AND-KEY|PSK [forget]
 //
@@ -10,10 +11,9 @@ import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import net from 'node:net';
-import { createUsbmux } from 'appium-ios-remotexpc';
+import { TunnelManager, createUsbmux } from 'appium-ios-remotexpc';
 import forwarder from './appium-forwarder.js';
 
-const { TunnelForwarder, connectToTunnelLockdown, connectToTunnelPsk } = forwarder;
 const kDeviceID = 7;
 const kDevicePort = 62078;
 
@@ -25,7 +25,10 @@ async function connect(where) {
   return socket;
 }
 
+const adapter = { getTunnel: forwarder.connectToTunnelLockdown, getTunnelPsk: forwarder.connectToTunnelPsk };
+
 const { 2: where, 3: credentials, 4: forget } = process.argv;
+const tunnels = where.includes('/') ? TunnelManager : adapter;
 const socket = await connect(where);
 socket.on('close', () => console.log('the socket is closed'));
 function onDead(message) {
@@ -36,11 +39,11 @@ function onDead(message) {
 let tunnel;
 if (credentials.includes(',')) {
   const [cert, key] = credentials.split(',').map((file) => readFileSync(file, 'utf8'));
-  tunnel = await connectToTunnelLockdown(socket, { cert, key }, { onDead });
+  tunnel = await tunnels.getTunnel(socket, { cert, key }, { onDead });
 } else {
-  tunnel = await connectToTunnelPsk(socket, { psk: Buffer.from(credentials, 'hex') }, { onDead });
+  tunnel = await tunnels.getTunnelPsk(socket, { psk: Buffer.from(credentials, 'hex') }, { onDead });
 }
-console.log(`${TunnelForwarder.name}: ${tunnel.Address} ${tunnel.RsdPort}`);
+console.log(`up: ${tunnel.Address} ${tunnel.RsdPort}`);
 execFileSync('ping', ['-n', '-q', '-c', '3', '-i', '0.01', '-w', '20', '-s', '1000', tunnel.Address]);
 console.log('pinged');
 process.stdin.resume().once('end', async () => {

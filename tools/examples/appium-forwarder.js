@@ -7,12 +7,13 @@
 //   const { connectToTunnelLockdown } = require('./appium-forwarder.js');
 //   const tunnel = await connectToTunnelLockdown(socket, { cert, key }, { onDead });
 //
-// README.md in this folder says what to change in the package.
+// appium-preload.mjs puts them in the place of the package's for programs that are not to be changed, and README.md
+// says what to change in the package.
 
 const tls = require('node:tls');
 const { spawn } = require('node:child_process');
 const { once } = require('node:events');
-const { Worker, isMainThread, parentPort, workerData } = require('node:worker_threads');
+const { Worker, parentPort, workerData } = require('node:worker_threads');
 // @ts-ignore: Not every reader of these examples has it.
 const tuntap = require('appium-ios-tuntap');
 
@@ -119,7 +120,8 @@ async function connectInWorker(socket, method, credentials, options) {
   // Nobody has read what the device says: it speaks when it is spoken to.
   if (socket.readableLength > 0)
     throw new Error('The socket has been read');
-  const worker = new Worker(__filename, { workerData: { fd: socket._handle.fd, method, credentials } });
+  const appiumTunnel = { fd: socket._handle.fd, method, credentials };
+  const worker = new Worker(__filename, { workerData: { appiumTunnel } });
   const exited = new Promise((resolve) => worker.once('exit', resolve));
   const closer = async () => {
     worker.postMessage('stop');
@@ -193,8 +195,9 @@ async function serve({ fd, method, credentials }) {
   }
 }
 
-if (!isMainThread && require.main === module)
-  serve(workerData);
+// This file need not be the Worker's main module: a Worker loads first what its process was told to preload.
+if (workerData?.appiumTunnel)
+  serve(workerData.appiumTunnel);
 
 module.exports = {
   TunnelForwarder,
