@@ -12,7 +12,7 @@ const net = require('net');
 const os = require('os');
 const path = require('path');
 
-const { ip, kRepo, run } = require('../tun/net');
+const { ip, kRepo, ping, run } = require('../tun/net');
 const { Device } = require('../tun/cdtunnel');
 
 const work = fs.mkdtempSync(path.join(os.tmpdir(), 'appium-'));
@@ -183,10 +183,13 @@ for (const binary of binaries) {
   });
 }
 
+function tunnelInterface() {
+  return JSON.parse(ip('a', '-6 -j route show fd12::1'))[0].dev;
+}
+
 // How many packets the process behind the tunnel's interface has read from it.
 function packetsRead() {
-  const { 0: { dev } } = JSON.parse(ip('a', '-6 -j route show fd12::1'));
-  return JSON.parse(ip('a', `-s -j link show dev ${dev}`))[0].stats64.tx.packets;
+  return JSON.parse(ip('a', `-s -j link show dev ${tunnelInterface()}`))[0].stats64.tx.packets;
 }
 
 // Sends datagrams into the tunnel until nobody takes them any more.
@@ -206,6 +209,34 @@ test('out/node, a device that reads nothing any more', async () => {
   const { device, client } = await connect('node', 'a client certificate', false);
   device.stall = new Promise(() => {});
   await fill();
+  client.child.stdin.end();
+  await client.printed(/^closed$/m);
+  assert.deepStrictEqual(await client.exited, [0, null], client.output);
+  assert.doesNotMatch(client.lines, /^dead/m);
+  device.socket.destroy();
+});
+
+// Of the size of the MTU, with nothing in it.
+function emptyPacket() {
+  const packet = Buffer.alloc(1280);
+  packet[0] = 0x60;
+  packet.writeUInt16BE(packet.length - 40, 4);
+  packet[6] = 59;
+  return packet;
+}
+
+test('out/node, the link goes down and comes up again', async () => {
+  const { device, client } = await connect('node', 'TLS-PSK', false);
+  const dev = tunnelInterface();
+  ip('a', `link set ${dev} down`);
+  // More than what is on the way can hold: when all of it is sent, the interface has refused packets.
+  const packets = Buffer.alloc(50_000 * 1280, emptyPacket());
+  await Promise.race([new Promise((resolve) => device.socket.write(packets, resolve)), device.failure]);
+  ip('a', `link set ${dev} up`);
+  // Both have gone with the link.
+  ip('a', `-6 address add fd12::2/64 dev ${dev} nodad`);
+  ip('a', `-6 route add fd12::1/128 dev ${dev}`);
+  await ping('a', 'fd12::1', 1000);
   client.child.stdin.end();
   await client.printed(/^closed$/m);
   assert.deepStrictEqual(await client.exited, [0, null], client.output);
