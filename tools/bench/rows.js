@@ -71,17 +71,22 @@ tunnelRow('ping-loaded', 'tunnel, ping beside iperf3 (TCP)', 'ping-loaded', tunn
 
 // The tunnel of appium-ios-tuntap to an iOS device, by its own forwarder in C++, and by appium-forwarder.js. The end of
 // the host is measured.
-const nativeRow = (name, title, traffic, more) =>
-  tunnelRow(`native-${name}`, `tunnel to an iOS device, ${title}`, traffic, ['native', 'adapter'],
+const nativeRow = (name, title, traffic, { others = [], ...more } = {}) =>
+  tunnelRow(`native-${name}`, `tunnel to an iOS device, ${title}`, traffic, ['native', 'adapter', ...others],
             { mtu: 1280, ipv6: true, quick: false, ...more });
+// One that a device takes, too.
+const kLargeMtu = 16000;
 nativeRow('up', 'iperf3 (TCP) from the host', 'tcp');
 nativeRow('down', 'iperf3 (TCP) to the host', 'tcp', { args: ['-R'] });
+nativeRow(`up-${kLargeMtu}`, `iperf3 (TCP) from the host, MTU ${kLargeMtu}`, 'tcp', { mtu: kLargeMtu });
+nativeRow(`down-${kLargeMtu}`, `iperf3 (TCP) to the host, MTU ${kLargeMtu}`, 'tcp', { mtu: kLargeMtu, args: ['-R'] });
 nativeRow('single', 'iperf3 (TCP) to the host, one packet per record', 'tcp', { args: ['-R'], single: true });
 nativeRow('udp', 'iperf3 (UDP) to the host, one packet per record', 'udp', {
   args: ['-R', '-l', '1232'], single: true,
 });
-nativeRow('ping', 'ping', 'ping');
+nativeRow('ping', 'ping', 'ping', { others: ['relay'] });
 nativeRow('busy', 'ping, the main thread blocked for 300 ms of 600', 'ping', { busy: true });
+nativeRow('dead', 'until the host knows that the device is gone', 'dead');
 
 row('delay', 'duplex, 16 KiB records, with the event loop watched', bulk('duplex'),
     ['splice', 'splice-fd', 'pipe', 'pipeline'], { delay: true, rounds: 3 });
@@ -271,16 +276,22 @@ function targets(of) {
     add(`tunnel, ping, ${figure} of splice-offload to what it was before`,
         tunnel('ping', figure, 'splice-offload', 'before'), 1.05);
   }
-  for (const row of ['up', 'down', 'single']) {
-    add(`${rows[`tunnel-native-${row}`].title}, CPU to that of the native forwarder`,
-        tunnel(`native-${row}`, 'cost', 'adapter', 'native'), 1);
+  for (const row of ['up', 'down', `up-${kLargeMtu}`, `down-${kLargeMtu}`, 'single']) {
+    const { title } = rows[`tunnel-native-${row}`];
+    add(`${title}, CPU to that of the native forwarder`, tunnel(`native-${row}`, 'cost', 'adapter', 'native'), 1);
+    add(`${title}, Gbit/s to those of the native forwarder`, tunnel(`native-${row}`, 'gbits', 'adapter', 'native'), 1,
+        { atLeast: true });
   }
   add(`${rows['tunnel-native-udp'].title}, CPU-s per million packets`,
       of('tunnel-native-udp', 'adapter', 'packetCost'), 12, { unit: '' });
-  for (const row of ['ping', 'busy']) {
-    add(`${rows[`tunnel-native-${row}`].title}, p99 to that of the native forwarder`,
-        tunnel(`native-${row}`, 'p99', 'adapter', 'native'), 1);
+  for (const [row, ...figures] of [['ping', 'p99'], ['busy', 'average', 'p99', 'maximum'], ['dead', 'noticed']]) {
+    for (const figure of figures) {
+      add(`${rows[`tunnel-native-${row}`].title}, ${figure} to that of the native forwarder`,
+          tunnel(`native-${row}`, figure, 'adapter', 'native'), 1);
+    }
   }
+  add(`${rows['tunnel-native-ping'].title}, median to that of relay`,
+      tunnel('native-ping', 'median', 'adapter', 'relay'), 1.15);
   add('tunnel, ping, median of splice to that of relay', tunnel('ping', 'median', 'splice', 'relay'), 1.15);
   add('tunnel, ping beside iperf3, p99 of splice-offload to what it was before',
       tunnel('ping-loaded', 'p99', 'splice-offload', 'before'), 1);

@@ -5,7 +5,7 @@
 //
 // usage: TUN_FD=3 node tunnel-device.js listen HOST PORT CERT KEY
 //
-// With SINGLE in the environment it sends one packet per record.
+// With SINGLE in the environment it sends one packet per record. SIGTERM makes it go away.
 
 const fs = require('node:fs');
 const tls = require('node:tls');
@@ -46,8 +46,13 @@ const server = tls.createServer({
   const { mtu } = await readRequest(socket);
   answer(socket, mtu);
   console.log('up');
+  process.once('SIGTERM', () => socket.destroy());
   // There is always room for one packet, so that a record never has more than that.
   const highWaterMark = process.env.SINGLE ? 1 : undefined;
-  await socket.pipeToNative(Number(process.env.TUN_FD), { framing: 'ipv6', highWaterMark });
+  try {
+    await socket.pipeToNative(Number(process.env.TUN_FD), { framing: 'ipv6', highWaterMark });
+  } catch (err) {
+    console.error(err.message);
+  }
 });
 server.listen(Number(port), host, () => console.log('listening'));

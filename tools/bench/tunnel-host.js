@@ -24,7 +24,7 @@ async function main() {
   const socket = net.connect({ host, port: Number(port) });
   await once(socket, 'connect');
   await connectToTunnelLockdown(socket, { cert: fs.readFileSync(cert, 'utf8'), key: fs.readFileSync(key, 'utf8') }, {
-    onDead: (message) => console.error(message),
+    onDead: (message) => console.error(`dead: ${message}`),
   });
   console.log('up');
   if (process.env.BUSY)

@@ -112,9 +112,11 @@ async function open(row, name) {
 
 const sha = (bytes) => createHash('sha256').update(bytes).digest('hex');
 
-// Of both devices, as ip-address(8) takes them, and of what listens for the transfers.
+// Of both devices, as ip-address(8) takes them, and of what listens for the transfers. A host sets its own.
 function addresses({ ipv6 }) {
-  return ipv6 ? ['fd12::1 peer fd12::2 nodad', '', 'fd12::1'] : ['10.0.0.1/24', '10.0.0.2/24', '10.0.0.1'];
+  if (ipv6)
+    return ['fd12::1 peer fd12::2 nodad', 'fd12::2 peer fd12::1 nodad', 'fd12::1'];
+  return ['10.0.0.1/24', '10.0.0.2/24', '10.0.0.1'];
 }
 
 // Bytes to the other side and back: compared.
@@ -176,7 +178,18 @@ async function ping(to, seconds) {
   const times = Array.from(output.matchAll(/ time=([\d.]+) ms$/gm), ({ 1: time }) => Number(time) * 1e3);
   times.sort((a, b) => a - b);
   const at = (part) => times[Math.floor(times.length * part)];
-  return { median: at(0.5), p99: at(0.99) };
+  const average = times.reduce((a, b) => a + b) / times.length;
+  return { average, median: at(0.5), p99: at(0.99), maximum: times.at(-1) };
+}
+
+// How many milliseconds it takes until the host's program is told that the device is gone. It says so behind what the
+// package logs, perhaps in the same line.
+async function die({ sender: host, receiver: device }) {
+  const told = host.next(/dead: /);
+  const begin = performance.now();
+  device.child.kill('SIGTERM');
+  await told;
+  return { noticed: performance.now() - begin };
 }
 
 // What the end of the host costs. Which end sends is told by the arguments of iperf3.
@@ -189,6 +202,7 @@ const hostLoads = {
     const count = end.sum_received.packets - end.sum_received.lost_packets;
     return { packetRate: count / seconds, packetCost: host / count * 1e6 };
   }),
+  dead: die,
 };
 
 const loads = {
