@@ -22,7 +22,7 @@ LIMIT = 1 << 14
 
 
 class Peer:
-    def __init__(self, plain, is_client, version, name):
+    def __init__(self, plain, is_client, version):
         self.plain = plain
         self.plain.settimeout(30)
         self.plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -31,7 +31,7 @@ class Peer:
         self.received = bytearray()
         settings = HandshakeSettings()
         settings.minVersion = settings.maxVersion = (3, 3) if version == "TLSv1.2" else (3, 4)
-        settings.record_size_limit = 512 if name == "small_records" else LIMIT + 1
+        settings.record_size_limit = LIMIT + 1
         if is_client:
             self.tls.handshakeClientCert(settings=settings, serverName="localhost")
         else:
@@ -122,12 +122,6 @@ def full_records(peer):
     for i in range(20):
         peer.record([i] * LIMIT)
         peer.receive(LIMIT)
-    return close(peer)
-
-
-def small_records(peer):
-    """With a record size limit."""
-    peer.echo(b"small" * 100)
     return close(peer)
 
 
@@ -318,7 +312,7 @@ def main(role, port=None):
         version, name = line.split()
         plain = listener.accept()[0] if role == "server" else socket.create_connection(("127.0.0.1", port))
         with plain:
-            peer = Peer(plain, role == "client", version, name)
+            peer = Peer(plain, role == "client", version)
             end = globals()[name](peer)
         digest = hashlib.sha256(peer.received).hexdigest()[:16]
         print(json.dumps({"got": f"{len(peer.received)} {digest}", "end": end}), flush=True)

@@ -38,6 +38,21 @@ const clients = {
       `-${dashed(version)}`, '-connect', `127.0.0.1:${port}`,
     ],
   },
+  'openssl s_client, which takes 512 bytes at a time': {
+    ways: ['close', 'last'],
+    command: (version, port) => [
+      ...clients['openssl s_client'].command(version, port),
+      '-maxfraglen', '512', '-msg', '-msgfile', `${port}.records`,
+    ],
+    check(port) {
+      const messages = fs.readFileSync(`${port}.records`, 'utf8');
+      const headers = messages.matchAll(/^<<< .*RecordHeader.*\n +17 03 03 (..) (..)$/gm);
+      const sizes = Array.from(headers, ({ 1: high, 2: low }) => parseInt(high + low, 16));
+      assert(sizes.length >= files.other.length / 512, `${sizes.length} records`);
+      // With what a cipher adds.
+      assert(Math.max(...sizes) <= 512 + 32, `a record of ${Math.max(...sizes)} bytes`);
+    },
+  },
   'tstclnt': {
     needs: 'libnss3-tools',
     ways: ['last'],
@@ -130,8 +145,10 @@ function waysWith({ ways }, version) {
 
 async function useClient(client, make, move, version) {
   const path = await make(move);
-  for (const way of waysWith(client, version))
+  for (const way of waysWith(client, version)) {
     await connection(path, new Program(client.command(version, path.port)), way, version, client.again);
+    client.check?.(path.port);
+  }
 }
 
 async function useServer(server, make, move, version) {
