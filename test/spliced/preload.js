@@ -6,9 +6,10 @@
 //
 //     test <-> its TLSSocket <-> front ... back <-> hidden TLSSocket <-> TLSWrap <-> network
 //
-// SPLICED_BY is `splice` or `pipeline`. What a TLSSocket is made of is reached from outside, and so this file follows
-// lib/internal/tls/wrap.js.
+// SPLICED_BY is `splice` or `pipeline`. The file SPLICED_LOG gets a line for each TLSSocket: that it was joined, or why
+// not. What a TLSSocket is made of is reached from outside, and so this file follows lib/internal/tls/wrap.js.
 
+const fs = require('fs');
 const net = require('net');
 const tls = require('tls');
 const { pipeline } = require('stream/promises');
@@ -161,10 +162,27 @@ function whenFlushed(socket, callback) {
     socket.write('', callback);
 }
 
-// Not one that TLSWrap reads into a buffer of the test's, which it cannot be told to forget.
-function canBeJoined(socket) {
-  return !socket.destroyed && socket._handle && !socket.writableEnded && !socket._readableState.ended &&
-    !socket[symbolOf(socket, 'kBuffer')];
+// Why it cannot be joined, if it cannot.
+function obstacleOf(socket) {
+  if (socket.destroyed || !socket._handle)
+    return 'is closed';
+  if (socket.writableEnded)
+    return 'has ended writing';
+  if (socket._readableState.ended)
+    return 'has been read to its end';
+  // TLSWrap cannot be told to forget it.
+  if (socket[symbolOf(socket, 'kBuffer')])
+    return 'is read into a buffer of the test';
+}
+
+const { appendFileSync } = fs;
+
+function log(line) {
+  try {
+    appendFileSync(process.env.SPLICED_LOG, `${line}\n`);
+  } catch {
+    // The test has the permission model, or has changed the environment.
+  }
 }
 
 const seen = Symbol('has had its handshake');
@@ -176,7 +194,9 @@ TLSSocket.prototype.emit = function(event, ...args) {
   this[seen] = true;
   pair((front, back) => {
     whenFlushed(this, () => {
-      if (!canBeJoined(this)) {
+      const obstacle = obstacleOf(this);
+      log(obstacle ?? 'joined');
+      if (obstacle !== undefined) {
         front.close();
         back.destroy();
         Socket.prototype.emit.call(this, event, ...args);
