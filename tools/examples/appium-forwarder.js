@@ -48,7 +48,8 @@ class SplicedForwarder {
       checkServerIdentity: () => undefined,
       ...credentials,
     });
-    // The device may go away while the interface is being set up. Then startForwarding() reports it.
+    // The device may go away while the interface is being set up, and an 'error' that nobody listens to would end the
+    // process. Then pipeToNative() reports it.
     this.#socket.on('error', () => {});
     await once(this.#socket, 'secureConnect', { signal: this.#timeout });
   }

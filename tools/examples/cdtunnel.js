@@ -77,7 +77,9 @@ function configure(device, { address, mtu }, peer) {
 async function main(host, port) {
   const { TUN_FD, TUN_NAME } = process.env;
   const socket = connect(host, port);
-  socket.on('error', () => {});  // What waits for the socket fails, too.
+  // Between what is awaited here, and beside a splice with a handle, the socket is the program's, and an 'error' that
+  // nobody listens to would end the process. Whatever is awaited fails, too.
+  socket.on('error', () => {});
   await once(socket, 'secureConnect');
   socket.write(frame({ type: 'clientHandshakeRequest', mtu: kMTU }));
   const { message: { clientParameters, serverAddress }, head } = await readMessage(socket);

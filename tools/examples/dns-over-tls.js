@@ -46,8 +46,8 @@ async function spliceToDNS(client) {
 
 async function serve(client) {
   const name = `${client.remoteAddress}:${client.remotePort}`;
-  // Whoever waits below is told. But an 'error' that nobody listens to would end
-  // the process.
+  // The client may fail while the other socket is connected, and a splice with a handle leaves it to the program. An
+  // 'error' that nobody listens to would end the process. What is awaited below fails, too.
   client.on('error', () => {});
   try {
     const splice = await spliceToDNS(client);

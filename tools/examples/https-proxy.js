@@ -37,8 +37,8 @@ const proxy = https.createServer({
 }, (request, response) => response.writeHead(405, { Allow: 'CONNECT' }).end());
 
 proxy.on('connect', async ({ url }, /** @type {import('node:tls').TLSSocket} */ client, head) => {
-  // The client may fail while JavaScript has it, and an 'error' that nobody listens to would
-  // end the process.
+  // The client may fail before pipeToNative() has it, and an 'error' that nobody listens to
+  // would end the process.
   client.on('error', () => {});
   const [, host, port] = /^\[?([^[\]]+)\]?:(\d+)$/.exec(url) ?? [];
   if (!args.allow.includes(port))

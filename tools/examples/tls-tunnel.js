@@ -36,8 +36,8 @@ let count = 0;
 const tunnel = net.createServer({ allowHalfOpen: true }, (client) => {
   const name = `connection ${++count}`;
   const server = tls.connect({ host, port: Number(port), servername, secureContext: context, allowHalfOpen: true });
-  // The splice says it, too. But it leaves the sockets to the program, and an 'error' that
-  // nobody listens to would end the process. With pipeToNative() nobody has to listen.
+  // A splice with a handle leaves the sockets to the program, and an 'error' that nobody listens to would end the
+  // process. The splice says it, too. With pipeToNative() nobody has to listen.
   client.on('error', () => {});
   server.on('error', () => {});
   // It sees the bytes that go past JavaScript too, and those of the handshake.

@@ -35,6 +35,9 @@ const tunnels = new Set();
 
 // Until one side ends.
 async function run(socket, fd) {
+  // A splice with a handle leaves the socket to the program, and an 'error' that nobody listens to would end the
+  // process. `finished` says it, too.
+  socket.on('error', () => {});
   const tunnel = socket.spliceTo({ fd });
   tunnels.add(tunnel);
   try {
@@ -52,7 +55,6 @@ async function run(socket, fd) {
 
 function listen(host, port) {
   const server = tls.createServer({ ...options, pskCallback: () => psk }, async (socket) => {
-    socket.on('error', () => {});  // The tunnel says it, too.
     const fd = queues.pop();
     if (fd === undefined)
       return socket.destroy();
@@ -71,7 +73,6 @@ async function connect(host, port, fd) {
     checkServerIdentity: () => undefined,  // Who has the key is the right one.
     pskCallback: () => ({ psk, identity: 'tunnel' }),
   });
-  socket.on('error', () => {});
   await once(socket, 'secureConnect');
   await run(socket, fd);
 }

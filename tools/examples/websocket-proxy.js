@@ -45,8 +45,8 @@ const proxy = https.createServer({
 proxy.on('upgrade', async (request, /** @type {import('node:tls').TLSSocket} */ client, head) => {
   const name = `${client.remoteAddress}:${client.remotePort} ${request.url}`;
   const server = net.connect({ host, port: Number(port), allowHalfOpen: true });
-  // The client may fail while JavaScript has it, and an 'error' that nobody listens to would
-  // end the process.
+  // The client may fail before pipeToNative() has it, and an 'error' that nobody listens to
+  // would end the process.
   client.on('error', () => {});
   // It sees the bytes that go past JavaScript too.
   client.setTimeout(120_000, () => client.destroy());
