@@ -369,8 +369,13 @@ for (const victim of ['endpoint', 'server']) {
       const { client, server } = await tlsPair();
       client.on('error', () => {});
       const { endpoint } = await endpoints.stream();
-      ({ endpoint, server })[victim].destroy(mine);
-      await assert.rejects(server.pipeToNative(endpoint, { autoClose }), mine);
+      const failure = new Error('failure');
+      ({ endpoint, server })[victim].destroy(failure);
+      await assert.rejects(server.pipeToNative(endpoint, { autoClose }), (err) => {
+        assert.strictEqual(err, failure);
+        assert.strictEqual(err.side, victim === 'server' ? 'tls' : 'endpoint');
+        return true;
+      });
       assert.strictEqual(endpoint.destroyed, autoClose || victim === 'endpoint');
     });
   }

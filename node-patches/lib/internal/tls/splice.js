@@ -118,6 +118,19 @@ function layersOf(socket) {
   return layers;
 }
 
+// Says which side has failed. The error may be anything that a socket was destroyed with.
+function setSide(error, side) {
+  if (typeof error !== 'object' || error === null)
+    return;
+  try {
+    ReflectDefineProperty(error, 'side', {
+      __proto__: null, configurable: true, enumerable: true, value: side, writable: true,
+    });
+  } catch {
+    // A proxy may throw.
+  }
+}
+
 // How a splice ends, and the promise for that.
 class Outcome {
   reason = null;
@@ -132,20 +145,7 @@ class Outcome {
     if (error) {
       this.error = error;
       this.#side = side;
-      this.#setSide();
-    }
-  }
-
-  // The error may be anything that a socket was destroyed with.
-  #setSide() {
-    if (typeof this.error !== 'object' || this.error === null)
-      return;
-    try {
-      ReflectDefineProperty(this.error, 'side', {
-        __proto__: null, configurable: true, enumerable: true, value: this.#side, writable: true,
-      });
-    } catch {
-      // A proxy may throw.
+      setSide(error, side);
     }
   }
 
@@ -156,7 +156,7 @@ class Outcome {
   settle(stats) {
     this.#stats = stats;
     // Another splice of the same socket may have set the side that it sees.
-    this.#setSide();
+    setSide(this.error, this.#side);
     this.#settlePromise();
   }
 
@@ -1300,10 +1300,14 @@ async function runToEnd(splice, socket, signal) {
 
 // The error of pipeToNative() when there is no splice: one of the sockets may have been
 // destroyed with an error, which says more than that the socket is closed.
-function startErrorOf(err, sockets) {
+function startErrorOf(err, socket, sockets) {
   if (err?.code !== 'ERR_SOCKET_CLOSED')
     return err;
-  return ArrayPrototypeFind(sockets, ({ errored }) => errored)?.errored ?? err;
+  const failed = ArrayPrototypeFind(sockets, ({ errored }) => errored);
+  if (failed === undefined)
+    return err;
+  setSide(failed.errored, failed === socket ? 'tls' : 'endpoint');
+  return failed.errored;
 }
 
 /**
@@ -1338,7 +1342,7 @@ async function pipeToNative(target, options = kEmptyObject) {
         await splice.stop();
       else if (autoClose)
         await closeTarget(this, target);
-      throw startErrorOf(err, sockets);
+      throw startErrorOf(err, this, sockets);
     }
     return await runToEnd(splice, this, validated.signal);
   } finally {
