@@ -74,7 +74,10 @@ void FileEndpoint::BeginTransfer(int event) {
   const uv_buf_t buf =
       uv_buf_init(reinterpret_cast<char*>(transfer.buf.base), transfer.buf.len);
   // A position of -1 stands for the position of the file, which the transfer
-  // moves on.
+  // moves on: this is read(2) or write(2), on Linux and macOS alike. On macOS,
+  // too, only regular files and devices that cannot be polled come here, and 0
+  // bytes are their end. A utun device is a socket there: a read gives one
+  // packet, and the device is polled.
   CHECK_EQ((event == UV_READABLE ? uv_fs_read : uv_fs_write)(
                env->event_loop(), req, fd_, &buf, 1, -1, OnTransfer),
            0);

@@ -122,7 +122,10 @@ pub(super) fn device(_: RawFd) -> Result<Option<DeviceFile>, OpenError> {
     Ok(None)
 }
 
-/// The kind of a SOCK_DGRAM socket, which may be a utun device.
+/// The kind of a SOCK_DGRAM socket, which may be a utun device. A read(2) of one, which is what
+/// `fs.read()` does, gives one packet behind the 4 bytes of its address family. Of a packet that is
+/// longer than the memory the rest is lost in silence, so there is room for the longest one. A
+/// write(2) takes one packet, behind the same 4 bytes.
 pub(super) fn datagrams(fd: RawFd) -> Kind {
     let mut name = [0u8; libc::IFNAMSIZ];
     let mut len = name.len() as libc::socklen_t;
