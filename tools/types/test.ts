@@ -12,6 +12,7 @@ function same<A, B>(yes: Same<A, B>) {}
 
 async function all(socket: tls.TLSSocket, stream: net.Socket, file: FileHandle, signal: AbortSignal) {
   // In a Node.js without splices there are none of these.
+  console.log(tls.TLSSplice !== undefined);
   // @ts-expect-error
   socket.spliceTo({ fd: 3 });
   // @ts-expect-error
