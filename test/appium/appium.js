@@ -12,7 +12,7 @@ const net = require('net');
 const os = require('os');
 const path = require('path');
 
-const { ip, kRepo, ping, run } = require('../tun/net');
+const { ip, kRepo, kStuckAfter, ping, run } = require('../tun/net');
 const { Device } = require('../tun/cdtunnel');
 
 const work = fs.mkdtempSync(path.join(os.tmpdir(), 'appium-'));
@@ -44,6 +44,8 @@ class Usbmuxd {
   }
 }
 
+const clients = new Set();
+
 class Client {
   output = '';  // What it has said, for messages: stdout and stderr may be mixed within a line.
   lines = '';   // Of stdout alone.
@@ -58,7 +60,11 @@ class Client {
       stream.on('data', (chunk) => { this.output += chunk; });
     this.child.stdout.on('data', (chunk) => { this.lines += chunk; });
     this.exited = once(this.child, 'close');
-    this.exited.then(() => { this.isOver = true; });
+    clients.add(this);
+    this.exited.then(() => {
+      clients.delete(this);
+      this.isOver = true;
+    });
   }
 
   async printed(pattern) {
@@ -266,7 +272,10 @@ async function main() {
   const word = process.argv[2] ?? '';
   let passed = 0;
   let failed = 0;
+  // Whatever waits for them is told.
+  const stop = () => Promise.all(Array.from(clients, ({ child, exited }) => child.kill('SIGKILL') && exited));
   for (const { name, body } of tests.filter(({ name }) => name.includes(word))) {
+    const deadline = setTimeout(stop, kStuckAfter);
     try {
       await body();
       passed++;
@@ -275,6 +284,8 @@ async function main() {
       failed++;
       console.log(`not ok - ${name}\n${err.stack.replace(/^/gm, '    ')}`);
     }
+    clearTimeout(deadline);
+    await stop();
   }
   process.chdir('/');
   fs.rmSync(work, { recursive: true });
