@@ -140,6 +140,8 @@ function interpose(socket, front, back) {
   front[symbolOf(hidden._handle, 'owner_symbol')] = socket;
   front.onread = hidden._handle.onread;
   front.reading = socket._handle.reading;
+  // The hidden one starts to read when it is asked to.
+  socket._handle.reading = false;
   socket._handle = front;
   socket.ssl = front;
   back.on('error', () => {});
@@ -192,11 +194,14 @@ TLSSocket.prototype.emit = function(event, ...args) {
   if (event !== 'secure' || this[seen] || this[isOwn])
     return Socket.prototype.emit.call(this, event, ...args);
   this[seen] = true;
+  // Otherwise an end that the peer sends at once would close it before the pair is there.
+  this._handle?.readStop();
   pair((front, back) => {
     whenFlushed(this, () => {
       const obstacle = obstacleOf(this);
       log(obstacle ?? 'joined');
       if (obstacle !== undefined) {
+        this._handle?.readStart();
         front.close();
         back.destroy();
         Socket.prototype.emit.call(this, event, ...args);
