@@ -4,7 +4,7 @@
 #
 # Node's files are changed by patches. Files that Node does not have are kept whole: in node-patches/ where they go in
 # Node's tree, and the Rust core and the tests at their place in this repository. The crates that the core needs are not
-# kept, see vendor.sh.
+# kept, see vendor.sh. node-patches/main is about another branch of Node, and goes nowhere.
 
 series_dir=$repo/node-patches
 # In a tree that the series was applied to: what the changed files were before, and checksums of what we put there.
@@ -43,7 +43,7 @@ listed() {
 # new_files: a line for each but vendored crates, "path in Node's tree, tab, where it is".
 new_files() {
   {
-    listed node-patches | sed -n '/^node-patches\/[^/]*$/d; s,^node-patches/\(.*\)$,\1\t&,p'
+    listed node-patches | sed -n '/^node-patches\/[^/]*$/d; /^node-patches\/main\//d; s,^node-patches/\(.*\)$,\1\t&,p'
     listed LICENSE rust/src include | sed 's,.*,deps/tls_splice/&\t&,'
     listed test/parallel test/common | sed 's,.*,&\t&,'
   } | sed "s,\t,&$repo/,"
