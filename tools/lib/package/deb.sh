@@ -24,9 +24,9 @@ package_version() {
 deb_fill() {
   local root=$1 node=$1/usr/bin/node-tls-splice doc=$1/usr/share/doc/$package_name package
   install -D -m 755 "$repo/out/node" "$node"
-  # Outside of the sandbox, the libraries are where every program looks for them. The build ID depends on where they were.
+  # The build ID depends on where the sandbox was.
   sandbox_run strip --strip-unneeded -R .comment -R .note.gnu.build-id "$node" || return
-  sandbox_run sh -c 'patchelf --remove-rpath --set-interpreter "$(patchelf --print-interpreter /usr/bin/node)" "$1"' - "$node" || return
+  deb_relocate "$node" || return
   deb_headers "$root" || return
   mkdir -p "$doc" "$root/usr/share/man/man1"
   gzip -9n <"$repo/tools/lib/package/node-tls-splice.1" >"$root/usr/share/man/man1/node-tls-splice.1.gz"
@@ -38,6 +38,14 @@ deb_fill() {
   deb_depends "$root" >"$work/depends" || return
   deb_contents >"$doc/$package_name.spdx.json" || return
   chmod -R u=rwX,go=rX "$root"
+}
+
+# deb_relocate PROGRAM: its libraries are where every program looks for them, and no longer those of the sandbox. To remove
+# a path leaves its text behind, so it is overwritten before.
+deb_relocate() {
+  # shellcheck disable=SC2016
+  sandbox_run sh -euc 'patchelf --set-rpath / "$1"; patchelf --remove-rpath "$1"
+    patchelf --set-interpreter "$(patchelf --print-interpreter /usr/bin/node)" "$1"' - "$1"
 }
 
 # In include/node of a folder, as node-gyp --nodedir wants them.

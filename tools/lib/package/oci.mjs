@@ -47,7 +47,7 @@ const manifest = blob('application/vnd.oci.image.manifest.v1+json', json({
   schemaVersion: 2,
   mediaType: 'application/vnd.oci.image.manifest.v1+json',
   config,
-  layers: [blob('application/vnd.oci.image.layer.v1.tar+gzip', gzipSync(tar, { level: 9 }))],
+  layers: [blob('application/vnd.oci.image.layer.v1.tar+gzip', gzipSync(tar))],
   annotations,
 }));
 // A tag may have no plus sign.
