@@ -19,10 +19,8 @@ oci_layer() {
   include=$(sed 's/([^)]*)//g; s/|[^,]*//g; s/ //g' "$work/depends"),base-files,ca-certificates,netbase,tzdata
   for option in "${sandbox_apt[@]}"; do options+=("--aptopt=$option"); done
   ((EUID == 0)) || mode=unshare
-  # mmdebstrap gives files the same order and dates each time.
-  # shellcheck disable=SC2016
-  env SOURCE_DATE_EPOCH="$epoch" mmdebstrap --mode="$mode" "${options[@]}" --variant=extract --format=tar \
-    --include="$include" --customize-hook="$repo/tools/lib/package/image-root.sh \"\$1\" '$deb'" "$sandbox_suite" "$1"
+  mmdebstrap --mode="$mode" "${options[@]}" --variant=extract --format=tar --include="$include" "$sandbox_suite" "$work/base.tar" &&
+    in_namespaces "$repo/tools/lib/package/image-root.sh" "$work/base.tar" "$work/image" "$deb" "$epoch" "$1"
 }
 
 # oci_pack LAYER LAYOUT FILE
