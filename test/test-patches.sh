@@ -302,7 +302,7 @@ sandbox_ready
 if later=$(later_release); then
   check "the series applies to Node $later, which is in the archive by now" applies_to_release "$later"
 else
-  echo "skip - the archive has no later Node 24 than $node_version"
+  echo "ok - the series applies to a later Node 24 # skip the archive has none"
   skipped=1
 fi
 
