@@ -60,7 +60,6 @@ relate(root, 'CONTAINS', idOf('Source', 'nodejs'));
 for (const { name, version, checksum } of crates()) {
   const id = idOf('Crate', name);
   packages.push(entry(id, name, version, checksum ? licenseOf(name) : 'MIT', checksum ? {
-    downloadLocation: `https://crates.io/api/v1/crates/${name}/${version}/download`,
     checksums: [{ algorithm: 'SHA256', checksumValue: checksum }],
     ...reference(`pkg:cargo/${name}@${version}`),
   } : {}));
