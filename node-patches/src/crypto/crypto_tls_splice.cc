@@ -885,8 +885,8 @@ void TLSSplice::OnStreamRead(ssize_t nread, const uv_buf_t& buf) {
   const bool is_ours = IsSpliced(TLS_SPLICE_DECRYPT);
   TLSSplice* in = InOf(*tls_wrap);
   const bool is_of_other = in != nullptr && in->IsSpliced(TLS_SPLICE_DECRYPT);
-  // A splice that passes the end on does not ask: each question is answered
-  // once in a turn.
+  // Only the splice that handles an end doubts it. If a splice that passes the
+  // end on doubted it as well, neither would ever believe it.
   if ((is_ours || !is_of_other) && in != nullptr && IsDirect() &&
       DoubtEnd(nread, buf, &in->doubted_in_) && stream()->ReadStart() == 0) {
     return;
