@@ -856,8 +856,18 @@ class World {
       this.#socket.read() : null;
   }
 
+  // A callback may come when the program waits for all to be read.
+  #mustRead() {
+    return this.#finishes || this.#negotiates || this.#awaitsAnswer;
+  }
+
+  #pauseEndpoint() {
+    if (!this.#mustRead())
+      this.#source?.pause();
+  }
+
   #pauseSocket() {
-    if (this.#finishes || this.#negotiates || this.#awaitsAnswer)
+    if (this.#mustRead())
       return;
     this.#hasPaused = true;
     if (this.#config.reader === 'readable')
@@ -1043,7 +1053,7 @@ class World {
       case 's.unlisten': this.#unlisten(socket); return;
       case 's.empty': return args[0] > 0 ? this.#empty(args[0]) : this.#emptyThrough();
       case 'e.connect': return;
-      case 'e.pause': this.#source?.pause(); return;
+      case 'e.pause': this.#pauseEndpoint(); return;
       case 'e.resume': this.#source?.resume(); return;
       case 'e.unlisten':
         this.#unlisten(this.#sink);
