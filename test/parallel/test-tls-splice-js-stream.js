@@ -351,3 +351,29 @@ run(async () => {
   for (const end of [a, b])
     end.destroy();
 });
+
+// The socket is destroyed between 'close' of the splice and the turn in which TLS reads on, when an
+// empty write has made TLS read before.
+run(async () => {
+  const { 0: a, 1: b } = duplexPair();
+  const { client, server } = tlsOver(a, b, { allowHalfOpen: true });
+  await Promise.all([once(client, 'secureConnect'), once(server, 'secure')]);
+  const { 0: endpoint, 1: other } = await socketPair();
+  const splice = server.spliceTo({ stream: endpoint, direction: 'in', highWaterMark: 1000 }).start();
+  client.write(Buffer.alloc(8 * MiB));
+  await settled(() => splice.stats.bytesIn);
+  splice.stop();
+  await once(splice, 'close');
+  // What JavaScript has yet to read makes TLS wait.
+  assert.notStrictEqual(server.readableLength, 0);
+  const reached = new Promise((resolve) => b._write = resolve);
+  server.write('');
+  assert.strictEqual((await reached).length, 0);
+  const closed = once(b, 'close');
+  b.destroy();
+  await closed;
+  server.destroy();
+  await turns();
+  for (const stream of [client, a, endpoint, other])
+    stream.destroy();
+});

@@ -457,56 +457,6 @@ void TLSSplice::Resume(const FunctionCallbackInfo<Value>& args) {
       [strong_ref](Environment* env) { strong_ref->ResumeNow(); });
 }
 
-// A stream of JS takes one write at a time. While it has yet to complete an
-// empty write, this keeps the TLSWrap from writing what SSL_read() has made
-// OpenSSL write, such as the messages of a renegotiation.
-class TLSSplice::EmptyWrite final : public StreamListener {
- public:
-  // Does nothing if there is no such write.
-  static void HoldWritesOf(TLSWrap* tls_wrap) {
-    if (!tls_wrap->current_empty_write_ || tls_wrap->write_size_ != 0 ||
-        IsLibuvStream(static_cast<StreamBase*>(tls_wrap->stream()))) {
-      return;
-    }
-    // EncOut() writes nothing while a write is under way, as which it counts
-    // only those that are not empty.
-    tls_wrap->write_size_ = 1;
-    tls_wrap->stream()->PushStreamListener(new EmptyWrite(tls_wrap));
-  }
-
-  uv_buf_t OnStreamAlloc(size_t suggested_size) override {
-    return previous_listener_->OnStreamAlloc(suggested_size);
-  }
-
-  void OnStreamRead(ssize_t nread, const uv_buf_t& buf) override {
-    previous_listener_->OnStreamRead(nread, buf);
-  }
-
-  // The write is complete.
-  void OnStreamAfterWrite(WriteWrap* w, int status) override {
-    std::unique_ptr<EmptyWrite> delete_on_return{this};
-    BaseObjectPtr<TLSWrap> tls_wrap{tls_wrap_};
-    StreamListener* next = previous_listener_;
-    stream()->RemoveStreamListener(this);
-    // JS is told, and may write more, or end the stream: what was held goes
-    // first.
-    if (tls_wrap) tls_wrap->write_size_ = 0;
-    next->OnStreamAfterWrite(w, status);
-    if (!tls_wrap || !tls_wrap->ssl_) return;
-    // JS may have made another empty write.
-    HoldWritesOf(tls_wrap.get());
-    tls_wrap->EncOut();
-  }
-
-  void OnStreamDestroy() override { delete this; }
-
- private:
-  explicit EmptyWrite(TLSWrap* tls_wrap) : tls_wrap_(tls_wrap) {}
-
-  // The TLSWrap, which may be destroyed before the stream below.
-  BaseObjectWeakPtr<TLSWrap> tls_wrap_;
-};
-
 void TLSSplice::ResumeNow() {
   if (!resuming_) return;
   BaseObjectPtr<TLSSplice> strong_ref{this};
@@ -516,8 +466,9 @@ void TLSSplice::ResumeNow() {
   InternalCallbackScope callback_scope(this);
   // The callback scope has called hooks of JS (async_hooks).
   if (!resuming_) return;
-  if (!env()->can_call_into_js()) return LeaveResuming();
-  EmptyWrite::HoldWritesOf(tls_wrap.get());
+  // JS may have destroyed the SSL when ClearOut() had left the direction, so that
+  // OnDestroySSL() was not called.
+  if (!env()->can_call_into_js() || !tls_wrap->ssl_) return LeaveResuming();
   // The queue may have the error of another connection, which SSL_get_error()
   // would take for one of this connection.
   ERR_clear_error();
@@ -846,8 +797,8 @@ void TLSSplice::OnDestroySSL() {
   LeaveResuming();
   if (IsHandleClosing()) FreePump();
   if (spliced_ == 0) return;
-  // JS destroys the SSL, so that it knows. But the user may have removed what
-  // would have told the splice.
+  // JS has destroyed the SSL itself, and therefore knows. But the user may have
+  // removed what would have told the splice.
   Tell(TLS_SPLICE_ON_GONE);
   DetachAndStopReading(spliced_);
   if (env()->can_call_into_js()) NotifyOfChange();
@@ -1051,7 +1002,7 @@ void TLSSplice::Apply(const tls_splice_actions& actions) {
     return ScheduleTurn();
   }
   // The TLSWrap may have failed to write something of its own, such as an
-  // alert. TLSWrap tells nobody of that, so that the splice reports it.
+  // alert. TLSWrap does not report this failure, so that the splice does.
   if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0 && depth_ == 0 &&
       tls_wrap_->write_error_ != 0 && !GetPumpState().has_write_failed) {
     FailTLS(tls_wrap_->write_error_);

@@ -133,8 +133,6 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   SET_SELF_SIZE(TLSSplice)
 
  private:
-  class EmptyWrite;
-
   // A method that JS calls without arguments, and that returns nothing.
   template <void (TLSSplice::*method)()>
   static void Call(const v8::FunctionCallbackInfo<v8::Value>& args);
@@ -287,9 +285,8 @@ class TLSSplice final : public HandleWrap, public TLSWrap::Splice {
   // must not use the TLSWrap from that moment on.
   uint32_t spliced_ = 0;
   // How many calls into the pump are under way: callbacks of OpenSSL run JS,
-  // which can get here again. The pump refuses calls inside of another one, but
-  // whoever is to free the pump, or to do something else instead, has to know
-  // before.
+  // which can get here again. The pump refuses a call inside of another call.
+  // FreePump(), and callers that do something else then, know it in advance.
   int depth_ = 0;
   // Flush() is under way.
   bool is_flushing_ = false;
