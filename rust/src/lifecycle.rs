@@ -756,8 +756,8 @@ impl Lifecycle {
         Orders::NONE
     }
 
-    /// Takes note that nothing can be sent any more. Why is reported now or later, except if the
-    /// endpoint has failed before: then that failure is reported (rule 5).
+    /// Takes note that nothing can be sent any more. The reason is reported now or later, unless the
+    /// endpoint has failed before: then the failure of the endpoint is reported (rule 5).
     fn cut_outbound(&mut self) {
         let is_finished = matches!(
             self.outbound,

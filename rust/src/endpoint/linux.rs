@@ -206,8 +206,8 @@ fn number_of(fd: RawFd, request: libc::Ioctl) -> Result<c_int, OpenError> {
 /// Whether a TAP device, or any device with IFF_VNET_HDR, has packet information before each
 /// packet, which the flags do not tell.
 ///
-/// A write(2) of eight bytes from an address where there is no memory tells, and neither reaches
-/// the device nor changes its counters. A device with packet information reads that first, and
+/// A write(2) of eight bytes from an address where there is no memory shows it. The write neither
+/// reaches the device nor changes the counters of the device. A device with packet information reads that first, and
 /// fails with EFAULT. A device without packet information refuses, before it reads anything, what
 /// is shorter than an Ethernet header or the header of IFF_VNET_HDR. So does macvtap(4), which
 /// never has packet information. It makes no difference whether the link is up, or who has
@@ -247,11 +247,12 @@ pub(super) fn datagrams(fd: RawFd) -> Kind {
 /// queue has reports of IP_RECVERR, whose errors sends and receives return as well, and of
 /// SO_TIMESTAMPING.
 ///
-/// Only sockets of the internet protocols are asked. A Unix socket does not know
-/// MSG_ERRQUEUE, and would give what the peer has sent, and the error of the connection.
+/// Only sockets of the internet protocols and packet(7) sockets are asked. A Unix socket does
+/// not know MSG_ERRQUEUE, and would give what the peer has sent, and the error of the
+/// connection.
 pub(super) fn drop_reports(fd: RawFd) {
     let domain = socket_option(fd, libc::SO_DOMAIN);
-    if !matches!(domain, Ok(libc::AF_INET | libc::AF_INET6)) {
+    if !matches!(domain, Ok(libc::AF_INET | libc::AF_INET6 | libc::AF_PACKET)) {
         return;
     }
     let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
@@ -312,10 +313,65 @@ impl Drop for SigpipeGuard {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
     use std::os::unix::net::{UnixDatagram, UnixStream};
 
     use super::*;
+
+    // What poll(2) says of a descriptor for which no event is asked.
+    fn poll(fd: RawFd, timeout: c_int) -> i16 {
+        let mut polled = libc::pollfd { fd, events: 0, revents: 0 };
+        // SAFETY: `polled` is one valid pollfd.
+        unsafe { libc::poll(&raw mut polled, 1, timeout) };
+        polled.revents
+    }
+
+    #[test]
+    fn the_timestamps_of_a_packet_socket_are_reports() {
+        // SAFETY: plain calls; the descriptor is new, and `lo` is a valid string.
+        let (fd, index) = unsafe {
+            let fd = libc::socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0);
+            // Only root may have such a socket.
+            if fd < 0 {
+                assert_eq!(errno(), libc::EPERM);
+                return;
+            }
+            (OwnedFd::from_raw_fd(fd), libc::if_nametoindex(c"lo".as_ptr()))
+        };
+        let flags = libc::SOF_TIMESTAMPING_TX_SCHED | libc::SOF_TIMESTAMPING_SOFTWARE;
+        // SAFETY: `flags` and `address` are valid for the calls, with their lengths; zeroes are
+        // valid for the fields of an address that are not set.
+        unsafe {
+            assert_eq!(
+                libc::setsockopt(
+                    fd.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    libc::SO_TIMESTAMPING,
+                    (&raw const flags).cast(),
+                    4,
+                ),
+                0
+            );
+            let mut address: libc::sockaddr_ll = std::mem::zeroed();
+            address.sll_family = libc::AF_PACKET as u16;
+            address.sll_protocol = (libc::ETH_P_IP as u16).to_be();
+            address.sll_ifindex = index as c_int;
+            address.sll_halen = 6;
+            let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+            let bytes = [0x45u8; 20];
+            let sent = libc::sendto(
+                fd.as_raw_fd(),
+                bytes.as_ptr().cast(),
+                bytes.len(),
+                0,
+                (&raw const address).cast(),
+                length,
+            );
+            assert_eq!(sent, 20, "{}", errno());
+        }
+        assert_eq!(poll(fd.as_raw_fd(), 5000), libc::POLLERR);
+        drop_reports(fd.as_raw_fd());
+        assert_eq!(poll(fd.as_raw_fd(), 0), 0);
+    }
 
     #[test]
     fn what_a_unix_socket_has_received_is_no_report() {

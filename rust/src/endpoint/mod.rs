@@ -152,7 +152,7 @@ pub enum Access {
     Read,
     /// To be written, as the sink.
     Write,
-    /// Both.
+    /// To be read and to be written.
     ReadWrite,
 }
 

@@ -63,7 +63,7 @@ pub fn word(number: u16) -> Sum {
     Sum(number.to_be().into())
 }
 
-/// Added to a sum, this takes [`word`] of that number out of the sum again.
+/// Added to a sum, this takes [`word`] of `number` out of the sum again.
 pub fn minus_word(number: u16) -> Sum {
     Sum((!number.to_be()).into())
 }
