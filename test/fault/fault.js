@@ -7,8 +7,11 @@
 //
 // usage: test/fault/run [--seed NUMBER] [--only WORD]
 
-// The shim is for this process, not for its children.
-const shimPath = process.env.LD_PRELOAD;
+// The shim is for this process, not for its children. In front of it there may be the library of
+// AddressSanitizer.
+const preloaded = process.env.LD_PRELOAD.split(':');
+const shimPath = preloaded.at(-1);
+const hasAddressSanitizer = preloaded.length > 1;
 delete process.env.LD_PRELOAD;
 const addon = { exports: {} };
 process.dlopen(addon, shimPath);
@@ -1295,21 +1298,27 @@ async function lies(kind, direction, access, { underTLS = false, autoClose = fal
 
 // Streams and files are not among these: libuv writes them and believes the kernel.
 // If a write reports more bytes than libuv asked for, libuv walks past the end of its
-// own buffers. test/abi has the case of a file.
+// own buffers. test/abi has the case of a file. Nor can any of these run with
+// AddressSanitizer, which looks at all the bytes that a call says it has moved.
+function testLies(name, ...args) {
+  if (!hasAddressSanitizer)
+    test(name, () => lies(...args));
+}
+
 for (const kind of ['fifo', 'blocking', 'tcp fd']) {
-  test(`${kind}, in: a panic`, () => lies(kind, 'in', 'write'));
+  testLies(`${kind}, in: a panic`, kind, 'in', 'write');
   if (kind !== 'tcp fd')
-    test(`${kind}, in: a panic, autoClose`, () => lies(kind, 'in', 'write', { autoClose: true }));
+    testLies(`${kind}, in: a panic, autoClose`, kind, 'in', 'write', { autoClose: true });
 }
 for (const kind of ['blocking', 'tcp fd'])
-  test(`${kind}, duplex: a panic, writing`, () => lies(kind, 'duplex', 'write'));
+  testLies(`${kind}, duplex: a panic, writing`, kind, 'duplex', 'write');
 for (const kind of Object.keys(endpoints)) {
-  test(`${kind}, out: a panic`, () => lies(kind, 'out', 'read'));
-  test(`${kind}, in: a panic under TLS`, () => lies(kind, 'in', 'read', { underTLS: true }));
+  testLies(`${kind}, out: a panic`, kind, 'out', 'read');
+  testLies(`${kind}, in: a panic under TLS`, kind, 'in', 'read', { underTLS: true });
 }
 for (const kind of ['blocking', 'unix', 'tcp', 'tcp fd', 'tls']) {
-  test(`${kind}, duplex: a panic, reading`, () => lies(kind, 'duplex', 'read'));
-  test(`${kind}, duplex: a panic under TLS`, () => lies(kind, 'duplex', 'read', { underTLS: true }));
+  testLies(`${kind}, duplex: a panic, reading`, kind, 'duplex', 'read');
+  testLies(`${kind}, duplex: a panic under TLS`, kind, 'duplex', 'read', { underTLS: true });
 }
 
 // --- Files that take their time -----------------------------------------------------
