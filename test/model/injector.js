@@ -142,7 +142,7 @@ class Secret {
     return new Protection(this.#algorithm, expand('key', this.#keyLength), expand('iv', 12));
   }
 
-  // That after a KeyUpdate
+  // Returns the secret that follows a KeyUpdate.
   next() {
     const parameters = { algorithm: this.#algorithm, keyLength: this.#keyLength, hash: this.#hash };
     return new Secret(parameters, expandLabel(this.#hash, this.#secret, 'traffic upd', this.#secret.length));
@@ -177,7 +177,7 @@ class KeyUpdates {
     this.#part = this.#part.subarray(at);
   }
 
-  // Before those that count there are some of the handshake, with other keys.
+  // Records of the handshake, which have other keys, precede the records that count.
   #onRecord(record) {
     const mayBeUpdate = record.length === kHeader + kUpdateLength + 1 + kTag;
     const inner = this.#counts && !mayBeUpdate ? null : this.#protection.open13(record);
@@ -210,13 +210,13 @@ class Injector {
   #sinceChange = -1;
   #changes = 0;
   #serverRandom = null;
-  // That of the peer
+  // The protection of the peer's records.
   #protection = null;
-  // That of what goes out, which is another one after a KeyUpdate.
+  // The protection of what goes out, which is another one after a KeyUpdate.
   #own = null;
-  // Of TLS 1.3
+  // The traffic secret (TLS 1.3 alone).
   #secret = null;
-  // Of TLS 1.3: the records may be of the handshake, with other keys.
+  // Whether no record is of the handshake any more, which has other keys (TLS 1.3 alone).
   #counts = false;
   // What has come of the other side before its secret was known, and then its KeyUpdates.
   #unread = [];

@@ -135,11 +135,11 @@ class World {
   #requested = 0;
   // How often the socket and the endpoint have updated their keys, as their peers see it.
   #keyUpdates = { 'p.keyUpdate': 0, 'f.keyUpdate': 0 };
-  // Those that have yet to do that.
+  // Which of them has been asked for a KeyUpdate that it has yet to send.
   #isAsked = { 'p.keyUpdate': false, 'f.keyUpdate': false };
-  // The socket has been asked to.
+  // The peer has asked the socket for a KeyUpdate.
   #mustAnswer = false;
-  // The program waits for that.
+  // The program waits for the answer to a KeyUpdate.
   #awaitsAnswer = false;
 
   #peer;
@@ -333,9 +333,9 @@ class World {
     this.#listeners.get(stream).push([event, listener]);
   }
 
-  // Everybody else loses theirs, Node included.
+  // Everybody else loses theirs, Node included, whose renegotiate() would never call back.
   #unlisten(stream) {
-    if (!stream || stream.destroyed)
+    if (!stream || stream.destroyed || this.#negotiates)
       return;
     stream.removeAllListeners();
     for (const { 0: event, 1: listener } of this.#listeners.get(stream))
@@ -966,7 +966,7 @@ class World {
     this.#hooks.get(event).push(op);
   }
 
-  // To what nobody listens without a hook.
+  // Adds the listeners for events that only hooks need.
   #listenFor(event) {
     const { 0: who, 1: name } = event.split(' ');
     const isClient = this.#config.role === 'client';
@@ -2280,12 +2280,6 @@ class World {
     }
   }
 
-  // Before the handshake a write of JavaScript's waits for that, and the end waits behind it, with
-  // a splice or without one: a socket whose handshake is never done then has no end of its own.
-  #canEnd(socket) {
-    return socket.writableLength === 0;
-  }
-
   #allClosed() {
     return this.#splices.every(({ stats, error }) => stats !== null || error !== null);
   }
@@ -2332,14 +2326,12 @@ class World {
     if (this.#isMute && !this.#secure) {
       this.#raw.end();
       this.#cutOff();
-      if (this.#canEnd(socket))
-        await this.#until('the end in the handshake closes the splices', () => this.#allClosed());
+      await this.#until('the end in the handshake closes the splices', () => this.#allClosed());
     }
     if (this.#isFarMute && !this.#endpointSecure) {
       this.#farRaw.end();
       this.#cutOffEndpoint();
-      if (this.#canEnd(this.#endpoint))
-        await this.#until("the end in the endpoint's handshake closes the splices", () => this.#allClosed());
+      await this.#until("the end in the endpoint's handshake closes the splices", () => this.#allClosed());
     }
     // A handshake that cannot be finished has no end of its own.
     if (this.#tlsFault && !this.#secure)

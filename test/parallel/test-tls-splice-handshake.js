@@ -8,6 +8,7 @@ if (!common.hasCrypto)
   common.skip('missing crypto');
 
 const assert = require('assert');
+const { SSL_OP_NO_TICKET } = require('crypto').constants;
 const { once } = require('events');
 const net = require('net');
 const tls = require('tls');
@@ -226,12 +227,14 @@ for (const version of ['TLSv1.2', 'TLSv1.3']) {
       for (const direction of ['in', 'out', 'duplex']) {
         for (const allowHalfOpen of [true, false]) {
           for (const order of ['end, FIN', 'FIN, end', 'FIN']) {
-            // Node ends by itself what is not half-open.
-            if (order === 'FIN' && allowHalfOpen)
-              continue;
             for (const by of ['handle', 'pipeToNative']) {
-              const name = `${version}, ${isServer}, ${isEndpoint}, ${direction}, ${allowHalfOpen}, ${order}, ${by}`;
-              run(() => cutOff({ version, isServer, isEndpoint, direction, allowHalfOpen, order, by, name }));
+              for (const isWritten of [false, true]) {
+                const name = `${version}, ${isServer}, ${isEndpoint}, ${direction}, ${allowHalfOpen}, ${order}, ` +
+                             `${by}, ${isWritten}`;
+                run(() => cutOff({
+                  version, isServer, isEndpoint, direction, allowHalfOpen, order, by, isWritten, name,
+                }));
+              }
             }
           }
         }
@@ -240,7 +243,7 @@ for (const version of ['TLSv1.2', 'TLSv1.3']) {
   }
 }
 
-async function cutOff({ version, isServer, isEndpoint, direction, allowHalfOpen, order, by, name }) {
+async function cutOff({ version, isServer, isEndpoint, direction, allowHalfOpen, order, by, isWritten, name }) {
   const { 0: raw, 1: below } = await socketPair();
   raw.on('error', () => {});
   const bare = new tls.TLSSocket(below, {
@@ -251,6 +254,10 @@ async function cutOff({ version, isServer, isEndpoint, direction, allowHalfOpen,
   // A client says something first.
   if (!isServer)
     bare._start();
+  // What is written before the handshake waits for it, and so does the end behind it. Without a
+  // splice such a socket is open for ever.
+  if (isWritten)
+    bare.write('never sent');
   let other;
   let stream;
   let socket = bare;
@@ -307,3 +314,62 @@ async function cutOff({ version, isServer, isEndpoint, direction, allowHalfOpen,
   if (by === 'handle')
     assert.strictEqual(other.destroyed, false, name);
 }
+
+// The peer ends during the handshake, and nobody listens to the socket any more; or the socket is
+// at its end when the splice is started.
+for (const isEnded of [false, true]) {
+  run(async () => {
+    const { 0: raw, 1: below } = await socketPair();
+    const { 0: stream } = await socketPair();
+    const socket = tls.connect({ socket: below, rejectUnauthorized: false, allowHalfOpen: true });
+    const splice = socket.spliceTo({ stream });
+    const failed = once(splice, 'error');
+    if (isEnded) {
+      const ended = new Promise((resolve) => socket.removeAllListeners().on('end', resolve));
+      raw.resume().end();
+      await ended;
+      assert.strictEqual(socket.destroyed, false);
+      splice.start();
+    } else {
+      splice.start();
+      socket.removeAllListeners();
+      raw.resume().end();
+    }
+    // Without a listener the error of the socket would end the process.
+    socket.on('error', () => {});
+    const { 0: err } = await failed;
+    assert.strictEqual(err.code, 'ECONNRESET');
+    assert.strictEqual(err.message, 'socket hang up');
+    assert.strictEqual(socket.destroyed, true);
+    assert.strictEqual(stream.destroyed, false);
+  });
+}
+
+// The peer has sent its part of the handshake, and ends, while a 'newSession' listener holds the
+// handshake. The handshake can be done, and so the peer gets what the splice has for it.
+run(async () => {
+  const version = 'TLSv1.2';
+  const { 0: endpoint, 1: other } = await socketPair();
+  const { 0: raw, 1: accepted } = await socketPair();
+  const options = { key, cert, minVersion: version, maxVersion: version, secureOptions: SSL_OP_NO_TICKET };
+  const server = tls.createServer(options);
+  server.on('newSession', common.mustCall(async (id, session, done) => {
+    raw.end();
+    await once(socket, 'end');
+    // The splice has heard of the end, too.
+    await turns();
+    assert.strictEqual(splice.state, 'running');
+    done();
+  }));
+  const socket = new tls.TLSSocket(accepted, {
+    isServer: true, server, secureContext: tls.createSecureContext(options),
+  });
+  socket.allowHalfOpen = true;
+  const splice = socket.spliceTo({ stream: endpoint, direction: 'out' }).start();
+  other.end('for the peer');
+  const client = tls.connect({
+    socket: raw, rejectUnauthorized: false, allowHalfOpen: true, maxVersion: version,
+  });
+  assert.strictEqual((await client.setEncoding('utf8').toArray()).join(''), 'for the peer');
+  assert.strictEqual((await splice.finished).reason, 'end');
+});

@@ -44,7 +44,7 @@ let debug = require('internal/util/debuglog').debuglog('tls', (fn) => {
 });
 const {
   Reader, Takeover, Writer, end, guarded,
-  kLastMove, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnSecure, kOnTLSError, kOnWrite,
+  kLastMove, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnReadEnd, kOnSecure, kOnTLSError, kOnWrite,
 } = require('internal/tls/splice_takeover');
 const {
   afterWrap, beforeWrap, checkSocket, closeTarget, createEndpoint, errorOf,
@@ -337,9 +337,15 @@ class TLSSplice extends EventEmitter {
     const aborted = this.#signal !== undefined && this.#listen();
     if (this.#state !== 'idle')
       return this;
-    this.#take(aborted);
-    if (this.#state === 'running')
-      this.#second?.#take(false);
+    this.#take();
+    if (aborted)
+      this.#stop('aborted');
+    else
+      this.#beginIfSecure();
+    if (this.#state === 'running' && this.#second !== null) {
+      this.#second.#take();
+      this.#second.#beginIfSecure();
+    }
     // This comes last, since it runs code of the user.
     this.#publish(startChannel);
     return this;
@@ -395,7 +401,7 @@ class TLSSplice extends EventEmitter {
   }
 
   // Takes the directions over. No code of the user runs before the splice has taken all of them.
-  #take(aborted) {
+  #take() {
     const socket = this.#socket;
     debug('splice start, direction %s', kNames[this.#directions]);
     this.#state = 'running';
@@ -409,11 +415,14 @@ class TLSSplice extends EventEmitter {
           this.#beginOut();
       });
     }
+  }
+
+  #beginIfSecure() {
     // A TLSSocket without a tls.Server is `secureConnecting` for ever.
-    if (aborted)
-      this.#stop('aborted');
-    else if (socket._secureEstablished)
+    if (this.#socket._secureEstablished)
       this.#begin();
+    else if (this.#socket._readableState.ended)
+      this[kOnReadEnd](this.#socket);
   }
 
   // A socket below may be a proxy of the user's, which may throw.
@@ -432,6 +441,23 @@ class TLSSplice extends EventEmitter {
     // accepted by that.
     const message = 'The certificate of the peer has not been verified';
     this.#fail(new ERR_INVALID_STATE(message), 'tls');
+  }
+
+  // The peer has ended. A handshake that needs more of the peer is never done: the socket is
+  // destroyed, since a write that waits for the handshake would keep it open for ever.
+  [kOnReadEnd](socket) {
+    if (socket !== this.#socket || this.#isSecure)
+      return;
+    // A client of tls.connect() has an error of its own for this, which says more.
+    setImmediate(() => {
+      if (this.#state === 'running' && !this.#isSecure && !this.#holdsHandshake)
+        this.#destroySocket(new ConnResetException('socket hang up'));
+    });
+  }
+
+  // Whether the handshake waits for a 'newSession' listener of the server, and not for the peer.
+  get #holdsHandshake() {
+    return this.#socket._newSessionPending || this.#socket._securePending;
   }
 
   // The pump has its first turn in the next turn of the event loop, so that a listener

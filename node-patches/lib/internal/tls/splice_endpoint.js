@@ -124,7 +124,7 @@ function checkIsFree(socket, name) {
     throw new ERR_INVALID_STATE(`The ${name} is not extensible`);
 }
 
-// Checks that a TLSSocket can be spliced, which error messages call by the name.
+// Checks that a TLSSocket can be spliced. Error messages refer to it by `name`.
 function checkSocket(socket, name) {
   if (socket.destroyed || !socket._handle)
     throw new ERR_SOCKET_CLOSED();
@@ -134,8 +134,7 @@ function checkSocket(socket, name) {
   checkIsFree(socket, name);
 }
 
-// Checks that a stream without TLS can be an endpoint, which error messages call by the
-// name.
+// Checks that a stream without TLS can be an endpoint. Error messages refer to it by `name`.
 function checkStream(stream, name) {
   if (stream.destroyed)
     throw new ERR_SOCKET_CLOSED();
@@ -192,7 +191,7 @@ function checkIsOther(socket, { name, fd, file, stream }) {
     throw new ERR_INVALID_ARG_VALUE(name, stream, 'runs over the TLS connection');
 }
 
-// Validates what is to be the endpoint, which error messages call by the name. Returns `fd`, and
+// Validates what is to be the endpoint. Error messages refer to it by `name`. Returns `fd`, and
 // for a FileHandle also the `file`; the `fd` of a FileHandle that has been closed is -1.
 // validateStream() returns `stream` instead.
 function validateFd(fd, name) {
@@ -333,8 +332,8 @@ function openNative({
     __proto__: null,
     [TLS_SPLICE_EACCMODE]: isNotOpenFor(direction),
     [TLS_SPLICE_ENOTSUP]: 'is a kind of file or socket that cannot be spliced',
-    [TLS_SPLICE_EVNETHDR]: 'is a device with IFF_VNET_HDR, of which only TUN devices with ' +
-      'IFF_NO_PI and a header of 10 or 12 bytes are supported',
+    [TLS_SPLICE_EVNETHDR]: 'is a device with IFF_VNET_HDR, which is supported only for TUN devices ' +
+      'with IFF_NO_PI and a header of 10 or 12 bytes',
   }[err];
   if (reason === undefined)
     throw new ERR_INVALID_STATE(`The endpoint cannot be opened (error ${err})`);

@@ -39,6 +39,7 @@ const kOnDestroy = Symbol('kOnDestroy');
 const kOnEmptyWrite = Symbol('kOnEmptyWrite');
 const kOnWrite = Symbol('kOnWrite');
 const kOnFinal = Symbol('kOnFinal');
+const kOnReadEnd = Symbol('kOnReadEnd');
 const kOnSecure = Symbol('kOnSecure');
 const kOnTLSError = Symbol('kOnTLSError');
 
@@ -142,7 +143,12 @@ class Takeover {
     this.#tell(kOnSecure, checks && secureConnecting && _requestCert && _rejectUnauthorized);
   }
 
-  // TLS has failed, and the socket is destroyed for that or not.
+  // The handle of the socket has been read to its end. JavaScript does not know yet.
+  onReadEnd() {
+    this.#tell(kOnReadEnd);
+  }
+
+  // TLS has failed. The socket may or may not be destroyed because of that.
   onTLSError(err) {
     this.#tell(kOnTLSError, err);
   }
@@ -831,6 +837,6 @@ class Reader {
 
 module.exports = {
   Reader, Takeover, Writer, end, guarded,
-  kLastMove, kOnClose, kOnConnect, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnSecure, kOnTLSError,
-  kOnWrite,
+  kLastMove, kOnClose, kOnConnect, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnReadEnd, kOnSecure,
+  kOnTLSError, kOnWrite,
 };
