@@ -1,7 +1,7 @@
 'use strict';
 
-// TLS in TLS over a connection that is reset while a write of TLS's own is on its way, as
-// that of the session tickets: nobody is told that it has failed, and what JavaScript writes
+// TLS in TLS over a connection that is reset while TLS writes data of its own, such as session
+// tickets. Node.js reports the failure of this write to nobody, and what JavaScript writes
 // after it, and end(), never call back. This is so in Node without splices, and the reason
 // why a splice looks for such a write itself. When this fails, Node has been mended.
 

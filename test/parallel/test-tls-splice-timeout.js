@@ -144,7 +144,7 @@ for (const direction of ['in', 'out']) {
           await turns();
         splice.stop();
         await closed;
-        // That of a socket that has its timeout back is its own.
+        // The timer of a socket that has its timeout back is the socket's own.
         if (act !== 'destroy')
           socket.setTimeout(0);
         assert.strictEqual(await timers.count(), 0);
