@@ -44,7 +44,8 @@ let debug = require('internal/util/debuglog').debuglog('tls', (fn) => {
 });
 const {
   Reader, Takeover, Writer, end, guarded,
-  kLastMove, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnReadEnd, kOnSecure, kOnTLSError, kOnWrite,
+  kLastMove, kOnCloseBelow, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnReadEnd, kOnSecure, kOnTLSError,
+  kOnWrite,
 } = require('internal/tls/splice_takeover');
 const {
   afterWrap, beforeWrap, checkSocket, closeTarget, createEndpoint, errorOf,
@@ -211,6 +212,7 @@ class TLSSplice extends EventEmitter {
   #writer = null;    // The Writer of the socket, if 'out' is spliced.
   #waitsForFlush = false;  // 'out' begins when the writer has been flushed.
   #isEnding = false;  // The splice has called socket.end().
+  #isClosedBelow = false;  // The stream below has closed; see kOnCloseBelow.
   #onFinal = null;   // The socket's _final() waits for this to be called.
   #tlsError = null;
   #layerError = null;  // The error of a TLSSocket that this socket runs over.
@@ -649,6 +651,7 @@ class TLSSplice extends EventEmitter {
       return;
     this.#giveBackIfEnded();
     this.#socket[kTakeover]?.writer?.splice.#failIfStuck();
+    this.#destroyIfClosedBelow();
   }
 
   // The endpoint has ended, or the user has called end(), and the stream below the
@@ -964,6 +967,27 @@ class TLSSplice extends EventEmitter {
     this.#destroySocket(this.#tlsError);
   }
 
+  // The stream below has ended and closed, for which the socket is to be destroyed. Returns whether
+  // 'in' has yet to end. Then the splice destroys the socket after that, or when it has given
+  // 'in' back.
+  [kOnCloseBelow]() {
+    const isReading = (this.#state === 'running' || this.#state === 'stopping') &&
+                      (this.#begun & ~this.#ended & kIn) !== 0;
+    this.#isClosedBelow ||= isReading;
+    return isReading;
+  }
+
+  // JavaScript gets a turn of the event loop for what it has been given, and may start the
+  // next splice, which has to see to this then.
+  #destroyIfClosedBelow() {
+    if (!this.#isClosedBelow)
+      return;
+    setImmediate(() => {
+      if (!this.#socket[kTakeover]?.reader?.splice[kOnCloseBelow]())
+        guarded(() => this.#socket.destroy());
+    });
+  }
+
   // Called by tlsSocket._destroy(): not one more byte moves.
   [kOnDestroy](socket, err) {
     if (socket !== this.#socket)
@@ -1112,6 +1136,7 @@ class TLSSplice extends EventEmitter {
     this.#state = 'closing';
     this.#closeIfReady();
     this.#first?.#onSecondGivenBack();
+    this.#destroyIfClosedBelow();
   }
 
   // Closes unless there is something to wait for: a call of the pump, the transfer of a

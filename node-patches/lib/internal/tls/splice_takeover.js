@@ -34,6 +34,7 @@ const kTurn = Symbol('kTurn');
 // WriteGuard tell what happens to their socket, and ask for the last move.
 const kLastMove = Symbol('kLastMove');
 const kOnClose = Symbol('kOnClose');
+const kOnCloseBelow = Symbol('kOnCloseBelow');
 const kOnConnect = Symbol('kOnConnect');
 const kOnDestroy = Symbol('kOnDestroy');
 const kOnEmptyWrite = Symbol('kOnEmptyWrite');
@@ -141,6 +142,13 @@ class Takeover {
   onSecure(checks) {
     const { secureConnecting, _requestCert, _rejectUnauthorized } = this.#socket;
     this.#tell(kOnSecure, checks && secureConnecting && _requestCert && _rejectUnauthorized);
+  }
+
+  // What a TLSSocket runs over has closed, which destroys the TLSSocket. Returns whether a splice
+  // does that later: a stream of JavaScript that has ended both ways closes itself, and the
+  // splice may have yet to deliver what it has read of the stream.
+  onCloseBelow(below) {
+    return below.stream?.readableEnded === true && this.reader?.splice[kOnCloseBelow]() === true;
   }
 
   // The handle of the socket has been read to its end. JavaScript does not know yet.
@@ -837,6 +845,6 @@ class Reader {
 
 module.exports = {
   Reader, Takeover, Writer, end, guarded,
-  kLastMove, kOnClose, kOnConnect, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnReadEnd, kOnSecure,
-  kOnTLSError, kOnWrite,
+  kLastMove, kOnClose, kOnCloseBelow, kOnConnect, kOnDestroy, kOnEmptyWrite, kOnFinal, kOnReadEnd,
+  kOnSecure, kOnTLSError, kOnWrite,
 };
