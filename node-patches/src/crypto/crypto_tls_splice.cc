@@ -466,8 +466,8 @@ void TLSSplice::ResumeNow() {
   InternalCallbackScope callback_scope(this);
   // The callback scope has called hooks of JS (async_hooks).
   if (!resuming_) return;
-  // JS may have destroyed the SSL when ClearOut() had left the direction, so that
-  // OnDestroySSL() was not called.
+  // JS may have destroyed the SSL when ClearOut() had left the direction, so
+  // that OnDestroySSL() was not called.
   if (!env()->can_call_into_js() || !tls_wrap->ssl_) return LeaveResuming();
   // The queue may have the error of another connection, which SSL_get_error()
   // would take for one of this connection.

@@ -319,7 +319,11 @@ mod tests {
 
     // What poll(2) says of a descriptor for which no event is asked.
     fn poll(fd: RawFd, timeout: c_int) -> i16 {
-        let mut polled = libc::pollfd { fd, events: 0, revents: 0 };
+        let mut polled = libc::pollfd {
+            fd,
+            events: 0,
+            revents: 0,
+        };
         // SAFETY: `polled` is one valid pollfd.
         unsafe { libc::poll(&raw mut polled, 1, timeout) };
         polled.revents
@@ -335,7 +339,10 @@ mod tests {
                 assert_eq!(errno(), libc::EPERM);
                 return;
             }
-            (OwnedFd::from_raw_fd(fd), libc::if_nametoindex(c"lo".as_ptr()))
+            (
+                OwnedFd::from_raw_fd(fd),
+                libc::if_nametoindex(c"lo".as_ptr()),
+            )
         };
         let flags = libc::SOF_TIMESTAMPING_TX_SCHED | libc::SOF_TIMESTAMPING_SOFTWARE;
         // SAFETY: `flags` and `address` are valid for the calls, with their lengths; zeroes are
