@@ -213,6 +213,8 @@ class World {
   #hasPaused = false;
   // It has been written to, or spliced, after it had failed.
   #isUsedAfterError = false;
+  // pipeToNative() has destroyed the socket for an error of the endpoint.
+  #hasPipeFailed = false;
   // It has been written to when it may have failed, without having told yet.
   #hasWritten = false;
   #isPaused = false;
@@ -647,6 +649,7 @@ class World {
     this.#on(stream, 'error', this.#checked((err) => {
       this.trace.push(`error of ${name}: ${endOf(err)}`);
       if (name === 'socket' && this.#isOfPipe(err)) {
+        this.#hasPipeFailed = true;
         this.#trigger('socket error');
         return;
       }
@@ -658,7 +661,7 @@ class World {
         return;
       if (name === 'peer')
         this.#notePeerReset();
-      if (!(ofTLS ? this.#tlsFault : this.#endpointMayFail()))
+      if (!(ofTLS ? this.#tlsFault || this.#hasPipeFailed : this.#endpointMayFail()))
         fail(`${name} fails: ${err.stack}`);
       this.#trigger(`${name} error`);
     }));
