@@ -1002,7 +1002,7 @@ void TLSSplice::Apply(const tls_splice_actions& actions) {
     return ScheduleTurn();
   }
   // The TLSWrap may have failed to write something of its own, such as an
-  // alert. TLSWrap does not report this failure, so that the splice does.
+  // alert. TLSWrap does not report this failure, so the splice reports it.
   if ((spliced_ & TLS_SPLICE_ENCRYPT) != 0 && depth_ == 0 &&
       tls_wrap_->write_error_ != 0 && !GetPumpState().has_write_failed) {
     FailTLS(tls_wrap_->write_error_);
