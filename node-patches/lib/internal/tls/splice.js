@@ -450,7 +450,8 @@ class TLSSplice extends EventEmitter {
   [kOnReadEnd](socket) {
     if (socket !== this.#socket || this.#isSecure)
       return;
-    // A client of tls.connect() has an error of its own for this, which says more.
+    // A client of tls.connect() has an error of its own for this, which says more, and comes
+    // with 'end'.
     setImmediate(() => {
       if (this.#state === 'running' && !this.#isSecure && !this.#holdsHandshake)
         this.#destroySocket(new ConnResetException('socket hang up'));
@@ -967,9 +968,9 @@ class TLSSplice extends EventEmitter {
     this.#destroySocket(this.#tlsError);
   }
 
-  // The stream below has ended and closed, for which the socket is to be destroyed. Returns whether
-  // 'in' has yet to end. Then the splice destroys the socket after that, or when it has given
-  // 'in' back.
+  // The stream below has ended and closed, and Node.js would now destroy the socket. Returns
+  // whether 'in' has yet to end. Then the splice destroys the socket after that, or when it has
+  // given 'in' back.
   [kOnCloseBelow]() {
     const isReading = (this.#state === 'running' || this.#state === 'stopping') &&
                       (this.#begun & ~this.#ended & kIn) !== 0;
@@ -982,9 +983,13 @@ class TLSSplice extends EventEmitter {
   #destroyIfClosedBelow() {
     if (!this.#isClosedBelow)
       return;
+    this.#isClosedBelow = false;
+    const socket = this.#socket;
+    const { _handle: handle } = socket;
     setImmediate(() => {
-      if (!this.#socket[kTakeover]?.reader?.splice[kOnCloseBelow]())
-        guarded(() => this.#socket.destroy());
+      // The user may have connected the socket again.
+      if (socket._handle === handle && !socket[kTakeover]?.delayDestroy())
+        guarded(() => socket.destroy());
     });
   }
 

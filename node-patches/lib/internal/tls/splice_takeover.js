@@ -16,6 +16,7 @@ const {
 const { Writable: { prototype: { end: writableEnd, write: writableWrite } } } = require('stream');
 const { Socket } = require('net');
 const { FastBuffer } = require('internal/buffer');
+const JSStreamSocket = require('internal/js_stream_socket');
 const { clearTimeout, setTimeout } = require('timers');
 const { kTLSError, kTakeover } = require('internal/net');
 const { kTimeout } = require('internal/timers');
@@ -145,10 +146,20 @@ class Takeover {
   }
 
   // What a TLSSocket runs over has closed, which destroys the TLSSocket. Returns whether a splice
-  // does that later: a stream of JavaScript that has ended both ways closes itself, and the
-  // splice may have yet to deliver what it has read of the stream.
+  // of the TLSSocket, or of another one that runs over it, does that later: a stream of
+  // JavaScript that has ended both ways closes itself, and the splice may have yet to deliver
+  // what it has read of the stream.
   onCloseBelow(below) {
-    return below.stream?.readableEnded === true && this.reader?.splice[kOnCloseBelow]() === true;
+    return below instanceof JSStreamSocket && below.stream.readableEnded && this.delayDestroy();
+  }
+
+  // Asks the splices to destroy the socket when they have delivered what they have read. Returns
+  // whether one of them will.
+  delayDestroy() {
+    let isDelayed = false;
+    for (const watcher of this.#watchers)
+      isDelayed = watcher[kOnCloseBelow]?.() || isDelayed;
+    return isDelayed;
   }
 
   // The handle of the socket has been read to its end. JavaScript does not know yet.
