@@ -696,8 +696,11 @@ impl Lifecycle {
             return self.hand_over_tls_error();
         }
         // Rule 4. It does not hide that a write has failed.
-        if has_ended || self.cleartext == Cleartext::CloseNotify {
+        if has_ended {
             self.untold_end = None;
+        } else if self.cleartext == Cleartext::CloseNotify {
+            // JavaScript has not seen the close_notify: it follows a user_canceled.
+            self.untold_end = Some(LowerEnd::Eof);
         }
         match (self.untold_end, self.write_failure) {
             // Rule 5: a read error that is held came first.

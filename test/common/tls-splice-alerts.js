@@ -439,6 +439,38 @@ function testAlerts(handles, others = []) {
            assert.strictEqual(closeNotify, true);
          });
   }
+
+  // The splice holds what is in front of such an end, and is stopped, or its sink fails. JavaScript
+  // gets both, and no FIN has to come for that.
+  each(versions, kinds, handles, [endings.none, endings.fin], [false, true],
+       async (version, kind, directions, end, fails) => {
+         const { socket, tap, raw, peer, endpoint, other } = await connect(version);
+         await fill(endpoint, kind);
+         peer.resume();
+         const target = kind === 'stream' ? { stream: endpoint } : { fd: endpoint._handle.fd };
+         const splices = directions.map((direction) => socket.spliceTo({ ...target, direction }).start());
+         const into = splices.find((_, i) => directions[i] !== 'out');
+         tap.send(tap.data('one '), tap.alert(kWarning, alerts.user_canceled),
+                  tap.alert(kWarning, alerts.close_notify));
+         end(raw);
+         while (into.stats.peakBufferedIn === 0)
+           await turns(1);
+         await turns();
+         const received = receive(socket);
+         for (const handle of splices)
+           handle.on('error', ({ side }) => assert.strictEqual(side, 'endpoint'));
+         if (fails) {
+           endpoint.on('error', () => {});
+           other.destroy();
+           await closing(into);
+         }
+         const [{ bytesIn }] = await Promise.all([into, ...splices].map((handle) => handle.stop()));
+         assert.strictEqual(bytesIn, 0);
+         await received;
+         assert.strictEqual(received.receiver.bytes, 4);
+         for (const stream of [socket, endpoint, other])
+           stream.destroy();
+       });
 }
 
 module.exports = { testAlerts };

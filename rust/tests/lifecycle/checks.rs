@@ -125,6 +125,10 @@ impl Side {
         }
         if self.socket == Socket::Alive && !self.is_gone {
             ensure!(
+                self.eof || !self.is_close_notify_known,
+                "JavaScript sees the end that a splice has seen"
+            );
+            ensure!(
                 self.fault == Fault::None,
                 "an error is reported or handed back"
             );

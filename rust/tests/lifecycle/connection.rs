@@ -11,6 +11,8 @@ use crate::machine::*;
 pub enum Item {
     Record,
     CloseNotify,
+    /// A close_notify after a user_canceled: SSL_get_error() does not tell the TLSWrap of it.
+    CanceledCloseNotify,
     BadRecord,
 }
 
@@ -150,6 +152,8 @@ pub struct Side {
     pub read_end: Cleartext,
     /// The pump that has the inbound direction has been told of `read_end`.
     pub has_seen_end: bool,
+    /// A splice has decrypted a close_notify.
+    pub is_close_notify_known: bool,
     pub handshake: Handshake,
     /// `SSL_write` will fail.
     pub is_write_broken: bool,
@@ -211,6 +215,7 @@ impl Side {
             decrypted: buffered,
             read_end: Cleartext::Open,
             has_seen_end: false,
+            is_close_notify_known: false,
             handshake: Handshake::Never,
             is_write_broken: false,
             is_session_dead: false,
@@ -345,10 +350,18 @@ impl Side {
         self.decrypted += 1;
         match item {
             Item::Record => return 1,
-            Item::CloseNotify => self.read_end = Cleartext::CloseNotify,
+            Item::CloseNotify | Item::CanceledCloseNotify => {
+                self.read_end = Cleartext::CloseNotify;
+            }
             Item::BadRecord => self.read_end = Cleartext::Failed,
         }
         0
+    }
+
+    /// Whether the TLSWrap that decrypts a close_notify, or has it decrypted by a splice, knows.
+    pub fn does_node_see_close_notify(&self) -> bool {
+        self.read_end == Cleartext::CloseNotify
+            && !self.setup.script.contains(&Item::CanceledCloseNotify)
     }
 
     pub fn can_decrypt(&self) -> bool {

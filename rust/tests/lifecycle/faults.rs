@@ -22,7 +22,13 @@ struct Fault {
     worlds: &'static str,
 }
 
-const FAULTS: [Fault; 15] = [
+const FAULTS: [Fault; 16] = [
+    Fault {
+        what: "A close_notify that JavaScript has not seen is not told to it after a stop().",
+        text: "            self.untold_end = Some(LowerEnd::Eof);\n        }\n        match (self.untold_end",
+        with: "            self.untold_end = None;\n        }\n        match (self.untold_end",
+        worlds: "singles",
+    },
     Fault {
         what: "A direction moves bytes in the turn in which it was taken over.",
         text: "Direction::Inbound => self.inbound = Inbound::Starting,",

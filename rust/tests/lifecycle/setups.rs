@@ -10,18 +10,21 @@ use crate::world::*;
 const NONE: &[Item] = &[];
 const RECORDS: &[Item] = &[Item::Record, Item::Record];
 const CLOSED: &[Item] = &[Item::Record, Item::CloseNotify];
+const CANCELED: &[Item] = &[Item::Record, Item::CanceledCloseNotify];
 const BROKEN: &[Item] = &[Item::Record, Item::BadRecord];
 const ONE: &[Item] = &[Item::Record];
 
 /// What the peer does, and what happens rarely meanwhile.
 type Course = (Rare, &'static [Item], Tail);
 
-const COURSES: [Course; 11] = [
+const COURSES: [Course; 13] = [
     (Rare::CyclesAndPanic, NONE, Tail::Reset),
     (Rare::CyclesAndPanic, ONE, Tail::TornEof),
     (Rare::CyclesAndPanic, RECORDS, Tail::Eof),
     (Rare::CyclesAndPanic, CLOSED, Tail::Reset),
     (Rare::CyclesAndPanic, BROKEN, Tail::Eof),
+    (Rare::Nothing, CANCELED, Tail::Reset),
+    (Rare::Nothing, CANCELED, Tail::Eof),
     (Rare::Handshake, ONE, Tail::Reset),
     (Rare::Handshake, CLOSED, Tail::Nothing),
     (Rare::WriteBreaks, RECORDS, Tail::Eof),

@@ -81,7 +81,7 @@ impl<const N: usize> World<N> {
             side.taken += side.decrypt_one();
             match side.read_end {
                 Cleartext::Open => {}
-                Cleartext::CloseNotify => side.eof = true,
+                Cleartext::CloseNotify => side.eof |= side.does_node_see_close_notify(),
                 Cleartext::Failed => {
                     if side.fault != Fault::Gone {
                         side.fault = Fault::ByJavaScript;
@@ -104,6 +104,7 @@ impl<const N: usize> World<N> {
             if cleartext == Cleartext::Failed {
                 self.sides[s].saw(Fault::Read);
             }
+            self.sides[s].is_close_notify_known |= cleartext == Cleartext::CloseNotify;
             self.feed(s, h, Input::Delivered(delivery, cleartext));
             let is_over = delivery == Delivery::Drained && cleartext != Cleartext::Open;
             self.sides[s].turn_due[h] |= is_over && self.sides[s].handles[h].has != 0;
@@ -127,6 +128,7 @@ impl<const N: usize> World<N> {
             side.saw(Fault::Read);
         }
         let cleartext = side.read_end;
+        self.sides[s].is_close_notify_known |= cleartext == Cleartext::CloseNotify;
         self.feed(s, h, Input::Delivered(Delivery::Paused, cleartext));
     }
 
@@ -249,6 +251,9 @@ impl<const N: usize> World<N> {
                 ensure!(!side.end_told && !is_told, "an end is told once");
                 side.end_told = side.handle_of(IN).is_some();
                 side.eof = true;
+                if side.read_end == Cleartext::CloseNotify {
+                    side.forget_read_error();
+                }
             }
             HandOver::TlsError => {
                 ensure!(
@@ -288,9 +293,11 @@ impl<const N: usize> World<N> {
         let side = &mut self.sides[s];
         side.resume_due = false;
         side.taken += std::mem::take(&mut side.buffered);
-        if side.handle_of(IN).is_none() && side.read_end == Cleartext::CloseNotify {
-            side.eof = true;
-            side.forget_read_error();
+        if side.handle_of(IN).is_none() {
+            side.eof |= side.does_node_see_close_notify();
+            if side.eof || side.is_close_notify_known {
+                side.forget_read_error();
+            }
         }
         let has_ended = side.eof;
         let (life, orders) = side.life.step(Input::Resume { has_ended });
