@@ -211,6 +211,8 @@ class World {
   #errors = new Set();
   // JavaScript has let bytes wait, which an error then may destroy.
   #hasPaused = false;
+  // A 'newSession' listener makes TLS stand still.
+  #holdsTLS = false;
   // It has been written to, or spliced, after it had failed.
   #isUsedAfterError = false;
   // pipeToNative() has destroyed the socket for an error of the endpoint.
@@ -501,13 +503,16 @@ class World {
       (name === 'on' && side === 0 && first === `socket ${callback}`));
   }
 
-  // TLS stands still until `done()` is called.
+  // TLS stands still until `done()` is called. What JavaScript writes meanwhile is on its way in
+  // the turn after that, and is lost if the socket is ended before, with a splice or without one.
   #onNewSession(id, session, done) {
     this.#trigger('socket session');
-    if (this.#socket)
-      setImmediate(done);
-    else
+    if (!this.#socket) {
       done();
+      return;
+    }
+    this.#holdsTLS = true;
+    turn().then(done).then(turn).then(turn).then(this.#checked(() => this.#holdsTLS = false));
   }
 
   // What is published of the splices of this world.
@@ -1024,7 +1029,7 @@ class World {
       case 's.cutOff': return this.#cutOff();
       case 'e.cutOff': return this.#cutOffEndpoint();
       case 's.end':
-        if (!this.#secure)
+        if (!this.#secure || (this.#holdsTLS && socket.writableLength > 0))
           return;
         this.#socketEnded = true;
         socket.end();
@@ -2303,6 +2308,7 @@ class World {
     // TLSWrap loses what it has yet to decrypt when it is shut down inside of
     // 'secure'.
     await turn();
+    await this.#until('TLS goes on', () => !this.#holdsTLS || this.#tlsFault);
     if (finish === 'destroy') {
       this.#fault('socket destroy');
     } else if (finish === 'stop') {
