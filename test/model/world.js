@@ -666,7 +666,8 @@ class World {
         return;
       if (name === 'peer')
         this.#notePeerReset();
-      if (!(ofTLS ? this.#tlsFault || this.#hasPipeFailed : this.#endpointMayFail()))
+      const isReset = this.#hasPipeFailed && kLost.includes(err.code);
+      if (!(ofTLS ? this.#tlsFault || isReset : this.#endpointMayFail()))
         fail(`${name} fails: ${err.stack}`);
       this.#trigger(`${name} error`);
     }));

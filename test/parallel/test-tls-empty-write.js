@@ -65,43 +65,52 @@ async function renegotiation() {
   assert.deepStrictEqual(order, ['empty', 'behind it']);
 }
 
-// TLS in TLS ends, and in the same tick the outer TLSSocket has an empty write. The close_notify of
-// the inner one does not wait: a stream of libuv takes any number of writes.
-async function closeNotify() {
+// TLS in TLS ends, and in the same tick the TLSSocket right below may have an empty write. Returns how
+// many bytes come before the end of the TCP connection.
+async function sentAtEnd(layers, hasEmptyWrite) {
   const received = Promise.withResolvers();
-  const listener = tls.createServer({ key, cert, allowHalfOpen: true }, (outer) => {
-    const inner = new tls.TLSSocket(outer, {
-      isServer: true, secureContext: tls.createSecureContext({ key, cert }),
-    });
-    inner.on('data', received.resolve);
+  const options = { isServer: true, secureContext: tls.createSecureContext({ key, cert }) };
+  const listener = net.createServer({ allowHalfOpen: true }, (socket) => {
+    for (let i = 0; i < layers; i++)
+      socket = new tls.TLSSocket(socket, options);
+    socket.on('data', received.resolve);
   });
   await once(listener.listen(0), 'listening');
   const relay = net.createServer({ allowHalfOpen: true });
   await once(relay.listen(0), 'listening');
   const relayed = once(relay, 'connection');
-  const outer = tls.connect({ port: relay.address().port, rejectUnauthorized: false });
+  const sockets = [net.connect(relay.address().port)];
   const { 0: accepted } = await relayed;
   const forward = net.connect(listener.address().port);
   forward.pipe(accepted).pipe(forward);
-  await once(outer, 'secureConnect');
-  const inner = tls.connect({ socket: outer, rejectUnauthorized: false });
-  await once(inner, 'secureConnect');
+  for (let i = 0; i < layers; i++) {
+    sockets.unshift(tls.connect({ socket: sockets[0], rejectUnauthorized: false }));
+    await once(sockets[0], 'secureConnect');
+  }
   // After this nothing is on its way any more.
-  inner.resume().write('first');
+  await new Promise((resolve) => sockets[0].resume().write('first', resolve));
   await received.promise;
 
   let bytes = 0;
   accepted.on('data', (chunk) => { bytes += chunk.length; });
-  outer.write('');
-  inner.end();
+  if (hasEmptyWrite)
+    sockets[1].write('');
+  sockets[0].end();
   await once(accepted, 'end');
-  // A record of the inner TLSSocket's, in one of the outer one's
-  assert.notStrictEqual(bytes, 0);
   for (const end of [listener, relay])
     end.close();
-  for (const socket of [inner, outer, accepted, forward])
+  for (const socket of [...sockets, accepted, forward])
     socket.destroy();
+  return bytes;
 }
 
-for (const test of [renegotiation, closeNotify])
-  test().then(common.mustCall());
+// No close_notify waits for an empty write that is not one of a stream of JavaScript.
+async function closeNotify(layers) {
+  const expected = await sentAtEnd(layers, false);
+  assert.notStrictEqual(expected, 0);
+  assert.strictEqual(await sentAtEnd(layers, true), expected);
+}
+
+renegotiation().then(common.mustCall());
+for (const layers of [2, 3])
+  closeNotify(layers).then(common.mustCall());

@@ -305,6 +305,15 @@ impl<const N: usize> World<N> {
         if let Some(what) = orders.hand_over {
             self.tell(s, what);
         }
+        let side = &self.sides[s];
+        ensure!(
+            side.handle_of(IN).is_some()
+                || side.eof
+                || !side.is_close_notify_known
+                || side.told != Fault::None
+                || side.fault == Fault::Gone,
+            "JavaScript sees the end that a splice has seen"
+        );
         ensure!(
             !orders.cycle && !orders.encrypt && !orders.next_turn,
             "resume() asks for nothing"
