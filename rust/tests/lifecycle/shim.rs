@@ -306,12 +306,10 @@ impl<const N: usize> World<N> {
             self.tell(s, what);
         }
         let side = &self.sides[s];
+        let is_end_due = side.is_close_notify_known && side.handle_of(IN).is_none();
+        // A failure of the connection is reported in the place of the end.
         ensure!(
-            side.handle_of(IN).is_some()
-                || side.eof
-                || !side.is_close_notify_known
-                || side.told != Fault::None
-                || side.fault == Fault::Gone,
+            !is_end_due || side.eof || side.fault != Fault::None,
             "JavaScript sees the end that a splice has seen"
         );
         ensure!(
