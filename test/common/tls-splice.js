@@ -11,6 +11,7 @@ const { createHash } = require('crypto');
 const { once } = require('events');
 const fs = require('fs');
 const net = require('net');
+const { Duplex } = require('stream');
 const { finished } = require('stream/promises');
 const tls = require('tls');
 
@@ -125,6 +126,21 @@ function ipv6(size, fill = 0) {
 }
 
 let unixSockets = 0;
+
+// Returns a stream of JavaScript over a socket. The stream closes itself when it has ended both ways.
+function duplexOver(socket) {
+  const stream = new Duplex({
+    read() { socket.resume(); },
+    write(chunk, encoding, callback) { socket.write(chunk, callback); },
+    final(callback) { socket.end(callback); },
+  });
+  socket.on('data', (chunk) => {
+    if (!stream.push(chunk))
+      socket.pause();
+  });
+  socket.on('end', () => stream.push(null));
+  return stream;
+}
 
 // Two connected net.Sockets. `kind` is 'tcp' or 'unix'.
 async function socketPair(kind = 'tcp', options = {}) {
@@ -287,6 +303,7 @@ module.exports = {
   cert,
   closing,
   digestOf,
+  duplexOver,
   fifo,
   ipv4,
   ipv6,

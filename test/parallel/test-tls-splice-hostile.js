@@ -21,7 +21,7 @@ if (tls.TLSSplice === undefined)
 
 const tmpdir = require('../common/tmpdir');
 const {
-  MiB, receive, run, settled, socketPair, tlsOver, tlsPair, track, turns,
+  MiB, duplexOver, receive, run, settled, socketPair, tlsOver, tlsPair, track, turns,
 } = require('../common/tls-splice');
 
 tmpdir.refresh();
@@ -115,16 +115,7 @@ for (const direction of ['in', 'out', 'duplex']) {
   for (const count of [0, 1, 2]) {
     run(async () => {
       const { 0: a, 1: b } = await socketPair();
-      const under = new Duplex({
-        read() { b.resume(); },
-        write(chunk, encoding, callback) { b.write(chunk, callback); },
-        final(callback) { b.end(callback); },
-      });
-      b.on('data', (chunk) => {
-        if (!under.push(chunk))
-          b.pause();
-      });
-      const { client, server } = tlsOver(under, a, { maxVersion: 'TLSv1.2' });
+      const { client, server } = tlsOver(duplexOver(b), a, { maxVersion: 'TLSv1.2' });
       await Promise.all([once(client, 'secureConnect'), once(server, 'secure')]);
       server.resume();
       await turns(20);

@@ -15,7 +15,7 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  MiB, closing, receive, run, send, settled, socketPair, tlsOver, tlsPair, turns,
+  MiB, closing, duplexOver, receive, run, send, settled, socketPair, tlsOver, tlsPair, turns,
 } = require('../common/tls-splice');
 
 const kSize = 2 * MiB + 19;
@@ -390,16 +390,7 @@ for (const layers of [1, 2]) {
 
 async function closedBelow(layers, size, next) {
   const { 0: a, 1: b } = await socketPair();
-  const below = new Duplex({
-    read() { b.resume(); },
-    write(chunk, encoding, callback) { b.write(chunk, callback); },
-    final(callback) { b.end(callback); },
-  });
-  b.on('data', (chunk) => {
-    if (!below.push(chunk))
-      b.pause();
-  });
-  b.on('end', () => below.push(null));
+  const below = duplexOver(b);
   let client = a;
   let server = below;
   for (let layer = 0; layer < layers; layer++) {

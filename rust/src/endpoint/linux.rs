@@ -207,11 +207,11 @@ fn number_of(fd: RawFd, request: libc::Ioctl) -> Result<c_int, OpenError> {
 /// packet, which the flags do not tell.
 ///
 /// A write(2) of eight bytes from an address where there is no memory shows it. The write neither
-/// reaches the device nor changes the counters of the device. A device with packet information reads that first, and
-/// fails with EFAULT. A device without packet information refuses, before it reads anything, what
-/// is shorter than an Ethernet header or the header of IFF_VNET_HDR. So does macvtap(4), which
-/// never has packet information. It makes no difference whether the link is up, or who has
-/// attached a filter.
+/// reaches the device nor changes the counters of the device. A device with packet information
+/// reads that first, and fails with EFAULT. A device without packet information refuses, before
+/// it reads anything, what is shorter than an Ethernet header or the header of IFF_VNET_HDR. So
+/// does macvtap(4), which never has packet information. It makes no difference whether the link
+/// is up, or who has attached a filter.
 fn has_packet_info(fd: RawFd) -> Result<bool, OpenError> {
     const SHORTER: usize = 8;
     // SAFETY: the new mapping is ours alone, and nobody may read it: the kernel
