@@ -509,38 +509,29 @@ mod tests {
     use super::*;
     use crate::budget;
     use crate::common::{connect, Tls, TLS1_2, TLS1_3};
-    use crate::endpoint::{Endpoint, VnetDevice};
-    use crate::frame::Framing;
-    use crate::offload::header::{ByteOrder, Layout};
+    use crate::endpoint::{Endpoint, Packets};
+    use crate::frame::{Framing, PacketFormat};
 
-    /// The length in bytes of the header that the device has before each packet.
-    const HEADER: usize = 12;
-
-    /// A splice to a socket in place of a device, and what is at both ends.
+    /// A splice of both directions, and the TLS peer.
     struct Rig {
         ours: Tls,
         peer: Tls,
         splice: Splice,
         connection: Connection,
-        far: UnixDatagram,
     }
 
     impl Rig {
-        fn new() -> Rig {
-            Rig::over(connect(TLS1_3, true))
+        /// A splice whose endpoint gives nothing.
+        fn new(sessions: (Tls, Tls)) -> Rig {
+            Rig::over(Endpoint::of_caller(), Framing::Raw.into(), sessions)
         }
 
-        fn over((ours, peer): (Tls, Tls)) -> Rig {
-            let (near, far) = UnixDatagram::pair().unwrap();
-            near.set_nonblocking(true).unwrap();
-            let layout = Layout::new(HEADER, ByteOrder::NATIVE).unwrap();
-            let endpoint = Endpoint::Vnet(VnetDevice::over(near.into(), layout));
+        fn over(endpoint: Endpoint, format: PacketFormat, (ours, peer): (Tls, Tls)) -> Rig {
             let mut rig = Rig {
                 ours,
                 peer,
-                splice: Splice::new(endpoint, Framing::Ip.into(), 1 << 20),
+                splice: Splice::new(endpoint, format, 1 << 20),
                 connection: Connection::default(),
-                far,
             };
             for direction in [Direction::Inbound, Direction::Outbound] {
                 rig.splice.start(direction);
@@ -594,9 +585,11 @@ mod tests {
 
     #[test]
     fn the_answer_of_a_device_does_not_wait_for_the_event_loop_to_turn() {
-        let mut rig = Rig::new();
-        let answer = [vec![0; HEADER], packet(1)].concat();
-        rig.far.send(&answer).unwrap();
+        let (near, far) = UnixDatagram::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let device = Endpoint::Packets(Packets::device_over(near.into()));
+        let mut rig = Rig::over(device, Framing::Ip.into(), connect(TLS1_3, true));
+        far.send(&packet(1)).unwrap();
 
         // The device was given nothing that could have been answered: the event loop says when
         // it can be read.
@@ -609,7 +602,7 @@ mod tests {
         assert_eq!(rig.sent(), packet(1));
 
         // Once for each packet, or for some that came at once.
-        rig.far.send(&answer).unwrap();
+        far.send(&packet(1)).unwrap();
         rig.on_ciphertext();
         assert_eq!(rig.sent(), []);
         rig.on(Event::SourceReady);
@@ -637,7 +630,7 @@ mod tests {
 
     #[test]
     fn answers_to_key_updates_that_the_peer_does_not_read_end_the_connection() {
-        let mut rig = Rig::new();
+        let mut rig = Rig::new(connect(TLS1_3, true));
         let mut count = 0;
         while rig.splice.cleartext_end().is_none() {
             assert!(rig.ours.pending() <= MOST_ANSWERS + 1000 * 30);
@@ -654,7 +647,7 @@ mod tests {
 
     #[test]
     fn answers_that_the_peer_reads_do_not_count_although_other_bytes_always_wait() {
-        let mut rig = Rig::new();
+        let mut rig = Rig::new(connect(TLS1_3, true));
         for _ in 0..400 {
             assert!(rig.ours.write(&[7; 64 * 1024]));
             read_key_updates(&mut rig, 30);
@@ -669,13 +662,14 @@ mod tests {
 
     #[test]
     fn answers_do_not_count_if_javascript_writes_too() {
-        let mut rig = Rig::new();
+        let mut rig = Rig::new(connect(TLS1_3, true));
         rig.on(Event::Release(Direction::Outbound));
         for _ in 0..10 {
             read_key_updates(&mut rig, 1000);
         }
         assert_eq!(rig.splice.cleartext_end(), None);
     }
+
     /// Reads so many requests of the peer to renegotiate: HelloRequests, or a ClientHello.
     fn read_renegotiations(rig: &mut Rig, count: usize) {
         for _ in 0..count {
@@ -687,7 +681,7 @@ mod tests {
 
     #[test]
     fn refusals_to_renegotiate_that_the_peer_does_not_read_end_the_connection() {
-        let mut rig = Rig::over(connect(TLS1_2, false));
+        let mut rig = Rig::new(connect(TLS1_2, false));
         rig.ours.refuse_renegotiation();
         let mut count = 0;
         while rig.splice.cleartext_end().is_none() {
@@ -702,7 +696,7 @@ mod tests {
     #[test]
     fn what_belongs_to_a_renegotiation_does_not_count() {
         for ours_is_server in [false, true] {
-            let mut rig = Rig::over(connect(TLS1_2, ours_is_server));
+            let mut rig = Rig::new(connect(TLS1_2, ours_is_server));
             read_renegotiations(&mut rig, 1);
             assert!(rig.ours.pending() > 0);
             assert_eq!(rig.connection.unsent.get().answers, 0);

@@ -75,6 +75,17 @@ impl Packets {
         }
     }
 
+    /// A socket in place of a TUN device, which reads and writes as one does.
+    #[cfg(test)]
+    pub(crate) fn device_over(socket: std::os::fd::OwnedFd) -> Packets {
+        let device = Device {
+            header: Some(DeviceHeader::None),
+            layer: Layer::Ip,
+        };
+        let descriptor = Descriptor::settled(socket);
+        Packets::new(descriptor, Transport::Other, Kind::Device(device))
+    }
+
     /// See [`super::Endpoint::framing`].
     pub(super) fn framing(&self, wanted: Option<Framing>) -> Result<Framing, OpenError> {
         match &self.kind {
