@@ -65,6 +65,36 @@ async function renegotiation() {
   assert.deepStrictEqual(order, ['empty', 'behind it']);
 }
 
+// The TLSSocket below has yet to flush its session tickets, so that it encrypts the empty write as any
+// other, and takes no second one: the handshake waits.
+async function busyBelow() {
+  const { 0: raw, 1: other } = duplexPair();
+  const below = new Duplex({
+    read() {},
+    write(chunk, encoding, callback) {
+      raw.write(chunk);
+      setImmediate(() => setImmediate(callback));
+    },
+    final(callback) {
+      raw.end(callback);
+    },
+  });
+  raw.on('data', (chunk) => below.push(chunk));
+  raw.on('end', () => below.push(null));
+  const options = { isServer: true, secureContext: tls.createSecureContext({ key, cert }) };
+  const outer = new tls.TLSSocket(below, options);
+  const inner = once(outer, 'secure').then(() => new Promise((resolve) => setImmediate(() => {
+    const socket = new tls.TLSSocket(outer, options);
+    socket.write('', common.mustSucceed());
+    resolve(socket);
+  })));
+  const client = tls.connect({ socket: other, rejectUnauthorized: false });
+  const socket = await inner;
+  const innerClient = tls.connect({ socket: client, rejectUnauthorized: false });
+  innerClient.end('first');
+  assert.strictEqual((await socket.setEncoding('utf8').toArray()).join(''), 'first');
+}
+
 // TLS in TLS ends, and in the same tick the TLSSocket right below may have an empty write. Returns how
 // many bytes come before the end of the TCP connection.
 async function sentAtEnd(layers, hasEmptyWrite) {
@@ -112,5 +142,6 @@ async function closeNotify(layers) {
 }
 
 renegotiation().then(common.mustCall());
+busyBelow().then(common.mustCall());
 for (const layers of [2, 3])
   closeNotify(layers).then(common.mustCall());

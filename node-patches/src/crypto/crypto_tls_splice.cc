@@ -1163,9 +1163,6 @@ void TLSSplice::Cycle() {
   // A stream of JS that TLSWrap::Cycle() has resumed can get here from inside
   // of that. Then what came before has not been decrypted yet.
   if (tls_wrap->cycle_depth_ > 0) return ScheduleTurn();
-  // A stream of JS takes no write before its empty write is complete. After
-  // that OnStreamAfterWrite() asks for a turn.
-  if (tls_wrap->current_empty_write_ && !IsDirect()) return;
   tls_wrap->Cycle();
   // TLSWrap::ClearOut() does nothing any more when JS has seen the end. What JS
   // had read before that is yet to go to the endpoint.
