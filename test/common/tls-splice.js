@@ -128,8 +128,9 @@ function ipv6(size, fill = 0) {
 let unixSockets = 0;
 
 // Returns a stream of JavaScript over a socket. The stream closes itself when it has ended both ways.
-function duplexOver(socket) {
+function duplexOver(socket, options) {
   const stream = new Duplex({
+    ...options,
     read() { socket.resume(); },
     write(chunk, encoding, callback) { socket.write(chunk, callback); },
     final(callback) { socket.end(callback); },

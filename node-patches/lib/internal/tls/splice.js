@@ -969,10 +969,10 @@ class TLSSplice extends EventEmitter {
   }
 
   // The stream below has ended and closed, and Node.js would now destroy the socket. Returns
-  // whether 'in' has yet to end. Then the splice destroys the socket after that, or when it has
-  // given 'in' back.
+  // whether 'in' has yet to end. Then the splice destroys the socket after that, or when the splice
+  // has given 'in' back and has closed.
   [kOnCloseBelow]() {
-    const isReading = (this.#state === 'running' || this.#state === 'stopping') &&
+    const isReading = this.#state !== 'closed' && !this.#socket.destroyed &&
                       (this.#begun & ~this.#ended & kIn) !== 0;
     this.#isClosedBelow ||= isReading;
     return isReading;
@@ -1141,7 +1141,6 @@ class TLSSplice extends EventEmitter {
     this.#state = 'closing';
     this.#closeIfReady();
     this.#first?.#onSecondGivenBack();
-    this.#destroyIfClosedBelow();
   }
 
   // Closes unless there is something to wait for: a call of the pump, the transfer of a
@@ -1179,6 +1178,7 @@ class TLSSplice extends EventEmitter {
     clearTimeout(this.#stopTimer);
     this.#forEachLayer(Takeover.unwatch);
     this.#endpoint.unwatch();
+    this.#destroyIfClosedBelow();
     // This comes last, since the signal can run code of the user.
     this.#removeAbortListener?.();
     process.nextTick(() => this.#resource.runInAsyncScope(this.#emitClose, this));

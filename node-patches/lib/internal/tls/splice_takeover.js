@@ -9,7 +9,7 @@
 const {
   ArrayPrototypeEvery, ArrayPrototypeFindIndex, ArrayPrototypePush,
   ArrayPrototypeSlice, ArrayPrototypeSome, ArrayPrototypeUnshift, FunctionPrototypeCall, MathMax,
-  ObjectDefineProperty, ObjectGetOwnPropertyDescriptor, ObjectGetPrototypeOf,
+  ObjectAssign, ObjectDefineProperty, ObjectGetOwnPropertyDescriptor, ObjectGetPrototypeOf,
   ReflectApply, SafeSet, Symbol,
 } = primordials;
 
@@ -25,7 +25,7 @@ const { ErrnoException, codes: { ERR_INVALID_STATE } } = require('internal/error
 const { TLSSplice: NativeSplice, TLSWrap } = internalBinding('tls_wrap');
 const { WriteWrap } = internalBinding('stream_wrap');
 const timersBinding = internalBinding('timers');
-const { UV_ENOBUFS, UV_EPROTO } = internalBinding('uv');
+const { UV_ENOBUFS, UV_ENOTCONN, UV_EPIPE, UV_EPROTO } = internalBinding('uv');
 
 // On a chunk that a WriteGuard has written: the function to call when the Writable has
 // come to the chunk.
@@ -48,6 +48,14 @@ const kOnTLSError = Symbol('kOnTLSError');
 function ignore() {
   return 0;
 }
+
+// The methods of a JSStream whose JSStreamSocket has closed. They answer as the handle of a socket
+// does whose connection is gone.
+const kClosedStream = {
+  __proto__: null,
+  onshutdown: () => UV_ENOTCONN,
+  onwrite: () => UV_EPIPE,
+};
 
 // Calls a function that runs code of the user. An exception of that code is reported as
 // uncaught and does not reach the splice.
@@ -150,7 +158,13 @@ class Takeover {
   // JavaScript that has ended both ways closes itself, and the splice may have yet to deliver
   // what it has read of the stream.
   onCloseBelow(below) {
-    return below instanceof JSStreamSocket && below.stream.readableEnded && this.delayDestroy();
+    const isDelayed = !this.#socket.destroyed && below instanceof JSStreamSocket &&
+                      below.stream.readableEnded && this.delayDestroy();
+    // TLS may have something to send yet, at least its close_notify. The JSStreamSocket, which has
+    // no handle any more, would fail an assertion.
+    if (isDelayed)
+      ObjectAssign(this.#socket._handle._parent, kClosedStream);
+    return isDelayed;
   }
 
   // Asks the splices to destroy the socket when they have delivered what they have read. Returns
