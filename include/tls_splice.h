@@ -95,7 +95,7 @@
 // the value that the caller was compiled with. The version goes up whenever a call, a
 // value or a field changes its meaning. A field that is added at the end of a struct does
 // not change the version, see `struct_size` of `struct tls_splice_config`.
-#define TLS_SPLICE_ABI_VERSION 7
+#define TLS_SPLICE_ABI_VERSION 8
 
 // Direction: what the TLS peer sends goes to the endpoint, which is the sink.
 #define TLS_SPLICE_DECRYPT 1
@@ -165,37 +165,37 @@
 // else 0. Needs the session.
 #define TLS_SPLICE_ON_SOURCE_READY 7
 
-// Event: the endpoint is another splice that has passed bytes on, at a time at which this
-// splice must not send. It sends in the next turn.
-#define TLS_SPLICE_ON_SOURCE_GAVE 8
-
 // Event: the endpoint is not to be read any more, as if it had ended. What was read from it
 // is still sent. The event may come before the encrypt direction is started.
-#define TLS_SPLICE_ON_LEAVE_SOURCE 9
+#define TLS_SPLICE_ON_LEAVE_SOURCE 8
 
 // Event: Node asks for cleartext (TLSWrap::ClearOut), or what TLS_SPLICE_ACTION_DELIVER has
 // asked for is done. Needs the session.
-#define TLS_SPLICE_ON_DECRYPT 10
+#define TLS_SPLICE_ON_DECRYPT 9
 
 // Event: the TLSWrap::Cycle that TLS_SPLICE_ACTION_CYCLE has asked for has returned. `value`
 // is 1 if the stream below takes no write now, else 0. Needs the session.
-#define TLS_SPLICE_ON_CYCLED 11
+#define TLS_SPLICE_ON_CYCLED 10
 
 // Event: all directions of the splice are to stop. `value` is 1 if the stream below takes no
 // write now, else 0. Needs the session.
-#define TLS_SPLICE_ON_STOP 12
+#define TLS_SPLICE_ON_STOP 11
 
 // Event: a direction goes back to JavaScript. `value` is TLS_SPLICE_DECRYPT or
 // TLS_SPLICE_ENCRYPT. For TLS_SPLICE_DECRYPT, `tls_splice_take_undelivered` comes before.
-#define TLS_SPLICE_ON_RELEASE 13
+#define TLS_SPLICE_ON_RELEASE 12
 
 // Event: JavaScript has the bytes that it was given with TLS_SPLICE_ON_RELEASE, and has had a
 // turn of the event loop for them unless it has read them at once. `value` is not 0 if
 // JavaScript has been told of the end of what the peer sends.
-#define TLS_SPLICE_ON_RESUME 14
+#define TLS_SPLICE_ON_RESUME 13
 
 // Event: the `SSL` or the stream below is about to be freed. No later call uses the session.
-#define TLS_SPLICE_ON_GONE 15
+#define TLS_SPLICE_ON_GONE 14
+
+// Event: the endpoint is another splice that has passed bytes on, at a time at which this
+// splice must not send. It sends in the next turn.
+#define TLS_SPLICE_ON_SOURCE_GAVE 15
 
 // Action: write what is held to the endpoint by transfers (`tls_splice_begin_transfer`), or
 // pass it on (`tls_splice_pass`). If some of it was moved, report TLS_SPLICE_ON_DECRYPT.

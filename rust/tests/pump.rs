@@ -1062,7 +1062,7 @@ fn an_event_that_needs_no_session_takes_none() {
         TLS_SPLICE_ON_CYCLED,
         TLS_SPLICE_ON_STOP,
     ];
-    for event in 0..=TLS_SPLICE_ON_GONE {
+    for event in 0..=TLS_SPLICE_ON_SOURCE_GAVE {
         let mut rig = Rig::new(Options::default());
         rig.start();
         rig.source_write(1000);
@@ -1083,7 +1083,7 @@ fn an_event_that_needs_no_session_takes_none() {
     }
     // There is no such event, and no such direction.
     let rig = Rig::new(Options::default());
-    for (event, value) in [(TLS_SPLICE_ON_GONE + 1, 0), (TLS_SPLICE_ON_RELEASE, 3)] {
+    for (event, value) in [(TLS_SPLICE_ON_SOURCE_GAVE + 1, 0), (TLS_SPLICE_ON_RELEASE, 3)] {
         let mut actions = abi::no_actions();
         let ssl = rig.ours.0;
         let code = unsafe { tls_splice_on(rig.splice, event, value, ssl, &mut actions) };

@@ -145,15 +145,15 @@ constexpr const char* kEventNames[] = {"TURN",
                                        "LOWER_DRAINED",
                                        "SINK_READY",
                                        "SOURCE_READY",
-                                       "SOURCE_GAVE",
                                        "LEAVE_SOURCE",
                                        "DECRYPT",
                                        "CYCLED",
                                        "STOP",
                                        "RELEASE",
                                        "RESUME",
-                                       "GONE"};
-static_assert(arraysize(kEventNames) == TLS_SPLICE_ON_GONE + 1);
+                                       "GONE",
+                                       "SOURCE_GAVE"};
+static_assert(arraysize(kEventNames) == TLS_SPLICE_ON_SOURCE_GAVE + 1);
 
 }  // namespace
 

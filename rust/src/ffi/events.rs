@@ -33,30 +33,30 @@ pub const TLS_SPLICE_ON_SINK_READY: u32 = 6;
 /// passed bytes on (`tls_splice_pass`). `value` is 1 if the stream below takes no write now,
 /// else 0. Needs the session.
 pub const TLS_SPLICE_ON_SOURCE_READY: u32 = 7;
-/// Event: the endpoint is another splice that has passed bytes on, at a time at which this
-/// splice must not send. It sends in the next turn.
-pub const TLS_SPLICE_ON_SOURCE_GAVE: u32 = 8;
 /// Event: the endpoint is not to be read any more, as if it had ended. What was read from it
 /// is still sent. The event may come before the encrypt direction is started.
-pub const TLS_SPLICE_ON_LEAVE_SOURCE: u32 = 9;
+pub const TLS_SPLICE_ON_LEAVE_SOURCE: u32 = 8;
 /// Event: Node asks for cleartext (TLSWrap::ClearOut), or what TLS_SPLICE_ACTION_DELIVER has
 /// asked for is done. Needs the session.
-pub const TLS_SPLICE_ON_DECRYPT: u32 = 10;
+pub const TLS_SPLICE_ON_DECRYPT: u32 = 9;
 /// Event: the TLSWrap::Cycle that TLS_SPLICE_ACTION_CYCLE has asked for has returned. `value`
 /// is 1 if the stream below takes no write now, else 0. Needs the session.
-pub const TLS_SPLICE_ON_CYCLED: u32 = 11;
+pub const TLS_SPLICE_ON_CYCLED: u32 = 10;
 /// Event: all directions of the splice are to stop. `value` is 1 if the stream below takes no
 /// write now, else 0. Needs the session.
-pub const TLS_SPLICE_ON_STOP: u32 = 12;
+pub const TLS_SPLICE_ON_STOP: u32 = 11;
 /// Event: a direction goes back to JavaScript. `value` is TLS_SPLICE_DECRYPT or
 /// TLS_SPLICE_ENCRYPT. For TLS_SPLICE_DECRYPT, `tls_splice_take_undelivered` comes before.
-pub const TLS_SPLICE_ON_RELEASE: u32 = 13;
+pub const TLS_SPLICE_ON_RELEASE: u32 = 12;
 /// Event: JavaScript has the bytes that it was given with TLS_SPLICE_ON_RELEASE, and has had a
 /// turn of the event loop for them unless it has read them at once. `value` is not 0 if
 /// JavaScript has been told of the end of what the peer sends.
-pub const TLS_SPLICE_ON_RESUME: u32 = 14;
+pub const TLS_SPLICE_ON_RESUME: u32 = 13;
 /// Event: the `SSL` or the stream below is about to be freed. No later call uses the session.
-pub const TLS_SPLICE_ON_GONE: u32 = 15;
+pub const TLS_SPLICE_ON_GONE: u32 = 14;
+/// Event: the endpoint is another splice that has passed bytes on, at a time at which this
+/// splice must not send. It sends in the next turn.
+pub const TLS_SPLICE_ON_SOURCE_GAVE: u32 = 15;
 
 /// Action: write what is held to the endpoint by transfers (`tls_splice_begin_transfer`), or
 /// pass it on (`tls_splice_pass`). If some of it was moved, report TLS_SPLICE_ON_DECRYPT.

@@ -11,7 +11,7 @@ use crate::stats::Stats;
 /// the value that the caller was compiled with. The version goes up whenever a call, a
 /// value or a field changes its meaning. A field that is added at the end of a struct does
 /// not change the version, see `struct_size` of `struct tls_splice_config`.
-pub const TLS_SPLICE_ABI_VERSION: u32 = 7;
+pub const TLS_SPLICE_ABI_VERSION: u32 = 8;
 
 /// Direction: what the TLS peer sends goes to the endpoint, which is the sink.
 pub const TLS_SPLICE_DECRYPT: u32 = 1;

@@ -293,7 +293,7 @@ pub unsafe fn refused(splice: *mut Splice, ssl: *mut SSL, code: c_int) {
 /// Each event is answered with `code`, and orders nothing.
 #[track_caller]
 unsafe fn no_event(splice: *mut Splice, ssl: *mut SSL, code: c_int) {
-    for event in 0..=TLS_SPLICE_ON_GONE {
+    for event in 0..=TLS_SPLICE_ON_SOURCE_GAVE {
         let mut actions = no_actions();
         let value = TLS_SPLICE_DECRYPT as c_int;
         let answer = unsafe { tls_splice_on(splice, event, value, ssl, &mut actions) };
