@@ -1083,7 +1083,10 @@ fn an_event_that_needs_no_session_takes_none() {
     }
     // There is no such event, and no such direction.
     let rig = Rig::new(Options::default());
-    for (event, value) in [(TLS_SPLICE_ON_SOURCE_GAVE + 1, 0), (TLS_SPLICE_ON_RELEASE, 3)] {
+    for (event, value) in [
+        (TLS_SPLICE_ON_SOURCE_GAVE + 1, 0),
+        (TLS_SPLICE_ON_RELEASE, 3),
+    ] {
         let mut actions = abi::no_actions();
         let ssl = rig.ours.0;
         let code = unsafe { tls_splice_on(rig.splice, event, value, ssl, &mut actions) };

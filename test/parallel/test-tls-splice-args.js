@@ -103,14 +103,6 @@ run(async () => {
     for (const bad_ of [null, 0, 1, '', 'true', {}, []])
       bad({ fd, direction, [name]: bad_ }, type);
   }
-  for (const framing of [null, 1, true, {}, []])
-    bad({ fd, direction, framing }, type);
-  for (const framing of ['', 'u32be', 'RAW', 'toString'])
-    bad({ fd, direction, framing }, value);
-  for (const maxPacketSize of [null, '1', true, {}, [], 1n])
-    bad({ fd, direction, framing: 'ip', maxPacketSize }, type);
-  for (const maxPacketSize of [0, -1, 1.5, NaN, Infinity, 2 ** 53])
-    bad({ fd, direction, framing: 'ip', maxPacketSize }, range);
   for (const head of [null, 1, 'head', true, {}, [], new ArrayBuffer(1)])
     bad({ fd, direction, head }, type);
   for (const head of [Buffer.alloc(1), Buffer.alloc(0)])
@@ -121,15 +113,6 @@ run(async () => {
     bad({ fd, direction, highWaterMark }, range);
   for (const signal of [null, 1, 'abort', true, {}, [], new AbortController()])
     bad({ fd, direction, signal }, type);
-
-  // Framing that does not fit
-  bad({ fd, direction, framing: 'u16be' }, value);
-  bad({ stream: endpoint, framing: 'u16be' }, value);
-  const noPackets = { ...value, message: /options\.maxPacketSize.* needs a framing that has packets/ };
-  for (const framing of [undefined, 'auto', 'raw']) {
-    bad({ fd, direction, framing, maxPacketSize: 1500 }, noPackets);
-    bad({ stream: endpoint, framing, maxPacketSize: 1500 }, noPackets);
-  }
 
   // The endpoint's access mode
   for (const direction of ['in', 'duplex'])
@@ -204,8 +187,8 @@ run(async () => {
   // documented. States come last.
   {
     const order = [
-      ['direction', 'both'], ['autoClose', 0], ['end', 0], ['framing', 'u32be'],
-      ['maxPacketSize', 0], ['head', 'text'], ['highWaterMark', 0], ['signal', 0],
+      ['direction', 'both'], ['autoClose', 0], ['end', 0], ['head', 'text'],
+      ['highWaterMark', 0], ['signal', 0],
     ];
     const destroyed = new net.Socket().destroy();
     for (let i = 0; i < order.length; i++) {

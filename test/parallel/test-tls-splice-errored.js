@@ -35,13 +35,6 @@ async function tlsStream() {
   return { options: { stream: endpoint }, endpoint, other, otherRaw };
 }
 
-// No packet begins like that.
-const framed = async () => {
-  const world = await stream();
-  world.options.framing = 'ip';
-  return world;
-};
-
 const badRecord = Buffer.from('ff030300050000000000', 'hex');
 const cases = [
   // The endpoint
@@ -80,15 +73,7 @@ const cases = [
     name: 'TLSSocket, bad record', open: tlsStream, act: ({ otherRaw }) => otherRaw.write(badRecord),
     side: 'endpoint', code: 'ERR_SSL_BAD_RECORD_TYPE',
   },
-  {
-    name: "framing of 'out'", open: framed, act: ({ other }) => other.write(Buffer.alloc(9)),
-    side: 'endpoint', code: 'ERR_TLS_SPLICE_FRAMING',
-  },
   // TLS
-  {
-    name: "framing of 'in'", open: framed, act: ({ client }) => client.write(Buffer.alloc(9)),
-    side: 'tls', code: 'ERR_TLS_SPLICE_FRAMING',
-  },
   {
     name: 'reset', open: stream, act: ({ raw }) => raw.resetAndDestroy(),
     side: 'tls', code: 'ECONNRESET',

@@ -29,27 +29,19 @@ common.expectWarning(
 const types = new Set();
 createHook({ init(id, type) { types.add(type); } }).enable();
 
-const kStats = [
-  'bytesIn', 'bytesOut', 'packetsIn', 'packetsOut',
-  'largestPacketIn', 'largestPacketOut', 'dropsIn', 'dropsOut', 'dropsEINVAL',
-  'dropsEMSGSIZE', 'dropsECONNREFUSED', 'dropsEIO', 'dropsENOBUFS',
-  'superPacketsIn', 'superPacketsOut', 'superPacketsRefused',
-  'stallsIn', 'stallsOut', 'peakBufferedIn', 'peakBufferedOut', 'closeNotify',
-  'reason',
-];
-
-// The documentation names all of them, and its list has no others.
-{
+// The documentation names all stats, and its list has no others.
+function checkDocumentation(stats) {
   const file = path.join(__dirname, '../../doc/api/tls.md');
   const text = fs.readFileSync(file, { encoding: 'utf8' });
   const { 1: section } = /^### `splice\.stats`$([^]*?)^##/m.exec(text);
-  for (const name of kStats)
+  for (const name of stats)
     assert(section.includes(`\`${name}\``), name);
   for (const { 1: names } of section.matchAll(/^ {2}\* (.*?) \{/gm)) {
     for (const name of names.match(/\w+/g))
-      assert(kStats.includes(name), name);
+      assert(stats.includes(name), name);
   }
 }
+
 
 run(async () => {
   const { client, server } = await tlsPair({ allowHalfOpen: true });
@@ -59,7 +51,7 @@ run(async () => {
   assert(splice instanceof EventEmitter);
   assert(types.has('TLSSPLICE'));
   assert.strictEqual(splice.state, 'idle');
-  assert.deepStrictEqual(Object.keys(splice.stats), kStats);
+  checkDocumentation(Object.keys(splice.stats));
   assert.strictEqual(splice.stats.reason, null);
   assert.strictEqual(splice.ref(), splice);
   assert.strictEqual(splice.unref(), splice);

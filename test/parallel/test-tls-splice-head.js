@@ -19,7 +19,7 @@ if (tls.TLSSplice === undefined)
 
 const tmpdir = require('../common/tmpdir');
 const {
-  MiB, cert, closing, fifo, ipv6, key, receive, run, settled, socketPair, tlsOver, tlsPair,
+  MiB, cert, closing, fifo, key, receive, run, settled, socketPair, tlsOver, tlsPair,
   track, turns,
 } = require('../common/tls-splice');
 
@@ -371,23 +371,6 @@ for (const event of ['connect', 'secureConnect']) {
     endpoint.destroy();
   });
 }
-
-// It is packets, too.
-run(async () => {
-  const { client, server } = await tlsPair({ allowHalfOpen: true });
-  const { 0: endpoint, 1: other } = await socketPair();
-  const packets = [ipv6(100, 1), ipv6(1280, 2)];
-  const bytes = Buffer.concat(packets);
-  const received = receive(other);
-  const splice = server.spliceTo({
-    stream: endpoint, direction: 'in', framing: 'ipv6', head: bytes.subarray(0, 120),
-  }).start();
-  client.write(bytes.subarray(120));
-  await received.receiver.reached(bytes.length);
-  assert.strictEqual(splice.stats.packetsIn, 2);
-  client.end();
-  await splice.finished;
-});
 
 // The socket closes while a thread writes the head to a file: that is no end.
 run(async () => {

@@ -59,8 +59,6 @@ function watched(socket) {
 const rejections = {
   direction: { options: { direction: 'up' }, thrown: { code: 'ERR_INVALID_ARG_VALUE' } },
   end: { options: { end: 1 }, thrown: { code: 'ERR_INVALID_ARG_TYPE' } },
-  framing: { options: { framing: 'x' }, thrown: { code: 'ERR_INVALID_ARG_VALUE' } },
-  framingOfBytes: { options: { framing: 'u16be' }, thrown: { code: 'ERR_INVALID_ARG_VALUE' } },
   highWaterMark: { options: { highWaterMark: 0 }, thrown: { code: 'ERR_OUT_OF_RANGE' } },
   signal: { options: { signal: 1 }, thrown: { code: 'ERR_INVALID_ARG_TYPE' } },
   getter: { options: { get end() { throw mine; } }, thrown: mine },
