@@ -533,6 +533,25 @@ for (const which of ['a', 'b', 'ab']) {
   });
 }
 
+// What a program has put on all objects is no endpoint of the splice that belongs to this one.
+run(async () => {
+  const { near, socket, endpoint, far } = await proxy();
+  const names = ['fd', 'file', 'stream'];
+  for (const name of names)
+    Object.defineProperty(Object.prototype, name, { configurable: true, value: {} });
+  try {
+    const joined = socket.pipeToNative(endpoint, { __proto__: null, direction: 'out' });
+    far.end('back');
+    endpoint.end();
+    near.resume();
+    assert.strictEqual((await joined).bytesOut, 4);
+  } finally {
+    for (const name of names)
+      delete Object.prototype[name];
+  }
+  socket.destroy();
+});
+
 // What is refused, and leaves everything as it is
 run(async () => {
   const sockets = await proxy();
