@@ -5,6 +5,10 @@
 # Node's files are changed by patches. Files that Node does not have are kept whole: in node-patches/ where they go in
 # Node's tree, and the Rust core and the tests at their place in this repository. The crates that the core needs are not
 # kept, see vendor.sh. node-patches/main is about another branch of Node, and goes nowhere.
+#
+# The series adds features one by one. Files that Node does not have are kept as the last commit leaves them, and
+# node-patches/slices has, for each of the later commits, a patch of what it changes in files that an earlier commit has
+# brought: taken back from the last commit to the first, those patches give the files as they are after each commit.
 
 series_dir=$repo/node-patches
 # In a tree that the series was applied to: what the changed files were before, and checksums of what we put there.
@@ -43,7 +47,7 @@ listed() {
 # new_files: a line for each but vendored crates, "path in Node's tree, tab, where it is".
 new_files() {
   {
-    listed node-patches | sed -n '/^node-patches\/[^/]*$/d; /^node-patches\/main\//d; s,^node-patches/\(.*\)$,\1\t&,p'
+    listed node-patches | sed -n '/^node-patches\/[^/]*$/d; /^node-patches\/main\//d; /^node-patches\/slices\//d; s,^node-patches/\(.*\)$,\1\t&,p'
     listed LICENSE rust/src include | sed 's,.*,deps/tls_splice/&\t&,'
     listed test/parallel test/common | sed 's,.*,&\t&,'
   } | sed "s,\t,&$repo/,"
@@ -221,24 +225,77 @@ new_files_of() {
     }'
 }
 
+# slices: the commits that change files of earlier ones, the last one first.
+slices() {
+  local patch
+  for patch in $(series_patches | tac); do [[ ! -e $series_dir/slices/$patch ]] || printf '%s\n' "$patch"; done
+}
+
+# slices_stage DIR FUZZ: makes DIR/final, the files that Node does not have as the last commit leaves them, and DIR/PATCH
+# for each slice: the files as they are before its commit.
+slices_stage() {
+  local dir=$1 fuzz=$2 after=$1/final file from patch
+  mkdir "$after"
+  while IFS=$'\t' read -r file from; do
+    [[ $from != "$repo"/* ]] || install -D -m 644 "$from" "$after/$file"
+  done < <(new_files)
+  for patch in $(slices); do
+    cp -a "$after" "$dir/$patch"
+    while IFS=$'\t' read -r file from; do rm "$dir/$patch/$file"; done < <(new_files_of "$patch")
+    run_patch -d "$dir/$patch" -p1 -R -s -f --no-backup-if-mismatch -F "$fuzz" -r "$dir/rejected" \
+      -i "$series_dir/slices/$patch" >"$dir/log" || {
+      cat "$dir/log" >&2
+      [[ ! -e $dir/rejected ]] || { say "this hunk does not fit:"; cat "$dir/rejected" >&2; }
+      say "error: what node-patches/slices/$patch does cannot be taken back from the files as they are"
+      return 1
+    }
+    after=$dir/$patch
+  done
+}
+
+# slice_after PATCH DIR: where the files are as they are after its commit.
+slice_after() {
+  local next
+  next=$(slices | grep -B1 -xF "$1" | sed -n 1p)
+  [[ $next != "$1" ]] || next=final
+  printf '%s\n' "$2/$next"
+}
+
+# slice_files PATCH DIR BEFORE AFTER: copies what the slice changes to DIR/a and DIR/b.
+slice_files() {
+  local patch=$1 dir=$2 before=$3 after=$4 file
+  for file in $(sed -n 's,^+++ b/\([^[:space:]]*\).*,\1,p' "$series_dir/slices/$patch"); do
+    install -D -m 644 "$before/$file" "$dir/a/$file"
+    install -D -m 644 "$after/$file" "$dir/b/$file"
+  done
+}
+
 # patches_export DIR: mails for git am. The same input gives the same bytes.
 patches_export() {
-  local out=$1 patches patch number=0 name work file from
+  local out=$1 patches patch number=0 name work stage file from
   vendor_ready
   [[ ! -e $out || -d $out ]] || die "$out is not a folder"
   ! compgen -G "$out/*" >/dev/null || die "$out is not empty"
   work=$(scratch)
-  mkdir "$work/mails"
+  mkdir "$work/mails" "$work/stage"
+  slices_stage "$work/stage" 0
+  stage=$work/stage/$({ echo final; slices; } | tail -n 1)
   mapfile -t patches < <(series_patches)
   for patch in "${patches[@]}"; do
     number=$((number + 1))
     printf -v name '%04d-%s' "$number" "$patch"
     rm -rf "$work/a" "$work/b"
     mkdir "$work/a" "$work/b"
+    if [[ -e $series_dir/slices/$patch ]]; then
+      stage=$(slice_after "$patch" "$work/stage")
+      slice_files "$patch" "$work" "$work/stage/$patch" "$stage"
+    fi
     while IFS=$'\t' read -r file from; do
+      [[ ! -e $stage/$file ]] || from=$stage/$file
       install -D -m 644 "$from" "$work/b/$file"
     done < <(new_files_of "$patch")
-    [[ ! -e $work/b/${vendored%/*} ]] || cp -r "$vendor_dir/vendor" "$work/b/$vendored"
+    # The crates come with the list of them.
+    [[ ! -e $work/b/${vendored%/*}/Cargo.lock ]] || cp -r "$vendor_dir/vendor" "$work/b/$vendored"
     {
       # git am takes the author and the date from here.
       echo 'From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001'
@@ -299,8 +356,26 @@ patches_save() {
     # What is made, not kept, is not edited either.
     [[ ! -e $tree/$file || $from != "$repo"/* ]] || known "$file" "$tree" || report "${from#"$repo/"}" <"$tree/$file"
   done < <(new_files)
+  slices_save "$work"
   (cd "$tree" && { cut -c67- "$record_dir/sums"; touched; } | LC_ALL=C sort -u | xargs -r -d '\n' sha256sum 2>/dev/null) | put "$record/sums"
   rm -rf "$work"
+}
+
+# slices_save WORK: writes the slices anew, whose lines may have moved.
+slices_save() {
+  local work=$1 patch
+  mkdir "$work/stage"
+  slices_stage "$work/stage" 2
+  for patch in $(slices); do
+    slice_diff "$patch" "$work" | report "node-patches/slices/$patch"
+  done
+}
+
+# slice_diff PATCH WORK: what WORK/stage says that the slice changes.
+slice_diff() {
+  rm -rf "$2/a" "$2/b"
+  slice_files "$1" "$2" "$2/stage/$1" "$(slice_after "$1" "$2/stage")"
+  plain_diff "$2/a" "$2/b"
 }
 
 report() {
@@ -345,6 +420,7 @@ patches_check() {
   vendor_ready
   work=$(scratch)
   check_series
+  check_slices "$work"
   check_tree "$tree" "$work"
   [[ ${1-} && $1 != "${node_source-}" ]] || check_written "$work"
   check_export "$work"
@@ -388,6 +464,22 @@ check_series() {
     ! grep -nE '^\+.*[[:blank:]]$' "$series_dir/$patch" >&2 || complain "$patch adds blanks at the end of a line"
   done
   ((bad == 0)) || die "the series has mistakes"
+}
+
+# check_slices WORK: what the slices change fits, without fuzz.
+check_slices() {
+  local work=$1 patch
+  for patch in "$series_dir"/slices/*.patch; do
+    [[ ! -e $patch ]] || slices | grep -xF "$(basename "$patch")" >/dev/null ||
+      die "node-patches/slices/$(basename "$patch") is not of a commit of node-patches/series"
+  done
+  mkdir "$work/stage"
+  slices_stage "$work/stage" 0
+  for patch in $(slices); do
+    slice_diff "$patch" "$work" | diff "$series_dir/slices/$patch" - >&2 ||
+      die "node-patches/slices/$patch is not as tools/patches save would write it (its lines have moved)"
+  done
+  rm -rf "$work/a" "$work/b"
 }
 
 # check_tree TREE WORK: afterwards WORK/0 has the files of TREE that are changed, and WORK/1, WORK/2 ... those after each
