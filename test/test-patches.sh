@@ -249,6 +249,38 @@ exports_same_for_all() {
 }
 check '  whatever the settings of the user are' exports_same_for_all
 
+left_out() {
+  fresh "$work/first"
+  cd "$work/first"
+  git init -q .
+  git add -A
+  git -c user.name=t -c user.email=t@localhost commit -q -m base
+  find "$work/one" -name '*.patch' ! -name '*-tls-splice-*' | sort |
+    xargs git -c user.name=t -c user.email=t@localhost am -q --whitespace=nowarn
+  [[ -e deps/tls_splice/rust/src/inbound.rs && ! -e deps/tls_splice/rust/src/packets.rs ]]
+  if grep -r 'mod packets\|JoinedEndpoint\|EVNETHDR' deps/tls_splice/rust src/crypto; then return 1; fi
+}
+check 'what the last commits add is not in the tree before them' left_out
+
+slices_follow() {
+  cp -a "$work/repo" "$work/repo.kept"
+  fresh "$work/other"
+  sed -i '1i// more' "$work/repo/rust/src/inbound.rs"
+  refused "$work/other" 'slices/tls-splice-.*.patch is not as' "$patches" check "$work/other"
+  "$patches" apply "$work/tree"
+  "$patches" save "$work/tree"
+  "$patches" check "$work/other"
+}
+check 'what they change moves with the lines around it' slices_follow
+
+slices_conflict() {
+  sed -i 's/^pub mod packets;/pub mod packages;/' "$work/repo/rust/src/lib.rs"
+  refused "$work/other" 'slices/tls-splice-offload.patch does cannot be taken back' "$patches" check "$work/other"
+  rm -r "$work/repo"
+  mv "$work/repo.kept" "$work/repo"
+}
+check '  and is named where it does not fit any more' slices_conflict
+
 # With another cache folder, a cargo that does what it is told, and no sandbox.
 vendors() {
   local from

@@ -264,10 +264,10 @@ slice_after() {
 # slice_files PATCH DIR BEFORE AFTER: copies what the slice changes to DIR/a and DIR/b.
 slice_files() {
   local patch=$1 dir=$2 before=$3 after=$4 file
-  for file in $(sed -n 's,^+++ b/\([^[:space:]]*\).*,\1,p' "$series_dir/slices/$patch"); do
+  while IFS= read -r file; do
     install -D -m 644 "$before/$file" "$dir/a/$file"
     install -D -m 644 "$after/$file" "$dir/b/$file"
-  done
+  done < <(touched_by "slices/$patch")
 }
 
 # patches_export DIR: mails for git am. The same input gives the same bytes.
