@@ -212,7 +212,7 @@ class TLSSplice extends EventEmitter {
   #writer = null;    // The Writer of the socket, if 'out' is spliced.
   #waitsForFlush = false;  // 'out' begins when the writer has been flushed.
   #isEnding = false;  // The splice has called socket.end().
-  #isClosedBelow = false;  // The stream below has closed; see kOnCloseBelow.
+  #closedBelow = null;  // The handle of the socket, if the stream below has closed; see kOnCloseBelow.
   #onFinal = null;   // The socket's _final() waits for this to be called.
   #tlsError = null;
   #layerError = null;  // The error of a TLSSocket that this socket runs over.
@@ -974,18 +974,19 @@ class TLSSplice extends EventEmitter {
   [kOnCloseBelow]() {
     const isReading = this.#state !== 'closed' && !this.#socket.destroyed &&
                       (this.#begun & ~this.#ended & kIn) !== 0;
-    this.#isClosedBelow ||= isReading;
+    if (isReading)
+      this.#closedBelow = this.#socket._handle;
     return isReading;
   }
 
   // JavaScript gets a turn of the event loop for what it has been given, and may start the
   // next splice, which has to see to this then.
   #destroyIfClosedBelow() {
-    if (!this.#isClosedBelow)
+    const handle = this.#closedBelow;
+    if (handle === null)
       return;
-    this.#isClosedBelow = false;
+    this.#closedBelow = null;
     const socket = this.#socket;
-    const { _handle: handle } = socket;
     setImmediate(() => {
       // The user may have connected the socket again.
       if (socket._handle === handle && !socket[kTakeover]?.delayDestroy())

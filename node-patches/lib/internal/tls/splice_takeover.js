@@ -158,12 +158,14 @@ class Takeover {
   // JavaScript that has ended both ways closes itself, and the splice may have yet to deliver
   // what it has read of the stream.
   onCloseBelow(below) {
-    const isDelayed = !this.#socket.destroyed && below instanceof JSStreamSocket &&
+    const { _handle: handle } = this.#socket;
+    // The socket may have been destroyed, and connected again.
+    const isDelayed = handle?._parentWrap === below && below instanceof JSStreamSocket &&
                       below.stream.readableEnded && this.delayDestroy();
     // TLS may have something to send yet, at least its close_notify. The JSStreamSocket, which has
     // no handle any more, would fail an assertion.
     if (isDelayed)
-      ObjectAssign(this.#socket._handle._parent, kClosedStream);
+      ObjectAssign(handle._parent, kClosedStream);
     return isDelayed;
   }
 
