@@ -163,6 +163,7 @@ async function delivered({ connect, layers, size, next, autoClose }) {
 // its peer any more, but all that the peer has sent is delivered.
 const acts = {
   'nothing': { act() {} },
+  'nothing, both directions': { act() {}, direction: 'duplex' },
   'end()': { act: ({ socket }) => socket.end() },
   'an empty write': { act: ({ socket }) => socket.write('', common.mustSucceed()) },
   'the end of the endpoint': { act: ({ other }) => other.end(), direction: 'duplex' },

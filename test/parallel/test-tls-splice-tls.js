@@ -15,7 +15,7 @@ if (tls.TLSSplice === undefined)
   common.skip('built without TLSSplice');
 
 const {
-  MiB, Receiver, cert, closing, key, receive, record, run, send, settled, socketPair,
+  MiB, Receiver, cert, closing, duplexOver, key, receive, record, run, send, settled, socketPair,
   tlsOver, tlsPair, turns,
 } = require('../common/tls-splice');
 
@@ -551,6 +551,29 @@ run(async () => {
   }
   socket.destroy();
 });
+
+// The stream below is one of JavaScript and closes itself, while the other TLSSocket has yet to send
+// the last bytes.
+for (const autoClose of [false, true]) {
+  for (const size of [300_000, MiB, 4 * MiB]) {
+    run(async () => {
+      const { 0: a, 1: b } = await socketPair();
+      const { client: near, server: socket } = tlsOver(a, duplexOver(b, { allowHalfOpen: false }));
+      await Promise.all([once(near, 'secureConnect'), once(socket, 'secure')]);
+      const { client: endpoint, server: far } = await tlsPair();
+      const splice =
+        socket.spliceTo({ stream: endpoint, autoClose, highWaterMark: 64 * 1024 }).start();
+      near.resume();
+      send(near, size);
+      await settled(() => splice.stats.bytesIn);
+      const received = receive(far);
+      assert.strictEqual((await splice.finished).reason, 'end');
+      (await received).check(size);
+      for (const stream of [near, socket, endpoint, far, b])
+        stream.destroy();
+    });
+  }
+}
 
 // What is refused, and leaves everything as it is
 run(async () => {

@@ -652,7 +652,7 @@ class TLSSplice extends EventEmitter {
       return;
     this.#giveBackIfEnded();
     this.#socket[kTakeover]?.writer?.splice.#failIfStuck();
-    this.#destroyIfClosedBelow();
+    this.#endIfClosedBelow();
   }
 
   // The endpoint has ended, or the user has called end(), and the stream below the
@@ -969,14 +969,25 @@ class TLSSplice extends EventEmitter {
   }
 
   // The stream below has ended and closed, and Node.js would now destroy the socket. Returns
-  // whether 'in' has yet to end. Then the splice destroys the socket after that, or when the splice
-  // has given 'in' back and has closed.
+  // whether a splice of 'in' has yet to deliver something, or has 'out', too. Then the splice destroys
+  // the socket when it has closed.
   [kOnCloseBelow]() {
-    const isReading = this.#state !== 'closed' && !this.#socket.destroyed &&
-                      (this.#begun & ~this.#ended & kIn) !== 0;
-    if (isReading)
+    // The other TLSSocket may still have to send what it got.
+    const isPassingOn = this.#second !== null && !this.#second.#isGivenBack;
+    const isAtWork = this.#state !== 'closed' && !this.#socket.destroyed && (this.#begun & kIn) !== 0 &&
+                     ((this.#directions & ~this.#ended) !== 0 || isPassingOn);
+    if (isAtWork) {
       this.#closedBelow = this.#socket._handle;
-    return isReading;
+      this.#endIfClosedBelow();
+    }
+    return isAtWork;
+  }
+
+  // When 'in' has ended, 'out' ends, too, since nothing can be sent any more.
+  #endIfClosedBelow() {
+    const isOutOpen = (this.#directions & ~this.#ended & kOut) !== 0 && !this.#socket.writableEnded;
+    if (this.#closedBelow !== null && this.#ended & kIn && isOutOpen && !this.#isGivenBack)
+      guarded(() => this.#socket.end());
   }
 
   // JavaScript gets a turn of the event loop for what it has been given, and may start the
