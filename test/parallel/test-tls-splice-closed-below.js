@@ -20,16 +20,20 @@ const {
   MiB, cert, closing, duplexOver, key, receive, run, send, socketPair, tlsOver, track, turns,
 } = require('../common/tls-splice');
 
+// So many layers of TLS over two connected streams.
+async function connect(peer, socket, layers, options) {
+  for (let layer = 0; layer < layers; layer++) {
+    ({ client: peer, server: socket } = tlsOver(peer, socket, options));
+    await Promise.all([once(peer, 'secureConnect'), once(socket, 'secure')]);
+  }
+  return { peer, socket };
+}
+
 // A TLSSocket over a Duplex that the TLSSocket has ended.
 async function connectDuplex(layers) {
   const { 0: a, 1: b } = await socketPair();
   const below = duplexOver(b);
-  let peer = a;
-  let socket = below;
-  for (let layer = 0; layer < layers; layer++) {
-    ({ client: peer, server: socket } = tlsOver(peer, socket, { allowHalfOpen: true }));
-    await Promise.all([once(peer, 'secureConnect'), once(socket, 'secure')]);
-  }
+  const { peer, socket } = await connect(a, below, layers, { allowHalfOpen: true });
   socket.end();
   await once(peer.resume(), 'end');
   return { below, peer, socket };
@@ -74,12 +78,7 @@ async function connectHolding(layers) {
     below.push(null);
     below.resume();
   });
-  let peer = a;
-  let socket = below;
-  for (let layer = 0; layer < layers; layer++) {
-    ({ client: peer, server: socket } = tlsOver(peer, socket));
-    await Promise.all([once(peer, 'secureConnect'), once(socket, 'secure')]);
-  }
+  const { peer, socket } = await connect(a, below, layers);
   held = [];
   return { below, peer: peer.resume(), socket };
 }
@@ -110,19 +109,19 @@ async function destroyed(socket) {
 
 // All bytes arrive: at the endpoint, in JavaScript after a stop(), or at the endpoint of the next
 // splice.
-for (const connect of [connectDuplex, connectSocket]) {
+for (const make of [connectDuplex, connectSocket]) {
   for (const layers of [1, 2]) {
     for (const size of [70_000, 100_000, 300_000, 2 * MiB + 19]) {
-      run(() => delivered({ connect, layers, size }));
-      run(() => delivered({ connect, layers, size, next: 'splice' }));
+      run(() => delivered({ make, layers, size }));
+      run(() => delivered({ make, layers, size, next: 'splice' }));
       for (const autoClose of [false, true])
-        run(() => delivered({ connect, layers, size, next: 'JavaScript', autoClose }));
+        run(() => delivered({ make, layers, size, next: 'JavaScript', autoClose }));
     }
   }
 }
 
-async function delivered({ connect, layers, size, next, autoClose }) {
-  const connection = await connect(layers);
+async function delivered({ make, layers, size, next, autoClose }) {
+  const connection = await make(layers);
   const { peer, socket } = connection;
   const { 0: endpoint, 1: other } = await socketPair();
   const receiving = receive(other);
@@ -151,7 +150,7 @@ async function delivered({ connect, layers, size, next, autoClose }) {
     if (next === 'splice' && (await splice.stop()).reason !== 'end')
       splice = socket.spliceTo({ stream: endpoint, direction: 'in' }).start();
     const { reason } = await splice.finished.catch(({ code }) => ({ reason: code }));
-    assert(reason === 'end' || (connect === connectSocket && reason === 'EPIPE'));
+    assert(reason === 'end' || (make === connectSocket && reason === 'EPIPE'));
   }
   (await receiving).check(size);
   await destroyed(socket);
